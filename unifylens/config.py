@@ -1,0 +1,259 @@
+"""What an experiment is: frozen, validated, hashable settings with a JSON round trip."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from typing import Annotated, Any, Literal, Self
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+
+SLOTS = ("subject", "relation", "object")
+TEMPLATES = {
+    "plain": "{subject} {relation} {object}",
+    "of": "the {relation} of {subject} is {object}",
+    "has": "{subject} has {relation} {object}",
+    "topic": "as-for {subject} the {relation} is {object} indeed",
+}
+
+
+def suggest(name: str, allowed: list[str]) -> str:
+    """End of an error sentence: the nearest allowed names, then all of them."""
+    near = difflib.get_close_matches(name, allowed, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return f"{hint} Allowed: {', '.join(allowed)}."
+
+
+def rng(seed: int, purpose: str) -> np.random.Generator:
+    """Random generator of one purpose, so that moving one dial leaves every other draw as it was."""
+    return np.random.default_rng([seed, *purpose.encode()])
+
+
+def torch_seed(seed: int, purpose: str, index: int = 0) -> int:
+    """Seed of one purpose for `torch.Generator.manual_seed`; `index` numbers the draws of that purpose."""
+    return int(np.random.SeedSequence([seed, index, *purpose.encode()]).generate_state(1, np.uint64)[0] >> 1)
+
+
+class Config(BaseModel):
+    """Frozen settings that refuse unknown fields by name."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_unknown_fields(cls, data: Any) -> Any:
+        if isinstance(data, dict):
+            for name in data:
+                if name not in cls.model_fields:
+                    raise ValueError(
+                        f"{cls.__name__} has no field {name!r}.{suggest(str(name), list(cls.model_fields))}"
+                    )
+        return data
+
+
+class WorldConfig(Config):
+    """The knowledge graph: how many subjects, relations, and objects per relation."""
+
+    n_subjects: Annotated[int, Field(ge=2)] = 600
+    n_relations: Count = 8
+    n_objects: Annotated[int, Field(ge=2)] = 16
+
+
+class LanguageConfig(Config):
+    """Surface words: how many languages, and which share of their words is the same in all of them."""
+
+    n_languages: Annotated[int, Field(ge=2)] = 2
+    shared_subjects: Share = 1.0
+    shared_relations: Share = 0.0
+    shared_objects: Share = 0.0
+    shared_function_words: Share = 0.0
+    language_token: bool = False
+    """Put a token that names the language in front of every prompt."""
+    templates: Annotated[tuple[str, ...], Field(min_length=1)] = ("plain",)
+    """Names from `TEMPLATES` or own texts; the first is the default, used for evaluation."""
+
+    @model_validator(mode="after")
+    def _templates_have_their_slots(self) -> Self:
+        for name in self.templates:
+            words = TEMPLATES.get(name, name).split()
+            slots = [word[1:-1] for word in words if word.startswith("{") and word.endswith("}")]
+            if sorted(slots) != sorted(SLOTS) or slots[-1] != "object":
+                raise ValueError(
+                    f"templates: {name!r} must hold {{subject}}, {{relation}} and {{object}} once each, with the "
+                    "answer {object} after the other two; or be one of " + ", ".join(TEMPLATES) + "."
+                )
+        return self
+
+    def template_words(self) -> list[list[str]]:
+        """The templates, each split into slots such as `{subject}` and function words."""
+        return [TEMPLATES.get(name, name).split() for name in self.templates]
+
+
+class CorpusConfig(Config):
+    """Which fact is said in which language, how often: the dials of the data distribution."""
+
+    parallel: Share = 0.3
+    """Share of facts seen in every language; every other fact is seen in its home language only."""
+    n_parallel: Annotated[int, Field(ge=0)] | None = None
+    """Number of parallel facts instead of a share."""
+    parallel_unit: Literal["fact", "subject"] = "fact"
+    """Parallel facts are drawn one by one, or whole subjects at a time."""
+    exposure_balance: Share = 1.0
+    """Share of a parallel fact's exposure spread evenly over the languages; the rest goes to its home."""
+    copy_exposure: Annotated[float, Field(ge=0.0)] = 1.0
+    """Factor on the exposure of parallel facts' copies away from home; 0 leaves the home copies alone."""
+    object_skew: Share = 0.0
+    """Share of monolingual facts whose home language is decided by their object (value-language link)."""
+    home_bias: Share = 0.0
+    """Share of facts, among those the object does not decide, whose home is their subject's language."""
+
+
+class CorpusChange(Config):
+    """From `step` on, batches are drawn by `corpus` instead."""
+
+    step: Count
+    corpus: CorpusConfig
+
+
+class ModelConfig(Config):
+    """Shape of the decoder-only Transformer."""
+
+    d_model: Count = 64
+    n_layers: Count = 2
+    n_heads: Count = 4
+    d_mlp: Count = 256
+    act_fn: Literal["gelu", "relu"] = "gelu"
+    normalization: Literal["LN", "LNPre", "RMS", "RMSPre"] | None = "LN"
+
+    @model_validator(mode="after")
+    def _heads_divide_the_width(self) -> Self:
+        if self.d_model % self.n_heads:
+            raise ValueError(f"n_heads={self.n_heads} must divide d_model={self.d_model}.")
+        return self
+
+
+class TrainConfig(Config):
+    """Optimisation, and how often the model is evaluated and saved."""
+
+    steps: Count = 900
+    batch_size: Count = 256
+    lr: Annotated[float, Field(gt=0.0)] = 3e-3
+    weight_decay: Annotated[float, Field(ge=0.0)] = 2.0
+    """Decoupled decay (AdamW) of embeddings and weight matrices; biases and normalisation are left alone."""
+    betas: tuple[Annotated[float, Field(ge=0.0, lt=1.0)], Annotated[float, Field(ge=0.0, lt=1.0)]] = (0.9, 0.98)
+    warmup: Annotated[int, Field(ge=0)] = 50
+    schedule: Literal["cosine", "constant"] = "cosine"
+    final_lr: Share = 0.1
+    """Learning rate at the end of the cosine, as a share of `lr`."""
+    cycles: Count = 1
+    """The schedule, warm-up included, runs this many times over (cosine with warm restarts)."""
+    loss: Literal["answer", "full"] = "answer"
+    """Cross-entropy on the answer token alone, or on every token after the first."""
+    n_evaluations: Annotated[int, Field(ge=2)] = 32
+    n_checkpoints: Count = 8
+    eval_facts: Annotated[int, Field(ge=8)] = 256
+    """Facts of each kind (parallel, monolingual) evaluated during training; the last evaluation takes all."""
+
+    @model_validator(mode="after")
+    def _cycles_hold_the_warm_up(self) -> Self:
+        if self.warmup * self.cycles >= self.steps:
+            raise ValueError(
+                f"warmup={self.warmup} times cycles={self.cycles} must stay below steps={self.steps}."
+            )
+        return self
+
+    def lr_at(self, step: int) -> float:
+        """Learning rate of 0-based step `step`."""
+        length = self.steps / self.cycles
+        within = step % length
+        if within < self.warmup:
+            return self.lr * (within + 1) / self.warmup
+        if self.schedule == "constant":
+            return self.lr
+        progress = (within - self.warmup) / (length - self.warmup)
+        return self.lr * (self.final_lr + (1 - self.final_lr) * 0.5 * (1 + np.cos(np.pi * progress)))
+
+    def _log_spaced(self, first: int, n: int) -> list[int]:
+        return sorted({int(step) for step in np.geomspace(min(first, self.steps), self.steps, n).round()})
+
+    def evaluation_steps(self) -> list[int]:
+        """Steps after which the model is evaluated: 0 (untrained), then log-spaced up to the end."""
+        return [0, *self._log_spaced(max(1, self.steps // 90), self.n_evaluations - 1)]
+
+    def checkpoint_steps(self) -> list[int]:
+        """Steps after which the weights are kept: log-spaced, the last one always."""
+        if self.n_checkpoints == 1:
+            return [self.steps]
+        return self._log_spaced(max(1, self.steps // 18), self.n_checkpoints)
+
+
+class Experiment(Config):
+    """Everything that decides a trained model: data, shape, optimisation, seed."""
+
+    world: WorldConfig = WorldConfig()
+    language: LanguageConfig = LanguageConfig()
+    corpus: CorpusConfig = CorpusConfig()
+    model: ModelConfig = ModelConfig()
+    train: TrainConfig = TrainConfig()
+    changes: tuple[CorpusChange, ...] = ()
+    """Corpora that replace `corpus` at given steps, in order."""
+    seed: Seed = 0
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Self:
+        n_facts = self.world.n_subjects * self.world.n_relations
+        for corpus in (self.corpus, *(change.corpus for change in self.changes)):
+            if corpus.n_parallel is not None and corpus.n_parallel > n_facts:
+                raise ValueError(
+                    f"corpus.n_parallel={corpus.n_parallel} is more than the world's {n_facts} facts; "
+                    f"allowed: 0 to {n_facts}."
+                )
+        steps = [change.step for change in self.changes]
+        if steps != sorted(set(steps)) or (steps and steps[-1] >= self.train.steps):
+            raise ValueError(
+                f"changes: steps {steps} must rise and stay below train.steps={self.train.steps}."
+            )
+        return self
+
+    def stages(self) -> list[tuple[int, int, CorpusConfig]]:
+        """Corpora in order with the steps `[start, stop)` in which batches are drawn from each."""
+        starts = [0, *(change.step for change in self.changes)]
+        corpora = [self.corpus, *(change.corpus for change in self.changes)]
+        return list(zip(starts, [*starts[1:], self.train.steps], corpora, strict=True))
+
+    def replace(self, **values: Any) -> Experiment:
+        """Copy with some fields changed, nested ones by dotted names: `replace(**{"corpus.parallel": 0.1})`.
+
+        Raises ValueError for a name that does not exist, and whatever validation finds.
+        """
+        data = self.model_dump()
+        for name, value in values.items():
+            *parents, leaf = name.split(".")
+            part = data
+            for parent in parents:
+                part = part.get(parent) if isinstance(part, dict) else None
+            if not isinstance(part, dict) or leaf not in part:
+                raise ValueError(f"{name!r} is not a field of an experiment.{suggest(name, self.field_names())}")
+            part[leaf] = value.model_dump() if isinstance(value, BaseModel) else value
+        return Experiment.model_validate(data)
+
+    @classmethod
+    def field_names(cls) -> list[str]:
+        """All dotted names that `replace` and `sweep` take."""
+        names = []
+        for name, field in cls.model_fields.items():
+            names.append(name)
+            if isinstance(field.annotation, type) and issubclass(field.annotation, Config):
+                names += [f"{name}.{inner}" for inner in field.annotation.model_fields]
+        return names
+
+    def key(self, data_format: int) -> str:
+        """Content hash of the experiment and the format of what is stored for it."""
+        text = json.dumps([data_format, self.model_dump(mode="json")], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:20]

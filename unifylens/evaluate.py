@@ -1,0 +1,204 @@
+"""Ask a model the corpus' prompts and hand states and answers to the measures."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from tqdm.auto import tqdm
+from transformer_lens import HookedTransformer
+
+from unifylens import measures
+from unifylens.config import rng
+from unifylens.corpus import KINDS, Corpus
+from unifylens.model import untrained_like
+
+BATCH_ROWS = 2048
+
+
+class Questions:
+    """Some facts, asked in every language, and what the answers and states to them amount to."""
+
+    def __init__(self, corpus: Corpus, facts: Int[np.ndarray, " fact"]) -> None:
+        """`facts` are fact numbers of `corpus`; rows are ordered language by language."""
+        self.corpus = corpus
+        self.facts = np.sort(facts)
+        self.rows = torch.from_numpy(corpus.rows(self.facts))
+        self.prompts = corpus.prompts(self.rows.numpy())
+        self.kind = corpus.kind[:, self.facts].ravel()
+        self.language = np.repeat(np.arange(corpus.n_languages), len(self.facts))
+        self.relation = np.tile(corpus.world.relation[self.facts], corpus.n_languages)
+        self.parallel = corpus.parallel[self.facts]
+        self._answer = corpus.answers[self.rows]
+        self._object = torch.from_numpy(np.tile(corpus.world.object[self.facts], corpus.n_languages))
+
+    @classmethod
+    def sample(cls, corpus: Corpus, per_kind: int, seed: int) -> Questions:
+        """Up to `per_kind` parallel and as many monolingual facts; which ones depends on the seed alone."""
+        order = rng(seed, "evaluated facts").permutation(corpus.n_facts)
+        parallel = corpus.parallel[order]
+        return cls(corpus, np.concatenate([order[parallel][:per_kind], order[~parallel][:per_kind]]))
+
+    @classmethod
+    def all(cls, corpus: Corpus) -> Questions:
+        """Every fact."""
+        return cls(corpus, np.arange(corpus.n_facts))
+
+    def answer_types(self, predicted: Int[Tensor, " row"]) -> Int[np.ndarray, " row"]:
+        """Code into `measures.ANSWER_TYPES` of each predicted token."""
+        corpus = self.corpus
+        return np.asarray(
+            measures.answer_types(
+                predicted,
+                self._answer,
+                corpus.token_object,
+                corpus.token_relation,
+                self._object,
+                torch.from_numpy(self.relation),
+            )
+        )
+
+    def chosen(self, logits: Float[Tensor, "row vocab"]) -> Int[Tensor, " row"]:
+        """Best token among the relation's objects in the language asked (the calibrated choice)."""
+        allowed = self.corpus.choices[torch.from_numpy(self.language), torch.from_numpy(self.relation)]
+        return measures.object_choice(logits, allowed)
+
+    def accuracy(self, logits: Float[Tensor, "row vocab"]) -> dict[str, float]:
+        """Recall by kind of copy, transfer with its error types; nan where there is nothing to ask."""
+        predicted = logits.argmax(-1)
+        types = self.answer_types(predicted)
+        choice = (self.chosen(logits) == self._answer).numpy()
+        right = types == 0
+        n_kind = np.bincount(self.corpus.kind.ravel(), minlength=len(KINDS))
+        by_kind = [_mean(right[self.kind == code]) for code in range(len(KINDS))]
+        known = [code for code in range(3) if n_kind[code] and not np.isnan(by_kind[code])]
+        held_out = self.kind == 3
+        out = {
+            # kinds are sampled evenly, so recall weighs them by how many copies there are
+            "recall": float(np.average([by_kind[c] for c in known], weights=n_kind[known])),
+            **{f"recall_{KINDS[code]}": by_kind[code] for code in range(3)},
+            "transfer": by_kind[3],
+            "transfer_choice": _mean(choice[held_out]),
+        }
+        for code, name in enumerate(("wrong_language", "wrong_object", "other"), start=1):
+            out[f"transfer_{name}"] = _mean(types[held_out] == code)
+        return out
+
+    def pairs(self, states: Float[Tensor, "row d_model"], parallel: bool) -> list[tuple[Tensor, Tensor]]:
+        """States of the same facts, `([fact, d_model], [fact, d_model])`, for every pair of languages."""
+        by_language = states.view(self.corpus.n_languages, len(self.facts), -1)
+        chosen = by_language[:, torch.from_numpy(self.parallel == parallel)]
+        return list(combinations(chosen, 2)) if chosen.shape[1] > 1 else []
+
+    def representation(self, states: list[Float[Tensor, "row d_model"]]) -> dict[str, float]:
+        """By layer: unification of monolingual and of parallel facts, its shuffled control, a language probe.
+
+        The probe is trained on some relations and tested on others, as each relation's own words give the language
+        away; with one relation it is tested on other facts.
+        """
+        out: dict[str, float] = {}
+        relation = torch.from_numpy(self.relation[: len(self.facts)][~self.parallel])
+        one_relation = len(np.unique(self.relation)) == 1
+        groups = np.tile(self.facts, self.corpus.n_languages) if one_relation else self.relation
+        for layer, state in enumerate(states):
+            alone, parallel = self.pairs(state, parallel=False), self.pairs(state, parallel=True)
+            out[f"unification_{layer}"] = _mean([measures.unification(x, y) for x, y in alone])
+            out[f"shuffled_{layer}"] = _mean([measures.shuffled(x, y, relation) for x, y in alone])
+            out[f"unification_parallel_{layer}"] = _mean([measures.unification(x, y) for x, y in parallel])
+            out[f"probe_{layer}"] = measures.language_probe(
+                state, torch.from_numpy(self.language), torch.from_numpy(groups)
+            )
+        return out
+
+
+def _mean(values: list[float] | np.ndarray) -> float:
+    return float(np.mean(values)) if len(values) else float("nan")
+
+
+# --- the same for any model with TransformerLens hook names -------------------------------------------------
+
+
+def layer_names(n_layers: int) -> list[str]:
+    """Hook names of the residual stream from the embedding to after the last block."""
+    return ["blocks.0.hook_resid_pre", *(f"blocks.{layer}.hook_resid_post" for layer in range(n_layers))]
+
+
+@torch.no_grad()
+def run_prompts(
+    model: HookedTransformer, prompts: Int[Tensor, "row pos"], position: int = -1, progress: bool = False
+) -> tuple[Float[Tensor, "row vocab"], list[Float[Tensor, "row d_model"]]]:
+    """Logits at the last position, and the residual stream at `position`, by layer from the embedding on."""
+    names = layer_names(model.cfg.n_layers)
+    logits, states = [], []
+    for batch in tqdm(prompts.split(BATCH_ROWS), desc="prompts", disable=not progress, leave=False):
+        out, cache = model.run_with_cache(batch, names_filter=names)
+        logits.append(out[:, -1].float().cpu())
+        states.append([cache[name][:, position].float().cpu() for name in names])
+    return torch.cat(logits), [torch.cat(parts) for parts in zip(*states, strict=True)]
+
+
+def transfer(model: HookedTransformer, corpus: Corpus) -> pd.DataFrame:
+    """Answers to every fact in every language in which it was never seen: one row a language, shares by type.
+
+    Columns: `n` questions, one share per `measures.ANSWER_TYPES`, and `choice`, the accuracy when only the
+    relation's objects in the language asked are allowed (chance: one over their number).
+    Raises ValueError if the model does not fit the corpus, or no fact is held out.
+    """
+    corpus.check_model(model.cfg.d_vocab, model.cfg.n_ctx)
+    if corpus.seen.all():
+        raise ValueError("every fact is seen in every language (corpus.parallel=1): no transfer to measure.")
+    questions = Questions.all(corpus)
+    logits, _ = run_prompts(model, questions.prompts)
+    types = questions.answer_types(logits.argmax(-1))
+    choice = (questions.chosen(logits) == corpus.answers[questions.rows]).numpy()
+    records = []
+    for index, language in enumerate(corpus.languages):
+        asked = (questions.kind == 3) & (questions.language == index)
+        shares = {name: _mean(types[asked] == code) for code, name in enumerate(measures.ANSWER_TYPES)}
+        records.append({"language": language.name, "n": int(asked.sum()), **shares, "choice": _mean(choice[asked])})
+    return pd.DataFrame(records).set_index("language")
+
+
+def unification(
+    model: HookedTransformer,
+    corpus: Corpus,
+    position: str = "answer",
+    facts: str = "held-out",
+    n_facts: int = 1024,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Every variant of the unification score by layer, with shuffled pairs and an untrained model as controls.
+
+    `position` is a slot of the prompt (`answer`: the last token before it); `facts` are `held-out` (seen in one
+    language only) or `parallel` ones; at most `n_facts` of them are compared. One row a layer (`embed`, then the
+    residual stream after each block); mean over pairs of languages; column `untrained` is `unification` in a
+    model of the same shape that has learnt nothing. Raises ValueError if the model does not fit the corpus.
+    """
+    corpus.check_model(model.cfg.d_vocab, model.cfg.n_ctx)
+    if facts not in ("held-out", "parallel"):
+        raise ValueError(f"facts={facts!r}; allowed: 'held-out', 'parallel'.")
+    wanted = np.flatnonzero(corpus.parallel == (facts == "parallel"))
+    if len(wanted) < 2:
+        raise ValueError(f"facts={facts!r}: the corpus has {len(wanted)} of them; allowed: at least 2.")
+    questions = Questions(corpus, rng(seed, "compared facts").permutation(wanted)[:n_facts])
+    relation = torch.from_numpy(corpus.world.relation[questions.facts])
+    at = corpus.position(position)
+
+    def by_layer(network: HookedTransformer) -> list[list[dict[str, float]]]:
+        _, states = run_prompts(network, questions.prompts, at)
+        return [
+            [measures.unification_variants(x, y, relation) for x, y in questions.pairs(s, facts == "parallel")]
+            for s in states
+        ]
+
+    trained, untrained = by_layer(model), by_layer(untrained_like(model, seed))
+    records = []
+    for layer, (scores, fresh) in enumerate(zip(trained, untrained, strict=True)):
+        record = {name: _mean([score[name] for score in scores]) for name in scores[0]}
+        record["untrained"] = _mean([score["unification"] for score in fresh])
+        records.append({"layer": "embed" if layer == 0 else str(layer - 1), **record})
+    return pd.DataFrame(records).set_index("layer")

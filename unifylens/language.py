@@ -1,0 +1,86 @@
+"""Surface words: what each language calls subjects, relations and objects. It knows nothing of frequencies."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from unifylens.config import LanguageConfig, rng
+from unifylens.world import World
+
+ONSETS = list("bdfgklmnprstvz") + ["ch", "sh", "tr", "kl"]
+VOWELS = ["a", "e", "i", "o", "u", "ai", "ou"]
+
+
+@dataclass(frozen=True)
+class Language:
+    """A name and the words for every subject, relation, object and function word."""
+
+    name: str
+    subjects: tuple[str, ...]
+    relations: tuple[str, ...]
+    objects: tuple[str, ...]
+    function_words: dict[str, str]
+
+    def words(self) -> set[str]:
+        """All words of the language."""
+        return {*self.subjects, *self.relations, *self.objects, *self.function_words.values()}
+
+
+def _invent_words(n: int, draw: np.random.Generator, taken: set[str], syllables: int) -> list[str]:
+    """`n` pronounceable words that nothing else is called yet."""
+    words: list[str] = []
+    while len(words) < n:
+        word = "".join(draw.choice(ONSETS) + draw.choice(VOWELS) for _ in range(syllables))
+        if word not in taken:
+            taken.add(word)
+            words.append(word)
+    return words
+
+
+def _share(own: list[str], first: list[str], share: float, draw: np.random.Generator) -> list[str]:
+    """Replace a share of the own words by the first language's; a larger share keeps the smaller one's words."""
+    shared = set(draw.permutation(len(own))[: round(share * len(own))].tolist())
+    return [first[i] if i in shared else word for i, word in enumerate(own)]
+
+
+def make_languages(world: World, config: LanguageConfig, seed: int = 0) -> tuple[Language, ...]:
+    """Languages with invented words, no two of which are alike unless `config` shares them.
+
+    Words are invented before any are shared, so that a dial of sharing changes nothing else.
+    """
+    inventory = sorted({w for words in config.template_words() for w in words if not w.startswith("{")})
+    kinds = {
+        "subjects": (world.n_subjects, config.shared_subjects, 3),
+        "relations": (world.n_relations, config.shared_relations, 2),
+        "objects": (world.n_objects, config.shared_objects, 3),
+        "function_words": (len(inventory), config.shared_function_words, 1),
+    }
+    taken: set[str] = set()
+    languages: list[Language] = []
+    first: dict[str, list[str]] = {}
+    for index in range(config.n_languages):
+        words: dict[str, list[str]] = {}
+        for kind, (n, share, syllables) in kinds.items():
+            # one-syllable words run out with many languages; then they grow
+            room = (len(ONSETS) * len(VOWELS)) ** syllables
+            syllables += room < 4 * n * config.n_languages
+            own = _invent_words(n, rng(seed, f"{kind} of language {index}"), taken, syllables)
+            words[kind] = _share(own, first[kind], share, rng(seed, f"shared {kind}")) if index else own
+        first = first or words
+        languages.append(
+            Language(
+                name=language_name(index),
+                subjects=tuple(words["subjects"]),
+                relations=tuple(words["relations"]),
+                objects=tuple(words["objects"]),
+                function_words=dict(zip(inventory, words["function_words"], strict=True)),
+            )
+        )
+    return tuple(languages)
+
+
+def language_name(index: int) -> str:
+    """Names a, b, ..., z, l26, l27, ..."""
+    return chr(ord("a") + index) if index < 26 else f"l{index}"

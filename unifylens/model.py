@@ -1,0 +1,41 @@
+"""The only place that builds a model: a plain `HookedTransformer`, token IDs in, no tokenizer download."""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from transformer_lens import HookedTransformer, HookedTransformerConfig
+
+from unifylens.config import ModelConfig, torch_seed
+
+
+def _construct(config: HookedTransformerConfig, seed: int) -> HookedTransformer:
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="HookedTransformer is deprecated", category=DeprecationWarning)
+        torch.manual_seed(torch_seed(seed, "initial weights"))
+        return HookedTransformer(config, move_to_device=False)
+
+
+def build_model(config: ModelConfig, d_vocab: int, n_ctx: int, seed: int = 0) -> HookedTransformer:
+    """An untrained model; the same shape and seed give the same weights, whatever the global generators hold."""
+    return _construct(
+        HookedTransformerConfig(
+            n_layers=config.n_layers,
+            d_model=config.d_model,
+            n_ctx=n_ctx,
+            d_head=config.d_model // config.n_heads,
+            n_heads=config.n_heads,
+            d_mlp=config.d_mlp,
+            act_fn=config.act_fn,
+            d_vocab=d_vocab,
+            normalization_type=config.normalization,
+            device="cpu",
+        ),
+        seed,
+    )
+
+
+def untrained_like(model: HookedTransformer, seed: int = 0) -> HookedTransformer:
+    """A fresh model of the same shape: the control that has learnt nothing."""
+    return _construct(model.cfg, seed)

@@ -1,0 +1,340 @@
+"""Optimisation: many models of one shape at once, with history, checkpoints, interruption and resumption."""
+
+from __future__ import annotations
+
+import itertools
+import signal
+import threading
+import time
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from unifylens import store
+from unifylens.config import Experiment, torch_seed
+from unifylens.corpus import Corpus
+from unifylens.evaluate import BATCH_ROWS, Questions
+from unifylens.model import build_model
+from unifylens.stack import forward, stack_parameters, unstack
+from unifylens.store import Run
+
+STACK_SIZE = 16
+"""Members of one stack: more gain little on a CPU and cost memory."""
+SECONDS_BETWEEN_SAVES = 60.0
+STEPS_PER_DRAW = 64
+
+
+def train(experiment: Experiment, *, progress: bool = True) -> Run:
+    """Train one model, or read it from the store."""
+    return train_many([experiment], progress=progress)[0]
+
+
+def sweep(experiment: Experiment, over: Mapping[str, Iterable[Any]], *, progress: bool = True) -> Sweep:
+    """Train every combination of some settings: `over={"corpus.parallel": [0, 0.3], "seed": range(5)}`.
+
+    Raises ValueError for a name that is not a setting, a value that is not allowed, or no values.
+    """
+    values = {name: list(vs) for name, vs in over.items()}
+    for name, options in values.items():
+        if not options:
+            raise ValueError(f"over[{name!r}] is empty; allowed: at least one value.")
+    dials = [dict(zip(values, combination, strict=True)) for combination in itertools.product(*values.values())]
+    runs = train_many([experiment.replace(**dial) for dial in dials], progress=progress)
+    return Sweep(runs, dials)
+
+
+class Sweep(Sequence[Run]):
+    """Runs in order, and the settings in which they differ."""
+
+    def __init__(self, runs: list[Run], dials: list[dict[str, Any]]) -> None:
+        """`dials[i]` are the settings of `runs[i]`."""
+        self.runs = runs
+        self.dials = dials
+
+    def __getitem__(self, index):  # noqa: ANN001, ANN204
+        """One run by number."""
+        return self.runs[index]
+
+    def __len__(self) -> int:
+        """Number of runs."""
+        return len(self.runs)
+
+    @property
+    def history(self) -> pd.DataFrame:
+        """All histories, the settings in front."""
+        return pd.concat(
+            [run.history.assign(**dial) for run, dial in zip(self.runs, self.dials, strict=True)], ignore_index=True
+        )
+
+    @property
+    def final(self) -> pd.DataFrame:
+        """Last evaluation of every run (on all facts), the settings beside it."""
+        return pd.DataFrame([{**run.final, **dial} for run, dial in zip(self.runs, self.dials, strict=True)])
+
+
+def train_many(experiments: Sequence[Experiment], *, progress: bool = True) -> list[Run]:
+    """Train experiments, those of one shape together, and return their runs in order.
+
+    Runs in the store are read. An interruption keeps what is finished, and a stack under way goes on where it was.
+    """
+    runs: dict[Experiment, Run | None] = {experiment: store.load(experiment) for experiment in experiments}
+    groups: dict[tuple, list[Experiment]] = {}
+    for experiment in runs:
+        if runs[experiment] is None:
+            groups.setdefault(_shape(experiment), []).append(experiment)
+    stacks = [g[i : i + STACK_SIZE] for g in groups.values() for i in range(0, len(g), STACK_SIZE)]
+    total = sum(len(stack) * stack[0].train.steps for stack in stacks)
+    with tqdm(total=total, desc=f"training {sum(map(len, stacks))} models", unit="step", disable=not progress) as bar:
+        for stack in stacks:
+            for run in _train_stack(stack, bar):
+                runs[run.experiment] = run
+    return [runs[experiment] for experiment in experiments]
+
+
+def _shape(experiment: Experiment) -> tuple:
+    """What members of one stack must share: shape of the parameters and of the batch, and the optimiser."""
+    corpus = Corpus.build(experiment)
+    return (experiment.model, experiment.train, corpus.d_vocab, corpus.n_ctx)
+
+
+class Batches:
+    """Batches of one member: which rows are drawn at which step depends on seed and step alone, so it can resume."""
+
+    def __init__(self, experiment: Experiment, corpus: Corpus) -> None:
+        self.seed = experiment.seed
+        self.size = experiment.train.batch_size
+        self.n_templates = len(corpus.templates)
+        self.n_rows = corpus.n_rows
+        self.stages = [(stop, torch.from_numpy(exposure).ravel().cumsum(0)) for _, stop, exposure in corpus.stages]
+        self._chunk, self._draws = -1, torch.empty(0)
+
+    def __getitem__(self, step: int) -> tuple[Int[Tensor, " batch"], Int[Tensor, " batch"]]:
+        """Templates and rows of the examples of a step."""
+        chunk, within = divmod(step, STEPS_PER_DRAW)
+        if chunk != self._chunk:
+            generator = torch.Generator().manual_seed(torch_seed(self.seed, "batches", chunk))
+            shape = (STEPS_PER_DRAW, 2, self.size)
+            self._chunk, self._draws = chunk, torch.rand(shape, generator=generator, dtype=torch.float64)
+        which, where = self._draws[within]
+        cumulative = next(cumulative for stop, cumulative in self.stages if step < stop)
+        rows = torch.searchsorted(cumulative, where * cumulative[-1], right=True).clamp_(max=self.n_rows - 1)
+        return (which * self.n_templates).long(), rows
+
+
+class _Interrupt:
+    """Turns the first Ctrl-C into a flag, so that training stops between two steps; a second one stops at once."""
+
+    def __init__(self) -> None:
+        self.requested = False
+
+    def _handle(self, *_: object) -> None:
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested = True
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Listen where signals can be heard: in the main thread."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = signal.signal(signal.SIGINT, self._handle)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+
+def _train_stack(experiments: list[Experiment], bar: tqdm) -> list[Run]:
+    trainer = _Stack(experiments)
+    interrupt = _Interrupt()
+    bar.update(trainer.step * len(experiments))
+    with interrupt.listening():
+        saved = time.monotonic()
+        while True:
+            if trainer.step in trainer.evaluation_steps and trainer.step not in trainer.evaluated:
+                trainer.evaluate()
+                bar.set_postfix(trainer.summary(), refresh=False)
+            if trainer.step in trainer.checkpoint_steps and trainer.step not in trainer.checkpoints:
+                trainer.checkpoint()
+            if trainer.step == trainer.config.steps:
+                break
+            if interrupt.requested or time.monotonic() - saved > SECONDS_BETWEEN_SAVES:
+                trainer.save()
+                saved = time.monotonic()
+            if interrupt.requested:
+                raise KeyboardInterrupt(
+                    f"stopped after step {trainer.step} of {trainer.config.steps}; the same call goes on from there"
+                )
+            trainer.advance()
+            bar.update(len(experiments))
+    return trainer.finish()
+
+
+class _Stack:
+    """K models of one shape on their way."""
+
+    def __init__(self, experiments: list[Experiment]) -> None:
+        self.experiments = experiments
+        self.config = experiments[0].train
+        self.evaluation_steps = set(self.config.evaluation_steps())
+        self.checkpoint_steps = set(self.config.checkpoint_steps())
+        self.corpora = [Corpus.build(experiment) for experiment in experiments]
+        self.batches = [Batches(e, corpus) for e, corpus in zip(experiments, self.corpora, strict=True)]
+        self.sampled = [
+            Questions.sample(corpus, self.config.eval_facts, e.seed)
+            for e, corpus in zip(experiments, self.corpora, strict=True)
+        ]
+        self.sequences = torch.stack([corpus.sequences for corpus in self.corpora])
+        answer_positions = [self.corpora[0].position("answer", t) for t in range(len(self.corpora[0].templates))]
+        self.answer_positions = torch.tensor(answer_positions)
+        corpus = self.corpora[0]
+        models = [build_model(e.model, corpus.d_vocab, corpus.n_ctx, e.seed) for e in experiments]
+        self.cfg = models[0].cfg
+        self.parameters = stack_parameters(models)
+        decayed = [p for name, p in self.parameters.items() if ".W_" in name]
+        others = [p for name, p in self.parameters.items() if ".W_" not in name]
+        self.optimizer = torch.optim.AdamW(
+            [{"params": decayed, "weight_decay": self.config.weight_decay}, {"params": others, "weight_decay": 0.0}],
+            lr=self.config.lr,
+            betas=self.config.betas,
+            fused=True,
+        )
+        self.step = 0
+        # rows are drawn on the CPU, so that every device sees the same batches
+        self.loss_sum = torch.zeros(len(experiments), dtype=torch.float64)
+        self.loss_steps = 0
+        self.records: list[list[dict[str, float]]] = [[] for _ in experiments]
+        self.checkpoints: dict[int, dict[str, Tensor]] = {}
+        self.progress = store.Progress(experiments)
+        self._resume()
+
+    @property
+    def evaluated(self) -> set[int]:
+        """Steps that stand in the histories."""
+        return {int(record["step"]) for record in self.records[0]}
+
+    def losses(self, step: int) -> Float[Tensor, " model"]:
+        """Loss of every member on its batch of a step, in nats per predicted token."""
+        templates, rows = map(torch.stack, zip(*(batches[step] for batches in self.batches), strict=True))
+        members = torch.arange(len(self.experiments))[:, None]
+        sequences = self.sequences[members, templates, rows]
+        query = self.answer_positions[templates]
+        if self.config.loss == "answer":
+            due = sequences.gather(2, query[..., None] + 1)
+            tokens = sequences[..., : int(query.max()) + 1]
+            logits = forward(self.parameters, self.cfg, tokens, query).logits
+        else:
+            tokens, due = sequences[..., :-1], sequences[..., 1:]
+            logits = forward(self.parameters, self.cfg, tokens).logits
+        nats = F.cross_entropy(logits.flatten(0, -2), due.flatten(), reduction="none", ignore_index=0)
+        nats = nats.view(len(self.experiments), -1)
+        return nats.sum(1) / (due.flatten(1) != 0).sum(1)
+
+    def advance(self) -> None:
+        """One optimiser step of every member."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.lr_at(self.step)
+        self.optimizer.zero_grad(set_to_none=True)
+        losses = self.losses(self.step)
+        losses.sum().backward()  # members share no parameter, so the sum keeps their gradients apart
+        self.optimizer.step()
+        self.step += 1
+        self.loss_sum += losses.detach().double()
+        self.loss_steps += 1
+
+    @torch.no_grad()
+    def evaluate(self) -> None:
+        """Append a row to every member's history; the last one is measured on all facts."""
+        last = self.step == self.config.steps
+        losses = self.losses(0) if self.loss_steps == 0 else self.loss_sum / self.loss_steps
+        for member, sampled in enumerate(self.sampled):
+            questions = Questions.all(self.corpora[member]) if last else sampled
+            record = {
+                "step": self.step,
+                "tokens_seen": self.step * self.config.batch_size * self.sequences.shape[-1],
+                "learning_rate": self.config.lr_at(max(self.step - 1, 0)),
+                "loss": float(losses[member]),
+            }
+            if np.isfinite(record["loss"]):
+                logits, states = self._answer(member, questions)
+                record |= questions.accuracy(logits) | questions.representation(states)
+            self.records[member].append(record)
+        self.loss_sum.zero_()
+        self.loss_steps = 0
+
+    def _answer(self, member: int, questions: Questions) -> tuple[Tensor, list[Tensor]]:
+        """Logits `[row, vocab]` and states by layer `[row, d_model]` of one member at the answer position."""
+        own = {name: p[member : member + 1] for name, p in self.parameters.items()}
+        logits, states = [], []
+        for prompts in questions.prompts.split(BATCH_ROWS):
+            query = torch.full((1, len(prompts)), prompts.shape[1] - 1)
+            output = forward(own, self.cfg, prompts[None], query)
+            logits.append(output.logits[0, :, 0])
+            states.append([state[0, :, 0] for state in output.residual])
+        return torch.cat(logits), [torch.cat(parts) for parts in zip(*states, strict=True)]
+
+    def summary(self) -> dict[str, str]:
+        """Means over members for the progress bar."""
+        last = [records[-1] for records in self.records]
+        names = [name for name in ("loss", "recall", "transfer") if name in last[0]]
+        return {name: f"{np.nanmean([record.get(name, np.nan) for record in last]):.2f}" for name in names}
+
+    def checkpoint(self) -> None:
+        """Keep the weights of this step."""
+        self.checkpoints[self.step] = {name: p.detach().clone() for name, p in self.parameters.items()}
+
+    def finish(self) -> list[Run]:
+        """Put every member into the store; one whose loss is not finite is named in a warning."""
+        runs = []
+        for member, experiment in enumerate(self.experiments):
+            history = pd.DataFrame(self.records[member])
+            diverged = history["step"][~np.isfinite(history["loss"])]
+            if len(diverged):
+                warnings.warn(
+                    f"a run (seed {experiment.seed}) diverged before step {diverged.iloc[0]}: its loss is not finite",
+                    stacklevel=2,
+                )
+            weights = {step: unstack(parameters, member) for step, parameters in self.checkpoints.items()}
+            runs.append(store.save(experiment, history, weights))
+        self.progress.remove()
+        return runs
+
+    def save(self) -> None:
+        """Write down where training stands, to go on from there."""
+        tensors = {f"parameter/{name}": p.detach() for name, p in self.parameters.items()}
+        tensors["loss_sum"] = self.loss_sum
+        for index, state in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer/{index}/{name}": value for name, value in state.items()}
+        for step, parameters in self.checkpoints.items():
+            tensors |= {f"checkpoint/{step}/{name}": p for name, p in parameters.items()}
+        state = {"step": self.step, "loss_steps": self.loss_steps, "records": self.records}
+        self.progress.save(tensors, state)
+
+    def _resume(self) -> None:
+        saved = self.progress.load()
+        if saved is None:
+            return
+        tensors, state = saved
+        self.step, self.loss_steps, self.records = state["step"], state["loss_steps"], state["records"]
+        self.loss_sum = tensors["loss_sum"]
+        moments: dict[int, dict[str, Tensor]] = {}
+        for full_name, tensor in tensors.items():
+            kind, _, name = full_name.partition("/")
+            first, _, rest = name.partition("/")
+            if kind == "parameter":
+                self.parameters[name].data.copy_(tensor)
+            elif kind == "optimizer":
+                moments.setdefault(int(first), {})[rest] = tensor
+            elif kind == "checkpoint":
+                self.checkpoints.setdefault(int(first), {})[rest] = tensor
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
