@@ -1,0 +1,296 @@
+"""Measures against loops over pairs, and against states whose score is known beforehand."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from unifylens import measures as m
+
+
+def cos(a, b):
+    return float(a @ b / (a.norm() * b.norm()))
+
+
+def mean_cos(x, y, same_too=False):
+    """Mean cosine over pairs of rows i != j, or over all pairs, one pair at a time."""
+    n = len(x)
+    return np.mean([cos(x[i], y[j]) for i in range(n) for j in range(n) if same_too or i != j])
+
+
+def states(seed, n=7, d=5, shift=0.5):
+    """Two languages' states that share a part, with an offset, so that no ingredient is trivial."""
+    g = torch.Generator().manual_seed(seed)
+    fact, own_x, own_y = torch.randn(3, n, d, generator=g, dtype=torch.float64)
+    return fact + 0.5 * own_x + shift, fact + 0.5 * own_y - shift
+
+
+seeds = st.integers(0, 10_000)
+
+
+@settings(deadline=None)
+@given(seeds, st.integers(2, 9), st.integers(1, 6))
+def test_every_reading_against_its_formula_written_out(seed, n, d):
+    x, y = states(seed, n, d)
+    matched = np.mean([cos(a, b) for a, b in zip(x, y, strict=True)])
+    within = (mean_cos(x, x) + mean_cos(y, y)) / 2
+    with_self = (mean_cos(x, x, same_too=True) + mean_cos(y, y, same_too=True)) / 2
+    across = mean_cos(x, y)
+
+    def score(baseline):
+        return (matched - baseline) / (1 - baseline) if 1 - baseline > 1e-6 else math.nan
+
+    found = m.unification_variants(x, y)
+    expected = {
+        "matched_cosine": matched,
+        "baseline_cosine": within,
+        "unification": score(within),
+        "self_similarity": score(with_self),
+        "cross_baseline": score(across),
+    }
+    for name, value in expected.items():
+        assert found[name] == pytest.approx(value, rel=1e-8, abs=1e-8, nan_ok=True), name
+    assert m.unification(x, y) == pytest.approx(found["unification"], nan_ok=True)
+    assert m.checkerboard_contrast(x, y) == pytest.approx(within - across, abs=1e-12)
+
+
+@settings(deadline=None)
+@given(seeds)
+def test_readings_beyond_the_cosine_formula(seed):
+    x, y = states(seed)
+    found = m.unification_variants(x, y)
+    assert found["centred"] == pytest.approx(m.unification(x - x.mean(0), y - y.mean(0)))
+    n = len(x)
+    kernels = [(z - z.mean(0)) @ (z - z.mean(0)).T for z in (x, y)]
+    alignment = (kernels[0] * kernels[1]).sum() / (kernels[0].norm() * kernels[1].norm())
+    assert found["linear_cka"] == pytest.approx(float(alignment))
+    hits = [max(range(n), key=lambda j: cos(x[i], y[j])) == i for i in range(n)]
+    hits += [max(range(n), key=lambda j: cos(y[i], x[j])) == i for i in range(n)]
+    assert found["retrieval_at_1"] == pytest.approx(np.mean(hits))
+
+
+@settings(deadline=None)
+@given(seeds, st.floats(1e-3, 1e3), st.randoms(use_true_random=False))
+def test_length_order_rotation_and_language_do_not_matter(seed, scale, random):
+    x, y = states(seed)
+    order = random.sample(range(len(x)), len(x))
+    rotation = torch.linalg.qr(torch.randn(5, 5, generator=torch.Generator().manual_seed(seed)).double())[0]
+    names = ("unification", "cross_baseline", "self_similarity", "centred", "retrieval_at_1", "linear_cka")
+    base = m.unification_variants(x, y)
+    for other in ((x * scale, y), (x[order], y[order]), (x @ rotation, y @ rotation), (y, x)):
+        found = m.unification_variants(*other)
+        assert [found[k] for k in names] == pytest.approx([base[k] for k in names], abs=1e-6)
+
+
+def test_unified_separate_and_shuffled_states_score_as_they_should():
+    x, _ = states(0, n=200, d=40)
+    unified = m.unification_variants(x, x)
+    assert unified["unification"] == pytest.approx(1.0)
+    assert unified["retrieval_at_1"] == unified["linear_cka"] == pytest.approx(1.0)
+    assert abs(unified["shuffled"]) < 0.05
+
+    _, stranger = states(1, n=200, d=40)
+    separate = m.unification_variants(x - 0.5, stranger + 0.5)
+    assert abs(separate["unification"]) < 0.05
+    assert separate["retrieval_at_1"] < 0.05
+
+
+def test_an_offset_between_languages_hides_what_centring_shows():
+    x, y = states(0, n=100, d=20, shift=3.0)
+    found = m.unification_variants(x, y)
+    assert found["unification"] < 0 < 0.5 < found["centred"]
+    assert found["unification"] < found["cross_baseline"]
+
+
+def test_linear_cka_is_blind_to_rotation_and_unification_is_not():
+    x, _ = states(0, n=100, d=20)
+    rotation = torch.linalg.qr(torch.randn(20, 20, generator=torch.Generator().manual_seed(3)).double())[0]
+    found = m.unification_variants(x - x.mean(0), (x - x.mean(0)) @ rotation)
+    assert found["linear_cka"] == pytest.approx(1.0)
+    assert found["unification"] < 0.2
+
+
+def test_shuffling_within_relations_keeps_what_the_relation_alone_explains():
+    g = torch.Generator().manual_seed(0)
+    relation = torch.arange(4).repeat_interleave(10)
+    x = torch.randn(4, 30, generator=g)[relation] + 0.3 * torch.randn(40, 30, generator=g)
+    found = m.unification_variants(x, x, relation)
+    assert found["shuffled"] < 0.4 < 0.8 < found["shuffled_within_relation"] < 1.0
+
+
+def test_no_fact_is_its_own_partner():
+    one_hot = torch.eye(12)
+    for seed in range(20):
+        found = m.unification_variants(one_hot, one_hot, torch.tensor([0] * 5 + [1] * 6 + [2]), seed=seed)
+        assert found["shuffled"] == found["shuffled_within_relation"] == 0.0
+
+
+def test_shuffled_control_is_seeded_and_averages_to_the_cross_language_mean():
+    x, y = states(5, n=6)
+    draws = [m.unification_variants(x, y, seed=s)["shuffled"] for s in range(400)]
+    assert draws[0] == m.unification_variants(x, y, seed=0)["shuffled"]
+    baseline = m.unification_variants(x, y)["baseline_cosine"]
+    assert np.mean(draws) == pytest.approx((mean_cos(x, y) - baseline) / (1 - baseline), abs=0.03)
+
+
+def test_facts_alone_in_their_relation():
+    x, y = states(0, n=5)
+    assert math.isnan(m.unification_variants(x, y, torch.arange(5))["shuffled_within_relation"])
+    found = m.unification_variants(x, y, torch.tensor([0, 0, 1, 2, 3]))
+    swapped = (cos(x[0], y[1]) + cos(x[1], y[0])) / 2
+    expected = (swapped - found["baseline_cosine"]) / (1 - found["baseline_cosine"])
+    assert found["shuffled_within_relation"] == pytest.approx(expected)
+
+
+def test_scores_without_a_meaning_are_nan():
+    constant = torch.full((6, 4), 0.3)
+    found = m.unification_variants(constant, constant)
+    for name in ("unification", "cross_baseline", "self_similarity", "centred", "linear_cka", "shuffled"):
+        assert math.isnan(found[name]), name
+    assert found["retrieval_at_1"] == pytest.approx(1 / 6)
+    x, y = states(0)
+    x[2] = 0
+    assert math.isnan(m.unification(x, y))
+    assert math.isnan(m.unification_variants(x, y)["retrieval_at_1"])
+
+
+def test_ties_count_as_fractions():
+    x = torch.eye(4)[[0, 0, 1, 2]]
+    assert m.unification_variants(x, x)["retrieval_at_1"] == pytest.approx((0.5 + 0.5 + 1 + 1) / 4)
+
+
+@pytest.mark.parametrize("score", [m.unification, m.unification_variants, m.checkerboard_contrast])
+def test_states_that_cannot_be_compared_are_refused(score):
+    x, y = states(0)
+    for bad in ((x, y[:-1]), (x[:1], y[:1]), (x, y * math.nan), (x[0], y[0])):
+        with pytest.raises(ValueError, match=r"must|needs"):
+            score(*bad)
+    with pytest.raises(ValueError, match="relation has shape"):
+        m.unification_variants(x, y, torch.zeros(3))
+
+
+def test_inputs_are_left_as_they_were_and_gradients_and_half_precision_are_accepted():
+    x, y = (z.requires_grad_() for z in states(0))
+    before = x.detach().clone()
+    full = m.unification_variants(x, y)["centred"]
+    assert torch.equal(x.detach(), before)
+    assert m.unification_variants(x.bfloat16(), y.bfloat16())["centred"] == pytest.approx(full, abs=0.02)
+
+
+def test_similarity_matrix_is_of_cosines():
+    x, _ = states(0)
+    found = m.similarity_matrix(x)
+    expected = [[cos(a, b) for b in x] for a in x]
+    np.testing.assert_allclose(found, expected, atol=1e-12)
+
+
+def test_checkerboard_appears_with_a_language_offset_only():
+    x, y = states(0, n=100, d=20, shift=0.0)
+    assert abs(m.checkerboard_contrast(x, y)) < 0.02
+    far = m.checkerboard_contrast(x + 50, y - 50)
+    assert 1.9 < far <= 2.0
+
+
+def test_language_probe_finds_a_shared_direction_and_no_other():
+    g = torch.Generator().manual_seed(0)
+    group = torch.arange(8).repeat_interleave(40)
+    language = torch.arange(2).repeat(160)
+    noise = torch.randn(320, 16, generator=g)
+    direction = torch.randn(16, generator=g)
+    assert m.language_probe(noise + language[:, None] * 3 * direction, language, group) > 0.95
+    assert abs(m.language_probe(noise, language, group) - 0.5) < 0.1
+    # A language direction of each group's own can be read within the group and must not count.
+    own = torch.linalg.qr(torch.randn(16, 16, generator=g))[0][:8][group]
+    assert m.language_probe(noise + (2 * language[:, None] - 1) * 5 * own, language, group) < 0.75
+
+
+def test_language_probe_refuses_what_it_cannot_split():
+    x, _ = states(0, n=8)
+    with pytest.raises(ValueError, match="at least 2 to split"):
+        m.language_probe(x, torch.arange(8) % 2, torch.zeros(8))
+    with pytest.raises(ValueError, match="each half of the groups"):
+        m.language_probe(x, torch.arange(8) // 4, torch.arange(8) // 4)
+    with pytest.raises(ValueError, match="language has shape"):
+        m.language_probe(x, torch.zeros(3), torch.arange(8))
+
+
+# Tokens 0, 1 say object 0 and 2, 3 object 1, both of relation 0; 4 says object 2 of relation 1; 5 is a word.
+TOKEN_OBJECT = torch.tensor([0, 0, 1, 1, 2, -1])
+TOKEN_RELATION = torch.tensor([0, 0, 0, 0, 1, -1])
+
+
+def test_answer_types_by_hand():
+    predicted = torch.arange(6)
+    ask = [torch.full((6,), value) for value in (0, 0, 0)]
+    codes = m.answer_types(predicted, ask[0], TOKEN_OBJECT, TOKEN_RELATION, ask[1], ask[2])
+    assert [m.ANSWER_TYPES[c] for c in codes] == [
+        "right",
+        "right object, wrong language",
+        "wrong object of the relation",
+        "wrong object of the relation",
+        "other",
+        "other",
+    ]
+
+
+def test_answer_types_refuses_marks_that_would_match_non_objects():
+    zero, minus = torch.zeros(1, dtype=torch.long), -torch.ones(1, dtype=torch.long)
+    for bad in ((minus, zero, zero), (zero + 6, zero, zero), (zero, minus, zero), (zero, zero, minus)):
+        with pytest.raises(ValueError, match="must be"):
+            m.answer_types(bad[0], zero, TOKEN_OBJECT, TOKEN_RELATION, bad[1], bad[2])
+    with pytest.raises(ValueError, match="answer has shape"):
+        m.answer_types(zero, torch.zeros(2), TOKEN_OBJECT, TOKEN_RELATION, zero, zero)
+
+
+@settings(deadline=None)
+@given(seeds)
+def test_object_choice_is_the_best_of_the_allowed(seed):
+    g = torch.Generator().manual_seed(seed)
+    logits = torch.randn(5, 7, generator=g)
+    choices = torch.rand(5, 7, generator=g) < 0.4
+    choices[:, 3] = True
+    expected = []
+    for row, allowed in zip(logits.tolist(), choices.tolist(), strict=True):
+        expected.append(max((token for token in range(7) if allowed[token]), key=row.__getitem__))
+    assert m.object_choice(logits, choices).tolist() == expected
+
+
+def test_object_choice_never_leaves_the_allowed():
+    logits = torch.tensor([[0.0, -torch.inf, -torch.inf]])
+    assert m.object_choice(logits, torch.tensor([[False, False, True]])).tolist() == [2]
+    with pytest.raises(ValueError, match="row 0"):
+        m.object_choice(logits, torch.zeros(1, 3, dtype=torch.bool))
+    with pytest.raises(ValueError, match="dtype"):
+        m.object_choice(logits, torch.ones(1, 3))
+
+
+def test_partial_rank_correlation_takes_away_what_the_covariate_explains():
+    rng = np.random.default_rng(0)
+    cause, a, b = rng.normal(size=(3, 400))
+    x, y = np.exp(cause + 0.3 * a), cause + 0.3 * b
+    assert stats.spearmanr(x, y).statistic > 0.8
+    assert abs(m.partial_rank_correlation(x, y, cause)) < 0.1
+    assert m.partial_rank_correlation(x, y, a) > 0.8
+
+
+@given(seeds)
+def test_partial_rank_correlation_against_the_formula_of_three_correlations(seed):
+    rng = np.random.default_rng(seed)
+    x, y, z = rng.normal(size=(3, 12))
+    xy, xz, yz = (stats.spearmanr(*pair).statistic for pair in ((x, y), (x, z), (y, z)))
+    expected = (xy - xz * yz) / math.sqrt((1 - xz**2) * (1 - yz**2))
+    assert m.partial_rank_correlation(x, y, z) == pytest.approx(expected, abs=1e-9)
+    assert m.partial_rank_correlation(np.exp(x), y**3, 2 * z) == pytest.approx(expected, abs=1e-9)
+
+
+def test_partial_rank_correlation_edges():
+    line = np.arange(8.0)
+    assert math.isnan(m.partial_rank_correlation(line**2, line[::-1], line))
+    with pytest.raises(ValueError, match="at least 4"):
+        m.partial_rank_correlation(line[:3], line[:3], line[:3])
+    with pytest.raises(ValueError, match="equal"):
+        m.partial_rank_correlation(line, line, line[:5])

@@ -1,0 +1,151 @@
+"""Phase boundaries of curves whose boundaries are known, and of curves that have none."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from unifylens.phases import Phases, change_points, detect, first_step, rise, summarise
+
+EVALS = np.unique(np.round(np.geomspace(1, 4001, 40) - 1))
+EVEN = np.linspace(0, 4000, 41)
+
+
+def ramp(steps, start, end, low=0.05, high=0.85):
+    """Flat, then straight in log(step + 1) from `start` to `end`, then flat."""
+    return np.interp(np.log1p(steps), np.log1p([start, end]), [low, high])
+
+
+@pytest.mark.parametrize("steps", [EVALS, EVEN], ids=["log evaluations", "even evaluations"])
+@pytest.mark.parametrize("start, end", [(200, 900), (300, 2000)])
+@pytest.mark.parametrize("noise", [0.0, 0.02])
+def test_a_ramp_is_found_where_it_is(steps, start, end, noise):
+    values = ramp(steps, start, end) + np.random.default_rng(0).normal(0, noise, len(steps))
+    found = rise(steps, values)
+    np.testing.assert_allclose(found, (start, end), rtol=0.25)
+
+
+@pytest.mark.parametrize("centre", [100, 400, 1000])
+def test_a_sigmoid_rise_lies_between_its_shoulders(centre):
+    values = 0.8 / (1 + np.exp(-5 * (np.log1p(EVALS) - np.log1p(centre))))
+    values += np.random.default_rng(1).normal(0, 0.01, len(EVALS))
+    start, end = rise(EVALS, values)
+    assert centre / 3 < start < centre < end < centre * 3
+    at_start, at_end = np.interp([start, end], EVALS, values)
+    assert at_start < 0.2 and at_end > 0.6
+
+
+def test_a_straight_ramp_in_steps_on_the_linear_scale():
+    values = np.interp(EVEN, [1000, 2500], [0.1, 0.9])
+    np.testing.assert_allclose(change_points(EVEN, values, scale="linear"), (1000, 2500), atol=100)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_flat_curve_has_no_rise(seed):
+    values = 0.5 + np.random.default_rng(seed).normal(0, 0.02, len(EVALS))
+    assert all(map(math.isnan, rise(EVALS, values)))
+    # The bends themselves are always found: that is why `rise` looks at the height.
+    assert np.isfinite(change_points(EVALS, values)).all()
+
+
+@pytest.mark.parametrize("level", [0.0, 0.4])
+def test_a_constant_curve_has_no_rise(level):
+    assert all(map(math.isnan, rise(EVALS, np.full(len(EVALS), level))))
+
+
+def test_a_jump_between_two_evaluations_is_bracketed_by_them():
+    start, end = rise(EVALS, (EVALS > 500).astype(float))
+    assert EVALS[EVALS < 500][-2] <= start < 500 < end <= EVALS[EVALS > 500][1]
+
+
+def test_a_fall_is_no_rise_and_a_small_rise_is_one_only_if_asked_for():
+    assert all(map(math.isnan, rise(EVALS, -ramp(EVALS, 200, 900))))
+    small = ramp(EVALS, 200, 900, 0.30, 0.36)
+    assert all(map(math.isnan, rise(EVALS, small)))
+    np.testing.assert_allclose(rise(EVALS, small, minimum=0.05), (200, 900), rtol=0.25)
+
+
+def test_a_dip_before_the_rise_is_not_part_of_it():
+    values = np.interp(np.log1p(EVALS), np.log1p([0, 100, 1000]), [0.3, 0.0, 0.9])
+    np.testing.assert_allclose(rise(EVALS, values), (100, 1000), rtol=0.25)
+
+
+def test_change_points_do_not_depend_on_the_unit_of_the_values():
+    values = ramp(EVALS, 200, 900)
+    assert change_points(EVALS, 7 * values - 3) == change_points(EVALS, values)
+
+
+def test_first_step_is_linear_between_evaluations():
+    steps, values = [0, 10, 20, 30], [4.0, 3.0, 1.0, 2.0]
+    assert first_step(steps, values, 2.0) == 15.0
+    assert first_step(steps, values, 5.0) == 0.0
+    assert math.isnan(first_step(steps, values, 0.5))
+    assert first_step(steps, np.negative(values), -2.0, "above") == 15.0
+
+
+def history(noise=0.0, recall=0.99):
+    return pd.DataFrame(
+        {
+            "step": EVALS,
+            "loss": np.interp(np.log1p(EVALS), np.log1p([0, 100, 3000]), [4.0, 2.0, 0.1]),
+            "recall": np.interp(np.log1p(EVALS), np.log1p([500, 3000]), [0.1, recall]),
+            "unification": ramp(EVALS, 200, 900) + np.random.default_rng(0).normal(0, noise, len(EVALS)),
+        }
+    )
+
+
+def test_detect_orders_the_phases_of_a_typical_history():
+    found = detect(history(noise=0.01), baseline=2.0)
+    assert 80 < found.baseline_reached < 101
+    assert found.unification_start == pytest.approx(200, rel=0.25)
+    assert found.unification_end == pytest.approx(900, rel=0.25)
+    # Known to two evaluations only, 2614 and 4000.
+    assert 2614 < found.recall_complete < 4000
+
+
+def test_detect_says_nan_for_what_did_not_happen():
+    found = detect(history(recall=0.9).assign(unification=0.4), baseline=0.05)
+    assert all(math.isnan(value) for value in vars(found).values())
+
+
+def test_detect_leaves_out_empty_cells_and_takes_another_column():
+    full = history()
+    gaps = full.assign(centred=full["unification"].where(full.index % 2 == 0), unification=0.0)
+    found = detect(gaps, baseline=2.0, column="centred")
+    assert found.unification_start == pytest.approx(200, rel=0.3)
+    assert math.isnan(detect(full.head(3), baseline=2.0).unification_start)
+
+
+def test_summarise_counts_the_missing_and_covers_the_mean():
+    runs = [Phases(100.0 + i, 200.0 + 10 * i, math.nan if i < 3 else 900.0, math.nan) for i in range(5)]
+    table = summarise(runs)
+    assert table.index.tolist() == list(vars(runs[0]))
+    start = table.loc["unification_start"]
+    assert start["mean"] == 220 and 200 <= start["ci_low"] < 220 < start["ci_high"] <= 240
+    assert table["n"].tolist() == [5, 5, 2, 0]
+    assert table["n_missing"].tolist() == [0, 0, 3, 5]
+    assert table.loc["unification_end", ["ci_low", "ci_high"]].tolist() == [900, 900]
+    assert table.loc["recall_complete", ["mean", "ci_low", "ci_high"]].isna().all()
+    pd.testing.assert_frame_equal(table, summarise(runs))
+    assert math.isnan(summarise(runs[:1]).loc["baseline_reached", "ci_low"])
+
+
+def test_wrong_input_is_named():
+    with pytest.raises(KeyError, match="recall"):
+        detect(history().drop(columns="recall"), baseline=2.0)
+    for baseline in (0, math.nan):
+        with pytest.raises(ValueError, match="baseline"):
+            detect(history(), baseline=baseline)
+    with pytest.raises(ValueError, match="scale is 'cubic'"):
+        change_points(EVALS, EVALS, scale="cubic")
+    with pytest.raises(ValueError, match="n_changes is 2"):
+        change_points([0, 1, 2], [0, 1, 2])
+    with pytest.raises(ValueError, match="direction is 'up'"):
+        first_step([0, 1], [0, 1], 0.5, "up")
+    with pytest.raises(ValueError, match="increase"):
+        first_step([0, 0], [0, 1], 0.5)
+    with pytest.raises(ValueError, match="finite"):
+        first_step([0, 1], [0, math.nan], 0.5)
+    with pytest.raises(ValueError, match="phases is empty"):
+        summarise([])

@@ -1,0 +1,104 @@
+"""Figures: what is drawn is what was given, and what is saved is the same every time."""
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from unifylens import plots
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("UNIFYLENS_FIGURES", str(tmp_path / "figures"))
+    with plt.rc_context():
+        plots.set_theme()
+        yield tmp_path / "figures"
+    plt.close("all")
+
+
+def table():
+    rng = np.random.default_rng(0)
+    rows = [(lang, step, seed) for lang in "ab" for step in (0, 1, 2) for seed in range(4)]
+    data = pd.DataFrame(rows, columns=["language", "step", "seed"])
+    return data.assign(accuracy=data["step"] / 3 + rng.normal(0, 0.1, len(data)))
+
+
+def draw():
+    fig, (left, right) = plt.subplots(1, 2)
+    plots.curve(table(), "step", "accuracy", hue="language", ax=left)
+    plots.checkerboard(np.eye(6), [3], ["one", "two"], ax=right)
+    return fig
+
+
+def test_a_figure_is_saved_with_its_numbers(folder):
+    data = pd.DataFrame({"step": [1, 2], "score": [1 / 3, 2e-9]})
+    path = plots.save_figure(draw(), "a_figure_1", data)
+    assert path == folder / "a_figure_1.png"
+    assert sorted(p.name for p in folder.iterdir()) == ["a_figure_1.csv", "a_figure_1.png", "a_figure_1.svg"]
+    assert path.with_suffix(".csv").read_bytes() == b"step,score\n1,0.333333\n2,2e-09\n"
+    svg = path.with_suffix(".svg").read_text()
+    assert "accuracy</text>" in svg and "<dc:date>" not in svg
+    with Image.open(path) as image:
+        assert image.info.keys() <= {"dpi"}
+
+
+def test_the_same_figure_gives_the_same_bytes(folder):
+    saved = []
+    for theme in (True, False):
+        if not theme:
+            plt.rcParams.update({"svg.hashsalt": None, "svg.fonttype": "path"})
+        path = plots.save_figure(draw(), "twice", table())
+        saved.append([path.with_suffix(s).read_bytes() for s in (".png", ".svg", ".csv")])
+    assert saved[0] == saved[1]
+
+
+def test_panels_are_stacked_with_their_names(folder):
+    panels = {"left": pd.DataFrame({"x": [1]}), "right": pd.DataFrame({"x": [2], "y": [0.5]})}
+    path = plots.save_figure(plt.figure(), "panels", panels)
+    assert path.with_suffix(".csv").read_text() == "panel,x,y\nleft,1,\nright,2,0.5\n"
+
+
+@pytest.mark.parametrize("id", ["", "Upper", "a-b", "../up", "a b", "line\n"])
+def test_ids_are_plain(id, folder):
+    with pytest.raises(ValueError, match="id is"):
+        plots.save_figure(plt.figure(), id, table())
+    assert not folder.exists()
+
+
+def test_curve_draws_the_means():
+    ax = plots.curve(table(), "step", "accuracy", hue="language", ax=plt.figure().subplots())
+    means = table().groupby(["language", "step"])["accuracy"].mean()
+    for line, name in zip(ax.lines[:2], "ab", strict=True):
+        np.testing.assert_allclose(line.get_ydata(), means[name])
+    assert len(ax.collections) == 2, "a band for each line"
+
+
+def test_scatter_draws_every_row():
+    ax = plots.scatter(table(), "step", "accuracy", hue="language", ax=plt.figure().subplots())
+    np.testing.assert_allclose(ax.collections[0].get_offsets(), table()[["step", "accuracy"]])
+
+
+def test_checkerboard_rules_the_blocks():
+    matrix = np.random.default_rng(0).normal(size=(10, 10))
+    ax = plots.checkerboard(matrix, [4], ["en", "xx"], ax=plt.figure().subplots(), vmin=-1, vmax=1)
+    np.testing.assert_array_equal(ax.images[0].get_array(), matrix)
+    assert ax.images[0].get_clim() == (-1, 1)
+    assert sorted({*ax.lines[0].get_ydata(), *ax.lines[1].get_xdata()}) == [3.5]
+    assert ax.get_xticks().tolist() == [1.5, 6.5]
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["en", "xx"]
+    assert len(ax.figure.axes) == 2, "a colour bar"
+
+
+def test_checkerboard_refuses_what_does_not_fit():
+    with pytest.raises(ValueError, match="square"):
+        plots.checkerboard(np.zeros((2, 3)), [], ["a"])
+    with pytest.raises(ValueError, match="labels has 1"):
+        plots.checkerboard(np.zeros((2, 2)), [1], ["a"])
+    with pytest.raises(ValueError, match="boundaries"):
+        plots.checkerboard(np.zeros((2, 2)), [3], ["a", "b"])

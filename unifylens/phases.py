@@ -1,0 +1,200 @@
+"""When things happen: phase boundaries, in optimiser steps, of any curve over training.
+
+Steps are non-negative and increase; a boundary that is never reached is nan, never a guess.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+from numpy import ndarray
+from ruptures import Dynp
+from ruptures.costs import CostCLinear
+from scipy import stats
+
+__all__ = ["Phases", "change_points", "detect", "first_step", "rise", "summarise"]
+
+RECALL_COMPLETE = 0.98
+"""Recall of the training facts, 0 to 1, from which they count as learnt."""
+NEAR_BASELINE = 1.02
+"""The loss has come down to the no-knowledge baseline when it is below this multiple of it."""
+
+# Points of the uniform grid that the dynamic program searches; its time grows with the square (100: 0.03 s).
+_GRID = 100
+_SCALES = ("log", "linear")
+
+
+@dataclass(frozen=True)
+class Phases:
+    """Boundaries of training in optimiser steps; nan where training ended before one was reached."""
+
+    baseline_reached: float
+    """The loss is down to the no-knowledge baseline, `H(object | relation, language)`."""
+    unification_start: float
+    """The unification score begins to rise."""
+    unification_end: float
+    """The unification score has risen."""
+    recall_complete: float
+    """The training facts are known."""
+
+
+def change_points(
+    steps: Float[ndarray, " n"], values: Float[ndarray, " n"], n_changes: int = 2, scale: str = "log"
+) -> list[float]:
+    """The `n_changes` steps at which a continuous, piecewise linear curve that fits `values` best bends.
+
+    An exact search (ruptures' `Dynp` with `CostCLinear`) on the curve resampled to 100 points, evenly spaced
+    in `log(step + 1)` (`scale="log"`, which suits curves that rise within the first part of training and
+    evaluations that grow rarer) or in steps (`"linear"`). A result is no finer than that grid, and it is
+    found in a flat curve too: `rise` is the function that may say that nothing happened.
+
+    Raises ValueError for an unknown scale, fewer than `n_changes + 2` points, steps that are negative or do
+    not increase, or values that are not finite.
+    """
+    steps, values = _curve(steps, values)
+    if scale not in _SCALES:
+        raise ValueError(f"scale is {scale!r}; it must be one of {_SCALES}")
+    if n_changes < 1 or len(steps) < n_changes + 2:
+        raise ValueError(f"n_changes is {n_changes}; {len(steps)} points allow 1..{len(steps) - 2}")
+    grid, resampled = _resample(steps, values, scale)
+    search = Dynp(custom_cost=CostCLinear(), min_size=3, jump=1)
+    ends = search.fit_predict(resampled, n_changes)
+    # A segment ends before index `end`, so the bend that it shares with the next one is the point before.
+    bends = grid[[end - 1 for end in ends[:-1]]]
+    return [float(bend) for bend in (np.expm1(bends) if scale == "log" else bends)]
+
+
+def rise(
+    steps: Float[ndarray, " n"], values: Float[ndarray, " n"], minimum: float = 0.1, scale: str = "log"
+) -> tuple[float, float]:
+    """Steps at which a curve begins and ends to rise; (nan, nan) where it rises by less than `minimum`.
+
+    The two bends are those of `change_points`. The height between them is that of the curve with the same
+    bends that fits all values best (least squares), in the unit of `values`, so that one noisy point is no
+    rise: noise of standard deviation `minimum / 3` is rarely taken for one, noise of the size of `minimum`
+    often is.
+
+    Raises ValueError as `change_points` does.
+    """
+    bends = change_points(steps, values, n_changes=2, scale=scale)
+    times, resampled = _resample(*_curve(steps, values), scale)
+    knots = np.array([times[0], *_times(np.array(bends), scale), times[-1]])
+    # Columns are hat functions: one at their own knot, zero at the others, linear between. The fit is to the
+    # grid and not to the evaluations, of which there may be none between two bends.
+    hats = np.stack([np.interp(times, knots, hat) for hat in np.eye(len(knots))], axis=1)
+    heights = np.linalg.lstsq(hats, resampled)[0]
+    if heights[2] - heights[1] < minimum:
+        return float("nan"), float("nan")
+    return bends[0], bends[1]
+
+
+def first_step(
+    steps: Float[ndarray, " n"], values: Float[ndarray, " n"], threshold: float, direction: str = "below"
+) -> float:
+    """First step at which a curve is at or beyond a threshold, linear between points; nan if it never is.
+
+    Raises ValueError for a direction that is not "below" or "above", steps that are negative or do not
+    increase, or values that are not finite.
+    """
+    if direction not in ("below", "above"):
+        raise ValueError(f"direction is {direction!r}; it must be 'below' or 'above'")
+    steps, values = _curve(steps, values)
+    past = values <= threshold if direction == "below" else values >= threshold
+    if not past.any():
+        return float("nan")
+    i = int(past.argmax())
+    if i == 0:
+        return float(steps[0])
+    share = (threshold - values[i - 1]) / (values[i] - values[i - 1])
+    return float(steps[i - 1] + share * (steps[i] - steps[i - 1]))
+
+
+def detect(history: pd.DataFrame, baseline: float, column: str = "unification") -> Phases:
+    """Phase boundaries of one training history, in steps.
+
+    `history` has a row an evaluation and columns `step`, `loss` (nats), `recall` (0 to 1) and the one named
+    by `column`, whose rise counts if it is 0.1 or more; empty cells are left out, column by column.
+    `baseline` is the no-knowledge loss in nats. A rise needs 4 evaluations; with fewer its two boundaries are
+    nan.
+
+    Raises KeyError for missing columns, ValueError for a baseline that is not positive and finite.
+    """
+    needed = ["step", "loss", "recall", column]
+    if missing := [name for name in needed if name not in history.columns]:
+        raise KeyError(f"history has no column {missing}; it needs {needed} and has {list(history.columns)}")
+    if not (np.isfinite(baseline) and baseline > 0):
+        raise ValueError(f"baseline is {baseline}; it must be a positive number of nats")
+
+    def curve(name: str) -> tuple[Float[ndarray, " n"], Float[ndarray, " n"]]:
+        told = history[["step", name]].dropna()
+        return told["step"].to_numpy(dtype=np.float64), told[name].to_numpy(dtype=np.float64)
+
+    steps, score = curve(column)
+    start, end = rise(steps, score) if len(steps) >= 4 else (float("nan"), float("nan"))
+    return Phases(
+        baseline_reached=first_step(*curve("loss"), NEAR_BASELINE * baseline, "below"),
+        unification_start=start,
+        unification_end=end,
+        recall_complete=first_step(*curve("recall"), RECALL_COMPLETE, "above"),
+    )
+
+
+def summarise(phases: Sequence[Phases], seed: int = 0) -> pd.DataFrame:
+    """Mean boundary over runs, in steps, with its 95 % bootstrap interval.
+
+    A row a boundary; columns `mean`, `ci_low`, `ci_high` (percentile bootstrap over the runs that reached it,
+    nan for fewer than two), `n` (runs that reached it) and `n_missing` (runs that did not). Where `n_missing`
+    is not 0 the mean is of the runs that were fast enough, and too low.
+
+    Raises ValueError for no runs.
+    """
+    if not phases:
+        raise ValueError("phases is empty; it must hold at least one run")
+    table = pd.DataFrame([asdict(run) for run in phases], columns=[f.name for f in fields(Phases)])
+    rows = {}
+    for name, column in table.items():
+        reached = column.dropna().to_numpy()
+        low, high = _interval(reached, seed)
+        rows[name] = {
+            "mean": reached.mean() if len(reached) else float("nan"),
+            "ci_low": low,
+            "ci_high": high,
+            "n": len(reached),
+            "n_missing": len(column) - len(reached),
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("boundary")
+
+
+def _interval(values: Float[ndarray, " n"], seed: int) -> tuple[float, float]:
+    if len(values) < 2:
+        return float("nan"), float("nan")
+    found = stats.bootstrap((values,), np.mean, method="percentile", rng=np.random.default_rng(seed))
+    return float(found.confidence_interval.low), float(found.confidence_interval.high)
+
+
+def _times(steps: Float[ndarray, " n"], scale: str) -> Float[ndarray, " n"]:
+    return np.log1p(steps) if scale == "log" else steps
+
+
+def _resample(
+    steps: Float[ndarray, " n"], values: Float[ndarray, " n"], scale: str
+) -> tuple[Float[ndarray, " grid"], Float[ndarray, " grid"]]:
+    """The curve at times that are evenly spaced on the scale."""
+    times = _times(steps, scale)
+    grid = np.linspace(times[0], times[-1], _GRID)
+    return grid, np.interp(grid, times, values)
+
+
+def _curve(
+    steps: Float[ndarray, " n"], values: Float[ndarray, " n"]
+) -> tuple[Float[ndarray, " n"], Float[ndarray, " n"]]:
+    steps, values = np.asarray(steps, dtype=np.float64), np.asarray(values, dtype=np.float64)
+    if steps.ndim != 1 or steps.shape != values.shape:
+        raise ValueError(f"steps and values have shapes {steps.shape} and {values.shape}; both must be [n]")
+    if not np.isfinite(values).all() or not np.isfinite(steps).all():
+        raise ValueError("steps or values hold nan or infinity; all must be finite")
+    if (steps < 0).any() or (np.diff(steps) <= 0).any():
+        raise ValueError(f"steps are {steps}; they must be 0 or more and increase from one to the next")
+    return steps, values
