@@ -1,0 +1,84 @@
+# unifylens: `make` lists what can be made. Everything is installed into .venv/ here, and nowhere else.
+# All paths are relative and quoted, and tools are run as `python -m tool`, so that the folder's name may have spaces.
+
+.DEFAULT_GOAL := help
+.PHONY: help reproduce test lab lock clean venv
+
+# Python to make .venv with; by default the first of CANDIDATES that runs and is suitable.
+CANDIDATES := python3.11 python3.12 python3.13 python3
+SUITABLE := 3.11.*|3.12.*|3.13.*
+export PYTHON
+
+# Prints the version of the Python it is run by, after a word if that Python cannot make environments.
+VERSION := import sys, importlib.util as u; \
+  print(("" if u.find_spec("ensurepip") else "without ensurepip ") + "%d.%d.%d" % sys.version_info[:3])
+
+STAMP := .venv/.unifylens-installed
+RUN := PATH="$$PWD/.venv/bin:$$PATH" .venv/bin/python -m
+TEST_ENV := UNIFYLENS_HOME="$$PWD/build/test-home" UNIFYLENS_FIGURES="$$PWD/build/test-figures"
+
+help:
+	@echo "make reproduce  run all notebooks in order, save them, and print which claims hold"
+	@echo "make test       style, unit tests, then every notebook as a test, trained from nothing"
+	@echo "make lab        open the notebooks in JupyterLab"
+	@echo "make lock       renew requirements.lock with the newest versions that pyproject.toml allows"
+	@echo "make clean      remove .venv and build (trained runs in your cache folder stay)"
+	@echo "Each first installs into .venv if needed. Another Python: make test PYTHON=python3.12"
+
+reproduce: venv
+	@$(RUN) unifylens.reproduce
+
+test: venv
+	@$(RUN) ruff check
+	@$(RUN) ruff format --check
+	@rm -rf build/test-home build/test-figures
+	@$(TEST_ENV) $(RUN) pytest tests
+	@rm -rf build/test-home build/test-figures
+	@$(TEST_ENV) $(RUN) pytest --nbmake --nbmake-timeout=3000 notebooks/[0-9]*.ipynb
+	@echo "unifylens: all checks passed"
+
+lab: venv
+	@$(RUN) jupyterlab --ServerApp.root_dir=notebooks
+
+clean:
+	rm -rf .venv build
+
+# Installs unless the stamp, written last, is newer than what it was made from and was written in this very folder
+# (an environment that was moved or copied does not work).
+venv:
+	@version() { "$$1" -c '$(VERSION)' 2>/dev/null </dev/null; }; \
+	suitable() { case "$$(version "$$1")" in $(SUITABLE)) ;; *) return 1 ;; esac; }; \
+	if suitable .venv/bin/python && [ "$$(cat $(STAMP) 2>/dev/null)" = "$$(pwd -P)" ] \
+	  && [ $(STAMP) -nt requirements.lock ] && [ $(STAMP) -nt pyproject.toml ]; then exit 0; fi; \
+	if ! { suitable .venv/bin/python && .venv/bin/python -m pip --version >/dev/null 2>&1; }; then \
+	  found=""; chosen=""; \
+	  check() { \
+	    if suitable "$$1"; then chosen="$$1"; return 0; fi; \
+	    v="$$(version "$$1")"; [ -z "$$v" ] || found="$$found, $$1 is $$v"; return 1; }; \
+	  if [ -n "$$PYTHON" ]; then check "$$PYTHON" || [ -n "$$found" ] || found=", $$PYTHON does not run"; \
+	  else for p in $(CANDIDATES); do check "$$p" && break; done; fi; \
+	  if [ -z "$$chosen" ]; then \
+	    echo "unifylens needs Python 3.11, 3.12 or 3.13 (found: $$(echo "$${found:-, no Python}" | cut -c3-));" \
+	      "install one or name it, as in: make test PYTHON=/path/to/python3.12" >&2; exit 1; fi; \
+	  echo "unifylens: making .venv with $$chosen ($$(version "$$chosen"))"; \
+	  "$$chosen" -m venv --clear .venv || exit 1; \
+	fi; \
+	rm -f $(STAMP); \
+	echo "unifylens: installing into .venv (the first time a few minutes and gigabytes)"; \
+	.venv/bin/python -m pip install --disable-pip-version-check --progress-bar off -r requirements.lock \
+	&& .venv/bin/python -m pip install --disable-pip-version-check --no-deps --no-build-isolation -e . \
+	&& pwd -P > $(STAMP)
+
+# What torch brings for one platform only (CUDA) is left to pip; local versions such as "+cpu" exist on no index.
+lock: venv
+	@rm -rf build/lock && mkdir -p build
+	@.venv/bin/python -m venv build/lock
+	@build/lock/bin/python -m pip install --disable-pip-version-check --progress-bar off ".[notebooks,test]"
+	@{ echo "# The exact version of every package of unifylens with its extras, the same on every platform."; \
+	  echo "# \`make reproduce\`, \`make test\` and \`make lab\` install these. Renew with \`make lock\`, then \`make test\`."; \
+	  build/lock/bin/python -m pip --disable-pip-version-check freeze --all --exclude pip --exclude unifylens \
+	  | sed -e 's/+.*//' | tr 'A-Z_' 'a-z-' | grep -v -E '^(nvidia|cuda|triton|appnope|colorama|pywinpty)' \
+	  | LC_ALL=C sort; } > build/requirements.lock
+	@mv build/requirements.lock requirements.lock
+	@rm -rf build/lock
+	@echo "unifylens: requirements.lock renewed; bring environment.yml into line: make test says where they differ"

@@ -1,0 +1,221 @@
+"""Claims cannot pass without evidence and a control, and the README shows what was recorded."""
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import spearmanr
+
+from unifylens import claims, paths
+from unifylens.claims import CLAIMS, Claim, bootstrap_statistic, claims_table, load_records, record
+
+ROOT = Path(__file__).parents[1]
+SEEDS = range(5)
+HIGH = [0.90, 0.92, 0.94, 0.91, 0.93]
+LOW = [0.01, 0.02, 0.00, 0.03, 0.02]
+
+
+@pytest.fixture(autouse=True)
+def figures(tmp_path, monkeypatch):
+    monkeypatch.setenv("UNIFYLENS_FIGURES", str(tmp_path / "my figures"))
+    monkeypatch.delenv("UNIFYLENS_PROFILE", raising=False)
+    at_least = Claim("T1", "a | statement", "99_test", "gap", 0.8, "at least", "untrained", 0.1, "at most")
+    monkeypatch.setitem(CLAIMS, "T1", at_least)
+    monkeypatch.setitem(CLAIMS, "T2", replace(at_least, id="T2", threshold=0.1, direction="at most"))
+    return tmp_path / "my figures"
+
+
+def test_a_claim_that_holds(figures):
+    found = record("T1", effect=HIGH, control=LOW, seeds=SEEDS)
+    assert found.holds and found.check() is found
+    assert found.effect == pytest.approx(0.92)
+    assert 0.9 <= found.ci_low < 0.92 < found.ci_high <= 0.94
+    assert "\n" not in repr(found) and "T1 holds: gap 0.92" in repr(found)
+    assert set(json.loads((figures / "claims.json").read_text())[0]) == {
+        *("id", "statement", "notebook", "profile", "effect", "ci_low", "ci_high"),
+        *("seeds", "control", "threshold", "holds"),
+    }
+    assert load_records() == [found]
+
+
+def test_the_bound_decides_and_not_the_mean():
+    found = record("T1", effect=[0.5, 0.9, 0.95, 0.9, 0.95], control=LOW, seeds=SEEDS)
+    assert found.effect > 0.8 > found.ci_low and not found.holds
+    with pytest.raises(
+        AssertionError, match=r"T1 does NOT hold: gap 0\.84 .* needed at least 0\.8 \(lower bound\)"
+    ):
+        found.check()
+
+
+def test_the_control_decides_too():
+    assert not record("T1", effect=HIGH, control=HIGH, seeds=SEEDS).holds
+
+
+def test_at_most_looks_at_the_upper_bound():
+    assert record("T2", effect=LOW, control=LOW, seeds=SEEDS).holds
+    assert not record("T2", effect=[0.0, 0.0, 0.0, 0.3], control=LOW, seeds=range(4)).holds
+
+
+def test_equal_values_have_an_interval_of_no_width():
+    found = record("T1", effect=[1.0, 1.0], control=[0.0, 0.0], seeds=[0, 1])
+    assert (found.effect, found.ci_low, found.ci_high, found.holds) == (1.0, 1.0, 1.0, True)
+
+
+@given(st.lists(st.floats(-1, 1), min_size=2, max_size=6))
+def test_every_interval_is_finite_and_within_the_data(values):
+    mean, low, high = claims._mean_interval(np.array(values))
+    slack = 1e-9
+    assert min(values) - slack <= low <= high <= max(values) + slack
+    assert min(values) - slack <= mean <= max(values) + slack
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"control": None}, "control of T1: got None; allowed: two or more finite"),
+        ({"control": []}, "control of T1"),
+        ({"control": [0.1]}, "control of T1"),
+        ({"control": [0.1, float("nan")]}, "control of T1"),
+        ({"effect": [0.9, 0.9, 0.9, 0.9, float("inf")]}, "effect of T1"),
+        ({"effect": np.ones((5, 2))}, "effect of T1"),
+        ({"effect": HIGH[:4]}, "effect of T1: got 4 values; allowed: one for each of 5 seeds"),
+        ({"effect": None}, "effect and interval of T1: give one"),
+        ({"interval": (0.9, 0.8, 1.0)}, "effect and interval of T1: give one"),
+        ({"effect": None, "interval": (0.9, 1.0, 0.8)}, "interval of T1"),
+        ({"effect": [0.9], "seeds": [0]}, r"seeds of T1: got \[0\]; allowed: two or more different"),
+        ({"seeds": [0, 0, 1, 2, 3]}, "seeds of T1"),
+    ],
+)
+def test_what_cannot_be_recorded(figures, change, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        record("T1", **({"effect": HIGH, "control": LOW, "seeds": SEEDS} | change))
+    assert not figures.exists()
+
+
+def test_a_control_cannot_be_left_out():
+    with pytest.raises(TypeError, match="control"):
+        record("T1", effect=HIGH, seeds=SEEDS)
+
+
+def test_an_unknown_claim_names_its_neighbour():
+    with pytest.raises(ValueError, match=r"got 'C12'; allowed: C1, .* did you mean 'C\d"):
+        record("C12", effect=HIGH, control=LOW, seeds=SEEDS)
+
+
+def test_records_are_replaced_and_kept_in_the_registry_order(figures):
+    for claim in ("T2", "C10", "T1", "C1", "C10"):
+        record(claim, effect=HIGH, control=LOW, seeds=SEEDS)
+    assert [r.id for r in load_records()] == ["C1", "C10", "T1", "T2"]
+    assert [p.name for p in figures.iterdir()] == ["claims.json"]
+
+
+def test_a_statistic_over_models():
+    x = np.arange(12.0)
+    effect, low, high = bootstrap_statistic(lambda a, b: spearmanr(a, b).statistic, x, x**2)
+    assert effect == pytest.approx(1) and low == pytest.approx(1) and high == pytest.approx(1)
+    noise = np.random.default_rng(0).normal(size=12)
+    assert bootstrap_statistic(np.mean, noise) == bootstrap_statistic(np.mean, noise)
+    assert record("T1", interval=(effect, low, high), control=LOW, seeds=SEEDS).holds
+
+
+def test_models_that_go_together_are_drawn_together():
+    values = np.repeat(np.random.default_rng(1).normal(size=6), 20)
+    _, low, high = bootstrap_statistic(np.mean, values)
+    _, group_low, group_high = bootstrap_statistic(np.mean, values, groups=np.repeat(range(6), 20))
+    assert group_high - group_low > 3 * (high - low)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "groups", "complaint"),
+    [
+        ([[1, 2, 3], [1, 2]], None, r"arrays: got lengths \[3, 2\]"),
+        ([[1]], None, "arrays"),
+        ([], None, "arrays"),
+        ([[1, 2, 3]], [0, 0], "groups: got 2 labels"),
+        ([[1, 2, 3]], [0, 0, 0], "groups: got 1 group"),
+    ],
+)
+def test_what_cannot_be_bootstrapped(arrays, groups, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        bootstrap_statistic(lambda *a: 0.0, *arrays, groups=groups)
+
+
+def test_an_undefined_statistic_is_refused():
+    with pytest.raises(ValueError, match="got nan on the data"):
+        bootstrap_statistic(lambda a, b: spearmanr(a, b).statistic, np.ones(5), np.arange(5))
+
+
+def test_the_table_is_markdown_and_shows_what_does_not_hold():
+    holds = record("T1", effect=HIGH, control=LOW, seeds=SEEDS)
+    fails = record("T2", effect=HIGH, control=LOW, seeds=SEEDS)
+    lines = claims_table([holds, fails]).splitlines()
+    assert all(len(re.findall(r"(?<!\\)\|", line)) == 8 for line in lines)
+    assert lines[2].startswith(r"| T1 | a \| statement | gap: 0.92 [") and lines[2].endswith("| yes |")
+    assert lines[3].endswith("| at most 0.1 (upper bound) | **no** |")
+
+
+def test_the_readme_block_is_renewed_and_nothing_else():
+    found = record("T1", effect=HIGH, control=LOW, seeds=SEEDS)
+    text = f"before\n{claims.README_START}\nstale rows\n{claims.README_END}\nafter\n"
+    once = claims.readme_with(text, [found])
+    assert once == claims.readme_with(once, [found])
+    assert (
+        once.startswith("before\n")
+        and once.endswith("\nafter\n")
+        and "stale" not in once
+        and "| T1 |" in once
+    )
+    with pytest.raises(ValueError, match=r"README\.md: needs the lines"):
+        claims.readme_with("no marks", [found])
+
+
+def test_the_registry_is_sound():
+    for key, claim in CLAIMS.items():
+        assert key == claim.id
+        assert {claim.direction, claim.control_direction} <= {"at least", "at most"}
+        assert claim.effect_name and claim.control_name and claim.statement.endswith(".") == (key[0] != "T")
+
+
+def test_the_committed_records_were_judged_by_the_registry(monkeypatch):
+    monkeypatch.setenv("UNIFYLENS_FIGURES", str(ROOT / "figures"))
+    for r in load_records():
+        claim = CLAIMS[r.id]
+        assert (r.threshold, r.control["threshold"]) == (claim.needs, claim.control_needs)
+        assert (r.statement, r.notebook, r.control["name"]) == (
+            claim.statement,
+            claim.notebook,
+            claim.control_name,
+        )
+        assert r.holds == claim.holds(r.ci_low, r.ci_high, r.control["value"])
+        assert (ROOT / "notebooks" / f"{r.notebook}.ipynb").exists()
+
+
+def test_the_readme_shows_the_committed_records(monkeypatch):
+    monkeypatch.setenv("UNIFYLENS_FIGURES", str(ROOT / "figures"))
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert readme == claims.readme_with(readme, load_records()), "run: python -m unifylens.claims"
+
+
+def test_folders(monkeypatch, tmp_path):
+    (tmp_path / "project" / "notebooks").mkdir(parents=True)
+    monkeypatch.delenv("UNIFYLENS_FIGURES")
+    monkeypatch.chdir(tmp_path / "project" / "notebooks")
+    assert paths.figures_dir() == tmp_path / "project" / "figures"
+    monkeypatch.setenv("UNIFYLENS_HOME", str(tmp_path / "runs"))
+    assert paths.home() == tmp_path / "runs"
+    monkeypatch.delenv("UNIFYLENS_HOME")
+    assert paths.home().name == "unifylens"
+
+
+def test_profile(monkeypatch):
+    assert paths.profile() == "quick"
+    monkeypatch.setenv("UNIFYLENS_PROFILE", "full")
+    assert paths.profile() == "full"
+    monkeypatch.setenv("UNIFYLENS_PROFILE", "huge")
+    with pytest.raises(ValueError, match="UNIFYLENS_PROFILE is 'huge'; allowed: 'quick' or 'full'"):
+        paths.profile()

@@ -1,0 +1,38 @@
+"""Where things are kept, and how large the experiments are: the three settings a user may change."""
+
+import os
+from pathlib import Path
+
+import platformdirs
+
+PROFILES = ("quick", "full")
+
+
+def home() -> Path:
+    """Folder of the trained runs: `UNIFYLENS_HOME`, else the user's cache folder."""
+    chosen = os.environ.get("UNIFYLENS_HOME")
+    return Path(chosen).expanduser().absolute() if chosen else Path(platformdirs.user_cache_dir("unifylens"))
+
+
+def project_dir() -> Path:
+    """Nearest folder with `notebooks` in it, from the working directory upwards; else the former."""
+    here = Path.cwd()
+    return next((d for d in (here, *here.parents) if (d / "notebooks").is_dir()), here)
+
+
+def figures_dir() -> Path:
+    """Folder of the figures and `claims.json`: `UNIFYLENS_FIGURES`, else `figures` beside `notebooks`."""
+    chosen = os.environ.get("UNIFYLENS_FIGURES")
+    return Path(chosen).expanduser().absolute() if chosen else project_dir() / "figures"
+
+
+def profile() -> str:
+    """Size of the experiments: `UNIFYLENS_PROFILE`, `quick` (a laptop) unless set.
+
+    Raises:
+        ValueError: if it is neither `quick` nor `full`.
+    """
+    chosen = os.environ.get("UNIFYLENS_PROFILE") or "quick"
+    if chosen not in PROFILES:
+        raise ValueError(f"UNIFYLENS_PROFILE is {chosen!r}; allowed: {' or '.join(map(repr, PROFILES))}")
+    return chosen
