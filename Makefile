@@ -38,7 +38,7 @@ test: venv
 	@echo "unifylens: all checks passed"
 
 lab: venv
-	@$(RUN) jupyterlab --ServerApp.root_dir=notebooks
+	@$(RUN) jupyterlab --ServerApp.root_dir=notebooks --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate
 
 clean:
 	rm -rf .venv build
