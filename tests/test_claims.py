@@ -46,9 +46,7 @@ def test_a_claim_that_holds(figures):
 def test_the_bound_decides_and_not_the_mean():
     found = record("T1", effect=[0.5, 0.9, 0.95, 0.9, 0.95], control=LOW, seeds=SEEDS)
     assert found.effect > 0.8 > found.ci_low and not found.holds
-    with pytest.raises(
-        AssertionError, match=r"T1 does NOT hold: gap 0\.84 .* needed at least 0\.8 \(lower bound\)"
-    ):
+    with pytest.raises(AssertionError, match=r"T1 does NOT hold: gap 0\.84 .* needed at least 0\.8 \(lower bound\)"):
         found.check()
 
 
@@ -164,12 +162,7 @@ def test_the_readme_block_is_renewed_and_nothing_else():
     text = f"before\n{claims.README_START}\nstale rows\n{claims.README_END}\nafter\n"
     once = claims.readme_with(text, [found])
     assert once == claims.readme_with(once, [found])
-    assert (
-        once.startswith("before\n")
-        and once.endswith("\nafter\n")
-        and "stale" not in once
-        and "| T1 |" in once
-    )
+    assert once.startswith("before\n") and once.endswith("\nafter\n") and "stale" not in once and "| T1 |" in once
     with pytest.raises(ValueError, match=r"README\.md: needs the lines"):
         claims.readme_with("no marks", [found])
 

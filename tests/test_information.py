@@ -60,9 +60,7 @@ def test_two_dimensions_against_the_sums_written_out(joint):
 @given(tables(3))
 def test_three_dimensions_against_the_mean_over_the_condition(joint):
     p = joint / joint.sum()
-    expected = sum(
-        p[..., c].sum() * mutual_information(p[..., c]) for c in range(p.shape[2]) if p[..., c].any()
-    )
+    expected = sum(p[..., c].sum() * mutual_information(p[..., c]) for c in range(p.shape[2]) if p[..., c].any())
     assert conditional_mutual_information(joint) == pytest.approx(expected, abs=1e-12)
 
 

@@ -79,9 +79,7 @@ def test_a_notebook_that_fails_is_left_as_it_was(project, capsys):
 
 def test_a_claim_that_does_not_hold_fails_the_run_and_is_shown(project, capsys):
     write(project, "01_the_dish.ipynb", "x = 1")
-    record = (
-        "from unifylens.claims import record\nrecord('C3', effect=[0, 0.1], control=[0, 0], seeds=[0, 1])"
-    )
+    record = "from unifylens.claims import record\nrecord('C3', effect=[0, 0.1], control=[0, 0], seeds=[0, 1])"
     write(project, "02_other.ipynb", record)
     assert reproduce.main(["01", "02"]) == 1
     out = capsys.readouterr().out

@@ -1,1 +1,46 @@
 """Grow tiny multilingual Transformers in a dish and see what makes a fact one representation or two."""
+
+from unifylens import claims, measures, phases, plots
+from unifylens.config import (
+    CorpusChange,
+    CorpusConfig,
+    Experiment,
+    LanguageConfig,
+    ModelConfig,
+    TrainConfig,
+    WorldConfig,
+)
+from unifylens.corpus import Corpus, parallel_window
+from unifylens.evaluate import transfer, unification
+from unifylens.model import build_model, untrained_like
+from unifylens.paths import profile
+from unifylens.store import Run
+from unifylens.train import Sweep, sweep, train, train_many
+from unifylens.world import World
+
+__all__ = [
+    "Corpus",
+    "CorpusChange",
+    "CorpusConfig",
+    "Experiment",
+    "LanguageConfig",
+    "ModelConfig",
+    "Run",
+    "Sweep",
+    "TrainConfig",
+    "World",
+    "WorldConfig",
+    "build_model",
+    "claims",
+    "measures",
+    "parallel_window",
+    "phases",
+    "plots",
+    "profile",
+    "sweep",
+    "train",
+    "train_many",
+    "transfer",
+    "unification",
+    "untrained_like",
+]

@@ -136,8 +136,7 @@ CLAIMS: dict[str, Claim] = {
         ),
         Claim(
             id="C10",
-            statement="The unification score predicts transfer, so it can choose among checkpoints and "
-            "models.",
+            statement="The unification score predicts transfer, so it can choose among checkpoints and models.",
             notebook="04_unification_and_transfer",
             effect_name="rank correlation of score and transfer over models",
             threshold=0.6,
@@ -331,9 +330,7 @@ def claims_table(records: Iterable[Record]) -> str:
 
 def claims_text(records: Iterable[Record]) -> str:
     """The same table for a terminal: two lines for each claim."""
-    return "\n".join(
-        f"{r.id:<4} {'holds' if r.holds else 'NO':<6} {r.statement}\n{'':12}{r._found()}" for r in records
-    )
+    return "\n".join(f"{r.id:<4} {'holds' if r.holds else 'NO':<6} {r.statement}\n{'':12}{r._found()}" for r in records)
 
 
 def readme_with(readme: str, records: Iterable[Record]) -> str:

@@ -146,7 +146,10 @@ class TrainConfig(Config):
     lr: Annotated[float, Field(gt=0.0)] = 3e-3
     weight_decay: Annotated[float, Field(ge=0.0)] = 2.0
     """Decoupled decay (AdamW) of embeddings and weight matrices; biases and normalisation are left alone."""
-    betas: tuple[Annotated[float, Field(ge=0.0, lt=1.0)], Annotated[float, Field(ge=0.0, lt=1.0)]] = (0.9, 0.98)
+    betas: tuple[Annotated[float, Field(ge=0.0, lt=1.0)], Annotated[float, Field(ge=0.0, lt=1.0)]] = (
+        0.9,
+        0.98,
+    )
     warmup: Annotated[int, Field(ge=0)] = 50
     schedule: Literal["cosine", "constant"] = "cosine"
     final_lr: Share = 0.1
@@ -163,9 +166,7 @@ class TrainConfig(Config):
     @model_validator(mode="after")
     def _cycles_hold_the_warm_up(self) -> Self:
         if self.warmup * self.cycles >= self.steps:
-            raise ValueError(
-                f"warmup={self.warmup} times cycles={self.cycles} must stay below steps={self.steps}."
-            )
+            raise ValueError(f"warmup={self.warmup} times cycles={self.cycles} must stay below steps={self.steps}.")
         return self
 
     def lr_at(self, step: int) -> float:
@@ -216,9 +217,7 @@ class Experiment(Config):
                 )
         steps = [change.step for change in self.changes]
         if steps != sorted(set(steps)) or (steps and steps[-1] >= self.train.steps):
-            raise ValueError(
-                f"changes: steps {steps} must rise and stay below train.steps={self.train.steps}."
-            )
+            raise ValueError(f"changes: steps {steps} must rise and stay below train.steps={self.train.steps}.")
         return self
 
     def stages(self) -> list[tuple[int, int, CorpusConfig]]:

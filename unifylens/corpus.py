@@ -295,9 +295,7 @@ class Corpus:
         world = self.world
         joint = np.zeros((world.n_objects, world.n_relations * self.n_languages))
         for language in range(self.n_languages):
-            np.add.at(
-                joint, (world.object, world.relation * self.n_languages + language), self.exposure[language]
-            )
+            np.add.at(joint, (world.object, world.relation * self.n_languages + language), self.exposure[language])
         return conditional_entropy(joint) * NATS_PER_BIT
 
     def statistics(self) -> pd.DataFrame:
@@ -325,15 +323,30 @@ class Corpus:
         for language, name in zip(range(self.n_languages), (lang.name for lang in self.languages), strict=True):
             rows.append((f"exposure of language {name}", float(exposure[language].sum()), "share", "of all examples"))
         rows += [
-            ("I(fact; language)", mutual_information(exposure.T), "bits", "what a fact tells about its language"),
+            (
+                "I(fact; language)",
+                mutual_information(exposure.T),
+                "bits",
+                "what a fact tells about its language",
+            ),
             (
                 "I(object; language | relation)",
                 conditional_mutual_information(by_object),
                 "bits",
                 "what an answer tells about the language, the relation given",
             ),
-            ("I(subject; language)", mutual_information(by_subject), "bits", "what a subject tells about the language"),
-            ("no-knowledge baseline", self.baseline, "nats", "H(answer | relation, language): loss without facts"),
+            (
+                "I(subject; language)",
+                mutual_information(by_subject),
+                "bits",
+                "what a subject tells about the language",
+            ),
+            (
+                "no-knowledge baseline",
+                self.baseline,
+                "nats",
+                "H(answer | relation, language): loss without facts",
+            ),
         ]
         weights = exposure.ravel()
         per_slot = {slot: self.position(slot) for slot in self._rendered[1][0] if slot != "object"}

@@ -9,7 +9,6 @@ import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from tqdm.auto import tqdm
 from transformer_lens import HookedTransformer
 
 from unifylens import measures
@@ -129,16 +128,29 @@ def layer_names(n_layers: int) -> list[str]:
 
 @torch.no_grad()
 def run_prompts(
-    model: HookedTransformer, prompts: Int[Tensor, "row pos"], position: int = -1, progress: bool = False
+    model: HookedTransformer, prompts: Int[Tensor, "row pos"], position: int = -1
 ) -> tuple[Float[Tensor, "row vocab"], list[Float[Tensor, "row d_model"]]]:
     """Logits at the last position, and the residual stream at `position`, by layer from the embedding on."""
     names = layer_names(model.cfg.n_layers)
     logits, states = [], []
-    for batch in tqdm(prompts.split(BATCH_ROWS), desc="prompts", disable=not progress, leave=False):
+    for batch in prompts.split(BATCH_ROWS):
         out, cache = model.run_with_cache(batch, names_filter=names)
         logits.append(out[:, -1].float().cpu())
         states.append([cache[name][:, position].float().cpu() for name in names])
     return torch.cat(logits), [torch.cat(parts) for parts in zip(*states, strict=True)]
+
+
+def states(
+    model: HookedTransformer, corpus: Corpus, facts: Int[np.ndarray, " fact"], position: str = "answer"
+) -> Float[Tensor, "layer language fact d_model"]:
+    """Residual stream of facts in every language, from the embedding to after the last block.
+
+    `position` is a slot of the prompt; `answer` is the last token before it. The order of `facts` is kept.
+    Raises ValueError if the model does not fit the corpus or the slot does not exist.
+    """
+    corpus.check_model(model.cfg.d_vocab, model.cfg.n_ctx)
+    _, by_layer = run_prompts(model, corpus.prompts(corpus.rows(facts)), corpus.position(position))
+    return torch.stack(by_layer).unflatten(1, (corpus.n_languages, len(facts)))
 
 
 def transfer(model: HookedTransformer, corpus: Corpus) -> pd.DataFrame:

@@ -9,7 +9,7 @@ import numpy as np
 from unifylens.config import LanguageConfig, rng
 from unifylens.world import World
 
-ONSETS = list("bdfgklmnprstvz") + ["ch", "sh", "tr", "kl"]
+ONSETS = [*"bdfgklmnprstvz", "ch", "sh", "tr", "kl"]
 VOWELS = ["a", "e", "i", "o", "u", "ai", "ou"]
 
 

@@ -6,13 +6,12 @@ model ran.
 """
 
 import numpy as np
+import sklearn
 import torch
 from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 from scipy import stats
 from sklearn.linear_model import RidgeClassifier
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 __all__ = [
@@ -22,6 +21,7 @@ __all__ = [
     "language_probe",
     "object_choice",
     "partial_rank_correlation",
+    "shuffled",
     "similarity_matrix",
     "unification",
     "unification_variants",
@@ -52,6 +52,20 @@ def unification(x: Float[Tensor, "fact d_model"], y: Float[Tensor, "fact d_model
     """
     u, v = _paired_units(x, y)
     return _score(_matched(u, v), _baseline(u, v))
+
+
+def shuffled(
+    x: Float[Tensor, "fact d_model"],
+    y: Float[Tensor, "fact d_model"],
+    relation: Int[Tensor, " fact"],
+    seed: int = 0,
+) -> float:
+    """Control of `unification`: every fact is paired with a random other fact of its relation.
+
+    Facts alone in their relation are left out; nan if all are, and as for `unification`. Raises as it does.
+    """
+    u, v = _paired_units(x, y)
+    return _score(_mismatched(u, v, _labels(relation, "relation", len(u)), seed), _baseline(u, v))
 
 
 def unification_variants(
@@ -111,9 +125,7 @@ def _paired_units(
     """Both languages' states at length one, once it is sure that they can be compared."""
     x, y = _states(x, "x"), _states(y, "y")
     if x.shape != y.shape:
-        raise ValueError(
-            f"y has shape {list(y.shape)} and x {list(x.shape)}; row i of both must be the same fact"
-        )
+        raise ValueError(f"y has shape {list(y.shape)} and x {list(x.shape)}; row i of both must be the same fact")
     if len(x) < 2:
         raise ValueError(f"x and y hold {len(x)} fact(s); a baseline of different facts needs at least 2")
     return _units(x), _units(y)
@@ -223,9 +235,7 @@ def similarity_matrix(states: Float[Tensor, "row d_model"]) -> Float[Tensor, "ro
     return (u @ u.T).clamp(-1.0, 1.0)
 
 
-def checkerboard_contrast(
-    states_a: Float[Tensor, "fact d_model"], states_b: Float[Tensor, "fact d_model"]
-) -> float:
+def checkerboard_contrast(states_a: Float[Tensor, "fact d_model"], states_b: Float[Tensor, "fact d_model"]) -> float:
     """How far language dominates the similarity matrix of two languages' states of the same facts; in
     cosines.
 
@@ -269,11 +279,12 @@ def language_probe(
     for train in (first, ~first):
         if len(np.unique(language[train])) < 2:
             held = np.unique(group[train]).tolist()
-            raise ValueError(
-                f"language has one value in groups {held}; each half of the groups needs at least 2"
-            )
-        probe = make_pipeline(StandardScaler(), RidgeClassifier()).fit(states[train], language[train])
-        accuracies.append(probe.score(states[~train], language[~train]))
+            raise ValueError(f"language has one value in groups {held}; each half of the groups needs at least 2")
+        mean, spread = states[train].mean(0), states[train].std(0)
+        standard = (states - mean) / np.where(spread > 0, spread, 1.0)
+        with sklearn.config_context(assume_finite=True, skip_parameter_validation=True):
+            probe = RidgeClassifier().fit(standard[train], language[train])
+            accuracies.append(np.mean(probe.predict(standard[~train]) == language[~train]))
     return float(np.mean(accuracies))
 
 
@@ -320,9 +331,7 @@ def answer_types(
     return codes
 
 
-def object_choice(
-    logits: Float[Tensor, "row vocab"], choices: Bool[Tensor, "row vocab"]
-) -> Int[Tensor, " row"]:
+def object_choice(logits: Float[Tensor, "row vocab"], choices: Bool[Tensor, "row vocab"]) -> Int[Tensor, " row"]:
     """The likeliest allowed token of each row: the calibrated choice among a relation's objects.
 
     Raises ValueError for unequal shapes, a row without an allowed token, or logits that are nan.
@@ -332,9 +341,7 @@ def object_choice(
     if choices.dtype != torch.bool:
         raise ValueError(f"choices has dtype {choices.dtype}; it must be torch.bool")
     if not (allowed := choices.any(-1)).all():
-        raise ValueError(
-            f"choices allows no token in row {int((~allowed).nonzero()[0])}; it must allow at least 1"
-        )
+        raise ValueError(f"choices allows no token in row {int((~allowed).nonzero()[0])}; it must allow at least 1")
     if logits.isnan().any():
         raise ValueError("logits holds nan; every logit must be a number")
     # A forbidden token must lose even to an allowed one at -inf, hence two steps and not one masked argmax.
@@ -358,13 +365,9 @@ def partial_rank_correlation(
     x, y, covariate = (np.asarray(values, dtype=np.float64) for values in (x, y, covariate))
     covariate = covariate.reshape(len(covariate), -1)
     if x.ndim != 1 or x.shape != y.shape or len(covariate) != len(x):
-        raise ValueError(
-            f"x, y, covariate have {x.shape}, {y.shape}, {covariate.shape}; lengths must be equal"
-        )
+        raise ValueError(f"x, y, covariate have {x.shape}, {y.shape}, {covariate.shape}; lengths must be equal")
     if len(x) < (least := covariate.shape[1] + 3):
-        raise ValueError(
-            f"x has {len(x)} rows; with {covariate.shape[1]} covariate(s) it needs at least {least}"
-        )
+        raise ValueError(f"x has {len(x)} rows; with {covariate.shape[1]} covariate(s) it needs at least {least}")
     if not all(np.isfinite(values).all() for values in (x, y, covariate)):
         raise ValueError("x, y or covariate holds nan or infinity; all values must be finite")
     ranks = np.column_stack([np.ones(len(x)), stats.rankdata(covariate, axis=0)])

@@ -68,9 +68,7 @@ def execute(path: Path) -> None:
             try:
                 client.execute_cell(cell, index, execution_count=number)
             except CellExecutionError as error:
-                raise NotebookError(
-                    f"{path.name}, code cell {number}: {error.ename}: {error.evalue}"
-                ) from error
+                raise NotebookError(f"{path.name}, code cell {number}: {error.ename}: {error.evalue}") from error
             except DeadKernelError as error:
                 raise NotebookError(f"{path.name}, code cell {number}: the kernel died") from error
             bar.update()
@@ -99,9 +97,7 @@ def _renew_readme() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; 0 if every notebook ran and every claim of theirs holds, else 1."""
-    parser = argparse.ArgumentParser(
-        prog="python -m unifylens.reproduce", description=__doc__.splitlines()[0]
-    )
+    parser = argparse.ArgumentParser(prog="python -m unifylens.reproduce", description=__doc__.splitlines()[0])
     parser.add_argument("only", nargs="*", metavar="NOTEBOOK", help="first letters of notebooks, such as 01")
     parser.add_argument("--profile", choices=PROFILES, help="default: UNIFYLENS_PROFILE, else quick")
     options = parser.parse_args(arguments)
@@ -112,9 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = [p for p in found if not options.only or p.name.startswith(tuple(options.only))]
     unmatched = [o for o in options.only if not any(p.name.startswith(o) for p in found)]
     if unmatched or not chosen:
-        parser.error(
-            f"no notebook {' or '.join(unmatched)} among: {', '.join(p.name for p in found) or 'none'}"
-        )
+        parser.error(f"no notebook {' or '.join(unmatched)} among: {', '.join(p.name for p in found) or 'none'}")
 
     start = time.monotonic()
     for path in chosen:

@@ -19,8 +19,8 @@ ACTIVATIONS = {"gelu": F.gelu, "relu": F.relu}
 NORMALIZATIONS = ("LN", "LNPre", "RMS", "RMSPre", None)
 
 
-def stack_parameters(models: list[HookedTransformer]) -> Parameters:
-    """The models' own parameters with a leading K, as leaves that require gradients.
+def stack_parameters(models: list[HookedTransformer], device: torch.device | str = "cpu") -> Parameters:
+    """The models' own parameters with a leading K on a device, as leaves that require gradients.
 
     Raises ValueError for no model, for models of different shapes, or a shape that `forward` does not compute.
     """
@@ -33,7 +33,7 @@ def stack_parameters(models: list[HookedTransformer]) -> Parameters:
             raise ValueError(f"models[{index}] differs in shape from models[0] at {sorted(names)[:3]}.")
     check_supported(models[0].cfg)
     members = [dict(model.named_parameters()) for model in models]
-    return {n: torch.stack([m[n].detach() for m in members]).requires_grad_() for n in members[0]}
+    return {n: torch.stack([m[n].detach() for m in members]).to(device).requires_grad_() for n in members[0]}
 
 
 def check_supported(cfg: HookedTransformerConfig) -> None:
@@ -80,7 +80,7 @@ def forward(
     d_model, n_heads, d_head = cfg.d_model, cfg.n_heads, cfg.d_head
     p = parameters
     same_query = None
-    if query is not None and bool((query == query[0, 0]).all()):
+    if query is not None and bool((query == query[0, 0]).all()):  # slicing is cheaper than gathering
         same_query = int(query[0, 0])
 
     def at_query(x: Tensor) -> Tensor:
@@ -142,3 +142,29 @@ def forward(
         logits=logits.view(*shape, cfg.d_vocab),
         residual=[state.reshape(*shape, d_model) for state in states],
     )
+
+
+class _CrossEntropy(torch.autograd.Function):
+    """Cross-entropy whose gradient is written where the probabilities stand: the logits are the largest tensor."""
+
+    @staticmethod
+    def forward(ctx, logits: Tensor, due: Tensor) -> Tensor:
+        log_normalizer = logits.logsumexp(-1)
+        ctx.save_for_backward(logits, log_normalizer, due)
+        return log_normalizer - logits.gather(-1, due[..., None])[..., 0]
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+        logits, log_normalizer, due = ctx.saved_tensors
+        out = (logits - log_normalizer[..., None]).exp_().mul_(gradient[..., None])
+        out.scatter_add_(-1, due[..., None], -gradient[..., None])
+        return out, None
+
+
+def mean_cross_entropy(
+    logits: Float[Tensor, "model token d_vocab"], due: Int[Tensor, "model token"], ignore: int = 0
+) -> Float[Tensor, " model"]:
+    """Mean loss of each model in nats, over the tokens that are not `ignore` (padding)."""
+    counted = due != ignore
+    return (_CrossEntropy.apply(logits, due) * counted).sum(1) / counted.sum(1)

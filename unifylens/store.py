@@ -27,7 +27,12 @@ from unifylens.model import build_model
 DATA_FORMAT = 1
 """Part of every run's key. Raise it when training or what is stored changes, so that no old run is reused."""
 
-WEIGHTS, HISTORY, EXPERIMENT, MANIFEST = "weights.safetensors", "history.parquet", "experiment.json", "manifest.json"
+WEIGHTS, HISTORY, EXPERIMENT, MANIFEST = (
+    "weights.safetensors",
+    "history.parquet",
+    "experiment.json",
+    "manifest.json",
+)
 
 
 class Run:
@@ -67,7 +72,7 @@ class Run:
     def steps(self) -> list[int]:
         """Steps whose weights are kept."""
         with safe_open(self.folder / WEIGHTS, framework="pt") as file:
-            return sorted({int(name.split("/")[0]) for name in file.keys()})  # noqa: SIM118
+            return sorted({int(name.split("/")[0]) for name in file.keys()})
 
     def checkpoint(self, step: int) -> HookedTransformer:
         """The model after `step` steps. Raises ValueError for a step that was not kept."""
@@ -79,7 +84,7 @@ class Run:
         model = build_model(self.experiment.model, self.corpus.d_vocab, self.corpus.n_ctx, self.experiment.seed)
         prefix = f"{step}/"
         with safe_open(self.folder / WEIGHTS, framework="pt") as file:
-            names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118
+            names = [name for name in file.keys() if name.startswith(prefix)]
             weights = {name.removeprefix(prefix): file.get_tensor(name) for name in names}
         model.load_state_dict(weights, strict=False)
         return model
@@ -176,7 +181,7 @@ class Progress:
         try:
             with safe_open(self.path, framework="pt") as file:
                 metadata = file.metadata()
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                tensors = {name: file.get_tensor(name) for name in file.keys()}
             intact = _tensor_digest(tensors, metadata["state"]) == metadata["sha256"]
         except (OSError, SafetensorError, KeyError, TypeError):
             intact = False

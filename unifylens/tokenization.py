@@ -27,7 +27,12 @@ class WordTokenizer:
         """Special tokens, a tag per language, then every word once, in the languages' order."""
         words = [PAD, BOS, *(language_tag(language) for language in languages)]
         for language in languages:
-            words += [*language.subjects, *language.relations, *language.objects, *language.function_words.values()]
+            words += [
+                *language.subjects,
+                *language.relations,
+                *language.objects,
+                *language.function_words.values(),
+            ]
         vocabulary = tuple(dict.fromkeys(words))
         return cls(vocabulary, {word: i for i, word in enumerate(vocabulary)})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import signal
 import threading
@@ -14,8 +15,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -24,7 +25,7 @@ from unifylens.config import Experiment, torch_seed
 from unifylens.corpus import Corpus
 from unifylens.evaluate import BATCH_ROWS, Questions
 from unifylens.model import build_model
-from unifylens.stack import forward, stack_parameters, unstack
+from unifylens.stack import forward, mean_cross_entropy, stack_parameters, unstack
 from unifylens.store import Run
 
 STACK_SIZE = 16
@@ -48,8 +49,12 @@ def sweep(experiment: Experiment, over: Mapping[str, Iterable[Any]], *, progress
         if not options:
             raise ValueError(f"over[{name!r}] is empty; allowed: at least one value.")
     dials = [dict(zip(values, combination, strict=True)) for combination in itertools.product(*values.values())]
-    runs = train_many([experiment.replace(**dial) for dial in dials], progress=progress)
-    return Sweep(runs, dials)
+    return train_design([(dial, experiment.replace(**dial)) for dial in dials], progress=progress)
+
+
+def train_design(design: Sequence[tuple[dict[str, Any], Experiment]], *, progress: bool = True) -> Sweep:
+    """Train labelled experiments that are no grid: `[({"condition": "early"}, experiment), ...]`."""
+    return Sweep(train_many([e for _, e in design], progress=progress), [labels for labels, _ in design])
 
 
 class Sweep(Sequence[Run]):
@@ -60,7 +65,7 @@ class Sweep(Sequence[Run]):
         self.runs = runs
         self.dials = dials
 
-    def __getitem__(self, index):  # noqa: ANN001, ANN204
+    def __getitem__(self, index):
         """One run by number."""
         return self.runs[index]
 
@@ -72,7 +77,8 @@ class Sweep(Sequence[Run]):
     def history(self) -> pd.DataFrame:
         """All histories, the settings in front."""
         return pd.concat(
-            [run.history.assign(**dial) for run, dial in zip(self.runs, self.dials, strict=True)], ignore_index=True
+            [run.history.assign(**dial) for run, dial in zip(self.runs, self.dials, strict=True)],
+            ignore_index=True,
         )
 
     @property
@@ -180,10 +186,27 @@ def _train_stack(experiments: list[Experiment], bar: tqdm) -> list[Run]:
     return trainer.finish()
 
 
+def device() -> torch.device:
+    """Where models train: the GPU where torch sees one (hide it with `CUDA_VISIBLE_DEVICES=`), else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc reuse large buffers: handing them back and forth costs a quarter of a step on a CPU."""
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):  # not glibc
+        return
+    trim_threshold, mmap_threshold, largest = -1, -3, 2**31 - 1
+    mallopt(trim_threshold, largest)
+    mallopt(mmap_threshold, largest)
+
+
 class _Stack:
     """K models of one shape on their way."""
 
     def __init__(self, experiments: list[Experiment]) -> None:
+        _keep_freed_memory()
         self.experiments = experiments
         self.config = experiments[0].train
         self.evaluation_steps = set(self.config.evaluation_steps())
@@ -194,24 +217,27 @@ class _Stack:
             Questions.sample(corpus, self.config.eval_facts, e.seed)
             for e, corpus in zip(experiments, self.corpora, strict=True)
         ]
-        self.sequences = torch.stack([corpus.sequences for corpus in self.corpora])
+        self.device = device()
+        self.sequences = torch.stack([corpus.sequences for corpus in self.corpora]).to(self.device)
         answer_positions = [self.corpora[0].position("answer", t) for t in range(len(self.corpora[0].templates))]
-        self.answer_positions = torch.tensor(answer_positions)
+        self.answer_positions = torch.tensor(answer_positions, device=self.device)
         corpus = self.corpora[0]
         models = [build_model(e.model, corpus.d_vocab, corpus.n_ctx, e.seed) for e in experiments]
         self.cfg = models[0].cfg
-        self.parameters = stack_parameters(models)
+        self.parameters = stack_parameters(models, self.device)
         decayed = [p for name, p in self.parameters.items() if ".W_" in name]
         others = [p for name, p in self.parameters.items() if ".W_" not in name]
         self.optimizer = torch.optim.AdamW(
-            [{"params": decayed, "weight_decay": self.config.weight_decay}, {"params": others, "weight_decay": 0.0}],
+            [
+                {"params": decayed, "weight_decay": self.config.weight_decay},
+                {"params": others, "weight_decay": 0.0},
+            ],
             lr=self.config.lr,
             betas=self.config.betas,
             fused=True,
         )
         self.step = 0
-        # rows are drawn on the CPU, so that every device sees the same batches
-        self.loss_sum = torch.zeros(len(experiments), dtype=torch.float64)
+        self.loss_sum = torch.zeros(len(experiments), dtype=torch.float64, device=self.device)
         self.loss_steps = 0
         self.records: list[list[dict[str, float]]] = [[] for _ in experiments]
         self.checkpoints: dict[int, dict[str, Tensor]] = {}
@@ -225,8 +251,10 @@ class _Stack:
 
     def losses(self, step: int) -> Float[Tensor, " model"]:
         """Loss of every member on its batch of a step, in nats per predicted token."""
+        # drawn on the CPU, so that every device sees the same batches
         templates, rows = map(torch.stack, zip(*(batches[step] for batches in self.batches), strict=True))
-        members = torch.arange(len(self.experiments))[:, None]
+        templates, rows = templates.to(self.device), rows.to(self.device)
+        members = torch.arange(len(self.experiments), device=self.device)[:, None]
         sequences = self.sequences[members, templates, rows]
         query = self.answer_positions[templates]
         if self.config.loss == "answer":
@@ -236,9 +264,7 @@ class _Stack:
         else:
             tokens, due = sequences[..., :-1], sequences[..., 1:]
             logits = forward(self.parameters, self.cfg, tokens).logits
-        nats = F.cross_entropy(logits.flatten(0, -2), due.flatten(), reduction="none", ignore_index=0)
-        nats = nats.view(len(self.experiments), -1)
-        return nats.sum(1) / (due.flatten(1) != 0).sum(1)
+        return mean_cross_entropy(logits.flatten(1, 2), due.flatten(1))
 
     def advance(self) -> None:
         """One optimiser step of every member."""
@@ -257,18 +283,20 @@ class _Stack:
         """Append a row to every member's history; the last one is measured on all facts."""
         last = self.step == self.config.steps
         losses = self.losses(0) if self.loss_steps == 0 else self.loss_sum / self.loss_steps
-        for member, sampled in enumerate(self.sampled):
-            questions = Questions.all(self.corpora[member]) if last else sampled
-            record = {
-                "step": self.step,
-                "tokens_seen": self.step * self.config.batch_size * self.sequences.shape[-1],
-                "learning_rate": self.config.lr_at(max(self.step - 1, 0)),
-                "loss": float(losses[member]),
-            }
-            if np.isfinite(record["loss"]):
-                logits, states = self._answer(member, questions)
-                record |= questions.accuracy(logits) | questions.representation(states)
-            self.records[member].append(record)
+        # BLAS threads wait for each other longer than they compute on the measures' small matrices
+        with threadpool_limits(1, user_api="blas"):
+            for member, sampled in enumerate(self.sampled):
+                questions = Questions.all(self.corpora[member]) if last else sampled
+                record = {
+                    "step": self.step,
+                    "tokens_seen": self.step * self.config.batch_size * self.sequences.shape[-1],
+                    "learning_rate": self.config.lr_at(max(self.step - 1, 0)),
+                    "loss": float(losses[member]),
+                }
+                if np.isfinite(record["loss"]):
+                    logits, states = self._answer(member, questions)
+                    record |= questions.accuracy(logits) | questions.representation(states)
+                self.records[member].append(record)
         self.loss_sum.zero_()
         self.loss_steps = 0
 
@@ -276,11 +304,11 @@ class _Stack:
         """Logits `[row, vocab]` and states by layer `[row, d_model]` of one member at the answer position."""
         own = {name: p[member : member + 1] for name, p in self.parameters.items()}
         logits, states = [], []
-        for prompts in questions.prompts.split(BATCH_ROWS):
-            query = torch.full((1, len(prompts)), prompts.shape[1] - 1)
+        for prompts in questions.prompts.to(self.device).split(BATCH_ROWS):
+            query = torch.full((1, len(prompts)), prompts.shape[1] - 1, device=self.device)
             output = forward(own, self.cfg, prompts[None], query)
-            logits.append(output.logits[0, :, 0])
-            states.append([state[0, :, 0] for state in output.residual])
+            logits.append(output.logits[0, :, 0].cpu())
+            states.append([state[0, :, 0].cpu() for state in output.residual])
         return torch.cat(logits), [torch.cat(parts) for parts in zip(*states, strict=True)]
 
     def summary(self) -> dict[str, str]:
@@ -291,7 +319,7 @@ class _Stack:
 
     def checkpoint(self) -> None:
         """Keep the weights of this step."""
-        self.checkpoints[self.step] = {name: p.detach().clone() for name, p in self.parameters.items()}
+        self.checkpoints[self.step] = {name: p.detach().cpu().clone() for name, p in self.parameters.items()}
 
     def finish(self) -> list[Run]:
         """Put every member into the store; one whose loss is not finite is named in a warning."""
@@ -326,7 +354,7 @@ class _Stack:
             return
         tensors, state = saved
         self.step, self.loss_steps, self.records = state["step"], state["loss_steps"], state["records"]
-        self.loss_sum = tensors["loss_sum"]
+        self.loss_sum.copy_(tensors["loss_sum"])
         moments: dict[int, dict[str, Tensor]] = {}
         for full_name, tensor in tensors.items():
             kind, _, name = full_name.partition("/")

@@ -29,7 +29,8 @@ class World:
         draw = rng(seed, "world")
         n_subjects, n_relations, n_objects = config.n_subjects, config.n_relations, config.n_objects
         answers = np.stack(
-            [draw.permutation(np.arange(n_subjects) % n_objects) + r * n_objects for r in range(n_relations)], 1
+            [draw.permutation(np.arange(n_subjects) % n_objects) + r * n_objects for r in range(n_relations)],
+            1,
         )
         subject, relation = np.divmod(np.arange(n_subjects * n_relations), n_relations)
         return cls(
