@@ -55,7 +55,9 @@ def test_every_reading_against_its_formula_written_out(seed, n, d):
     for name, value in expected.items():
         assert found[name] == pytest.approx(value, rel=1e-8, abs=1e-8, nan_ok=True), name
     assert m.unification(x, y) == pytest.approx(found["unification"], nan_ok=True)
-    assert m.checkerboard_contrast(x, y) == pytest.approx(within - across, abs=1e-12)
+    matched = np.mean([cos(a, b) for a, b in zip(x, y, strict=True)])
+    one_relation = torch.zeros(len(x), dtype=torch.long)
+    assert m.checkerboard_contrast(x, y, one_relation) == pytest.approx(within - matched, abs=1e-12)
 
 
 @settings(deadline=None)
@@ -163,7 +165,11 @@ def test_ties_count_as_fractions():
     assert m.unification_variants(x, x)["retrieval_at_1"] == pytest.approx((0.5 + 0.5 + 1 + 1) / 4)
 
 
-@pytest.mark.parametrize("score", [m.unification, m.unification_variants, m.checkerboard_contrast])
+def contrast(x, y):
+    return m.checkerboard_contrast(x, y, torch.zeros(max(len(x), 1), dtype=torch.long))
+
+
+@pytest.mark.parametrize("score", [m.unification, m.unification_variants, contrast])
 def test_states_that_cannot_be_compared_are_refused(score):
     x, y = states(0)
     for bad in ((x, y[:-1]), (x[:1], y[:1]), (x, y * math.nan), (x[0], y[0])):
@@ -188,11 +194,31 @@ def test_similarity_matrix_is_of_cosines():
     np.testing.assert_allclose(found, expected, atol=1e-12)
 
 
-def test_checkerboard_appears_with_a_language_offset_only():
+def test_checkerboard_shows_which_of_language_and_fact_dominates():
     x, y = states(0, n=100, d=20, shift=0.0)
-    assert abs(m.checkerboard_contrast(x, y)) < 0.02
-    far = m.checkerboard_contrast(x + 50, y - 50)
-    assert 1.9 < far <= 2.0
+    relation = torch.arange(100) % 4
+    assert m.checkerboard_contrast(x + 50, y - 50, relation) > 1.9  # only the language shows
+    assert m.checkerboard_contrast(x, x, relation) == pytest.approx(-1, abs=0.02)  # only the fact shows
+    assert math.isnan(m.checkerboard_contrast(x, y, torch.arange(100)))  # no two facts share a relation
+
+
+def test_fact_specific_score_takes_off_what_a_shared_word_buys():
+    g = torch.Generator().manual_seed(1)
+    relation, subject = torch.arange(60) % 3, torch.arange(60) // 3
+    words = torch.randn(3, 30, generator=g)[relation] * 0.3 + torch.randn(20, 30, generator=g)[subject]
+    noise = torch.randn(2, 60, 30, generator=g) * 0.5
+    fact = torch.randn(60, 30, generator=g)
+    shared_words_only = m.unification_variants(words + noise[0], words + noise[1], relation, subject)
+    assert shared_words_only["unification"] > 0.5 > 0.1 > abs(shared_words_only["fact_specific"])
+    one_fact = m.unification_variants(words + fact + noise[0], words + fact + noise[1], relation, subject)
+    assert one_fact["fact_specific"] > 0.5
+    x, y = words + noise[0], words + noise[1]
+    pairs = [
+        [cos(x[i], y[j]) for i in range(60) for j in range(60) if i != j and g[i] == g[j]] for g in (relation, subject)
+    ]
+    base = max(map(np.mean, pairs))
+    matched = shared_words_only["matched_cosine"]
+    assert shared_words_only["fact_specific"] == pytest.approx((matched - base) / (1 - base))
 
 
 def test_language_probe_finds_a_shared_direction_and_no_other():

@@ -66,36 +66,36 @@ CLAIMS: dict[str, Claim] = {
         Claim(
             id="C1",
             statement="A small Transformer that recalls every fact in the language it was learnt in fails on "
-            "the same facts asked in the other language.",
+            "the same facts asked in another language.",
             notebook="01_the_dish",
-            effect_name="recall minus transfer",
-            threshold=0.8,
+            effect_name="recall minus transfer without parallel facts",
+            threshold=0.85,
             direction="at least",
-            control_name="transfer of the same model when 30 % of the facts are parallel",
-            control_threshold=0.6,
-            control_direction="at least",
+            control_name="the same gap before training",
+            control_threshold=0.05,
+            control_direction="at most",
         ),
         Claim(
             id="C2",
-            statement="Whether representations unify is settled in an early phase; training after it does "
-            "not change which models unified.",
+            statement="Whether facts become unified or separate is settled in an early phase; later training does "
+            "not change which models are unified.",
             notebook="02_phases",
-            effect_name="rank correlation of the score at the phase boundary with the final score",
-            threshold=0.7,
+            effect_name="rank correlation over models of the score at the end of the phase with the final score",
+            threshold=0.8,
             direction="at least",
-            control_name="the same correlation for the score before training",
-            control_threshold=0.4,
+            control_name="the same correlation for the score when the no-knowledge baseline is reached",
+            control_threshold=0.5,
             control_direction="at most",
         ),
         Claim(
             id="B1",
-            statement="Critical period: parallel facts give transfer when they come before the phase "
-            "boundary and much less when the same facts come after it.",
+            statement="Critical period, under a decaying learning rate: the same parallel facts give transfer when "
+            "they come in the first half of training and much less in the second.",
             notebook="02_phases",
             effect_name="transfer with early minus transfer with late parallel facts",
-            threshold=0.2,
+            threshold=0.4,
             direction="at least",
-            control_name="recall of the late parallel facts in both languages",
+            control_name="recall of the late parallel copies",
             control_threshold=0.95,
             control_direction="at least",
         ),
@@ -107,19 +107,19 @@ CLAIMS: dict[str, Claim] = {
             effect_name="score of unified minus score of separate models",
             threshold=0.2,
             direction="at least",
-            control_name="the same difference with the pairs shuffled",
+            control_name="the same difference with pairs shuffled within their relation",
             control_threshold=0.1,
             control_direction="at most",
         ),
         Claim(
             id="C9",
-            statement="Similarity heatmaps show a checkerboard of languages in separate models, and lose it "
-            "in unified ones.",
+            statement="Similarity heatmaps show a checkerboard where language dominates the representation, and "
+            "lose it where facts are unified.",
             notebook="03_unification_score",
-            effect_name="checkerboard contrast of separate minus unified models",
-            threshold=0.1,
+            effect_name="checkerboard contrast of separate minus that of unified models",
+            threshold=0.15,
             direction="at least",
-            control_name="contrast of separate models with the language labels shuffled",
+            control_name="the same difference between the models before training",
             control_threshold=0.05,
             control_direction="at most",
         ),
@@ -130,7 +130,7 @@ CLAIMS: dict[str, Claim] = {
             effect_name="transfer of unified minus transfer of separate models",
             threshold=0.5,
             direction="at least",
-            control_name="the same difference with the models' labels shuffled",
+            control_name="the same difference with scores shuffled over models",
             control_threshold=0.1,
             control_direction="at most",
         ),
@@ -138,15 +138,24 @@ CLAIMS: dict[str, Claim] = {
             id="C10",
             statement="The unification score predicts transfer, so it can choose among checkpoints and models.",
             notebook="04_unification_and_transfer",
-            effect_name="rank correlation of score and transfer over models",
+            effect_name="rank correlation of final score and transfer over models",
             threshold=0.6,
             direction="at least",
             control_name="the same correlation with transfer shuffled over models",
-            control_threshold=0.3,
+            control_threshold=0.2,
             control_direction="at most",
         ),
     )
 }
+
+SEPARATE_BELOW, UNIFIED_ABOVE = 0.25, 0.45
+"""Scores that count as separate and as unified representations (C3); between them a model counts as neither."""
+SEPARATE_TRANSFER_AT_MOST = 0.4
+"""Necessity (C3): no separate model transfers more than this."""
+CHANCE_MARGIN = 0.03
+"""Transfer within this of one over the number of objects counts as chance (C1)."""
+TRANSFER_WITH_MANY_PARALLEL, RECALL_COMPLETE = 0.9, 0.98
+"""What the models with the most parallel facts must reach (C1): mean transfer and mean recall."""
 
 
 @dataclass(frozen=True, repr=False)

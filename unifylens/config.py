@@ -159,7 +159,7 @@ class TrainConfig(Config):
     loss: Literal["answer", "full"] = "answer"
     """Cross-entropy on the answer token alone, or on every token after the first."""
     n_evaluations: Annotated[int, Field(ge=2)] = 32
-    n_checkpoints: Count = 8
+    n_checkpoints: Count = 6
     eval_facts: Annotated[int, Field(ge=8)] = 256
     """Facts of each kind (parallel, monolingual) evaluated during training; the last evaluation takes all."""
 

@@ -111,7 +111,7 @@ class Questions:
             out[f"probe_{layer}"] = measures.language_probe(
                 state, torch.from_numpy(self.language), torch.from_numpy(groups)
             )
-        return out
+        return {"unification": out[f"unification_{main_layer(len(states))}"], **out}
 
 
 def _mean(values: list[float] | np.ndarray) -> float:
@@ -119,6 +119,11 @@ def _mean(values: list[float] | np.ndarray) -> float:
 
 
 # --- the same for any model with TransformerLens hook names -------------------------------------------------
+
+
+def main_layer(n_layers: int) -> int:
+    """Layer whose score is called `unification`: the last but one, as the last must hold the answer's language."""
+    return max(0, n_layers - 2)
 
 
 def layer_names(n_layers: int) -> list[str]:
@@ -198,12 +203,13 @@ def unification(
         raise ValueError(f"facts={facts!r}: the corpus has {len(wanted)} of them; allowed: at least 2.")
     questions = Questions(corpus, rng(seed, "compared facts").permutation(wanted)[:n_facts])
     relation = torch.from_numpy(corpus.world.relation[questions.facts])
+    subject = torch.from_numpy(corpus.world.subject[questions.facts])
     at = corpus.position(position)
 
     def by_layer(network: HookedTransformer) -> list[list[dict[str, float]]]:
         _, states = run_prompts(network, questions.prompts, at)
         return [
-            [measures.unification_variants(x, y, relation) for x, y in questions.pairs(s, facts == "parallel")]
+            [measures.unification_variants(x, y, relation, subject) for x, y in questions.pairs(s, facts == "parallel")]
             for s in states
         ]
 

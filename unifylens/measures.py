@@ -72,6 +72,7 @@ def unification_variants(
     x: Float[Tensor, "fact d_model"],
     y: Float[Tensor, "fact d_model"],
     relation: Int[Tensor, " fact"] | None = None,
+    subject: Int[Tensor, " fact"] | None = None,
     seed: int = 0,
 ) -> dict[str, float]:
     """The unification score beside its other readings, its controls and its ingredients.
@@ -93,6 +94,8 @@ def unification_variants(
     - `shuffled_within_relation`: control, only where `relation` is given; the other fact is of the same
       relation. Facts alone in their relation have no partner and are left out of the mean; nan if all facts
       are alone.
+    - `fact_specific`: only where `relation` and `subject` are given; ours. The baseline is what sharing a word buys
+      across languages: the mean cosine of different facts of one relation, or of one subject, whichever is larger.
     - `matched_cosine`, `baseline_cosine`: the two ingredients of `unification`.
 
     All keep the baseline of `unification` but those that name their own. nan and ValueError as for
@@ -116,6 +119,10 @@ def unification_variants(
     if relation is not None:
         relation = _labels(relation, "relation", n)
         scores["shuffled_within_relation"] = _score(_mismatched(u, v, relation, seed), baseline)
+        if subject is not None:
+            subject = _labels(subject, "subject", n)
+            shared_word = np.fmax(_within_groups(u, v, relation), _within_groups(u, v, subject))
+            scores["fact_specific"] = _score(matched, float(shared_word))
     return scores | {"matched_cosine": matched, "baseline_cosine": baseline}
 
 
@@ -206,6 +213,20 @@ def _mismatched(
     return _matched(u[np.concatenate(facts)], v[partners])
 
 
+def _within_groups(
+    u: Float[Tensor, "fact d_model"], v: Float[Tensor, "fact d_model"], group: Int[ndarray, " fact"]
+) -> float:
+    """Mean of `cos(u_i, v_j)` over i != j of one group; nan if every group has one fact."""
+    _, index = np.unique(group, return_inverse=True)
+    sizes = np.bincount(index)
+    n_pairs = int((sizes * (sizes - 1)).sum())
+    if not n_pairs:
+        return float("nan")
+    index = torch.from_numpy(index)
+    sums = [torch.zeros(len(sizes), u.shape[1], dtype=u.dtype).index_add_(0, index, w) for w in (u, v)]
+    return float((sums[0] * sums[1]).sum() - (u * v).sum()) / n_pairs
+
+
 def _retrieval_at_1(u: Float[Tensor, "fact d_model"], v: Float[Tensor, "fact d_model"]) -> float:
     cosine = u @ v.T
     if cosine.isnan().any():
@@ -235,18 +256,21 @@ def similarity_matrix(states: Float[Tensor, "row d_model"]) -> Float[Tensor, "ro
     return (u @ u.T).clamp(-1.0, 1.0)
 
 
-def checkerboard_contrast(states_a: Float[Tensor, "fact d_model"], states_b: Float[Tensor, "fact d_model"]) -> float:
-    """How far language dominates the similarity matrix of two languages' states of the same facts; in
-    cosines.
+def checkerboard_contrast(
+    states_a: Float[Tensor, "fact d_model"], states_b: Float[Tensor, "fact d_model"], relation: Int[Tensor, " fact"]
+) -> float:
+    """How far language dominates the similarity matrix of two languages' states of the same facts; in cosines.
 
-    Mean cosine of different facts within a language less that of different facts across languages. Near 0
-    there is no checkerboard; 2 is the most (each language in one point, opposite). The contrast is ours: how
-    the heatmaps of arXiv 2508.11017 were arranged and judged is not public.
+    Mean cosine of different facts of one relation within a language, less that of the same fact across languages.
+    Above 0 sharing the language counts for more than being the same fact (a checkerboard); below 0 the fact wins.
+    The contrast is ours: how the heatmaps of arXiv 2508.11017 were arranged and judged is not public.
 
-    nan if a state is zero. Raises ValueError as `unification` does.
+    nan if a state is zero or no relation has two facts. Raises ValueError as `unification` does.
     """
     u, v = _paired_units(states_a, states_b)
-    return _baseline(u, v) - _across(u, v)
+    relation = _labels(relation, "relation", len(u))
+    within = (_within_groups(u, u, relation) + _within_groups(v, v, relation)) / 2
+    return within - _matched(u, v)
 
 
 # --- probes ------------------------------------------------------------------------------------------------

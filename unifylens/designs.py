@@ -1,0 +1,100 @@
+"""Which experiments the notebooks run, in each profile: lists of `(labels, experiment)` for `train_design`.
+
+Members of a design differ only in what their labels say, so those of one seed start from the same weights.
+Reported seeds are 0, 1, 2, ...; everything was tuned on seeds from 1000.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from unifylens.config import Experiment
+from unifylens.corpus import parallel_window
+from unifylens.paths import profile
+
+Design = list[tuple[dict[str, Any], Experiment]]
+
+PARALLEL_LEVELS = {
+    "quick": (0.0, 0.05, 0.1, 0.2, 0.3, 0.6),
+    "full": (0.0, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6),
+}
+BOUNDARIES = {"quick": (1 / 3, 1 / 2, 2 / 3), "full": (1 / 4, 1 / 3, 5 / 12, 1 / 2, 7 / 12, 2 / 3, 3 / 4)}
+
+SCHEDULES = {
+    "cosine": {},
+    "constant": {"train.schedule": "constant"},
+    "matched": {"train.cycles": 2},
+}
+"""Learning rates of the critical-period experiment; `matched` gives both halves of training the same cosine."""
+
+CRITICAL_PARALLEL = 0.4
+
+MIXED_DIALS: dict[str, dict[str, Any]] = {
+    "subject words 70 % shared": {"language.shared_subjects": 0.7},
+    "subject words 30 % shared": {"language.shared_subjects": 0.3},
+    "subject words not shared": {"language.shared_subjects": 0.0},
+    "relation words half shared, language token": {
+        "language.shared_relations": 0.5,
+        "language.language_token": True,
+        "corpus.parallel": 0.1,
+    },
+    "relation words shared, language token": {
+        "language.shared_relations": 1.0,
+        "language.language_token": True,
+        "corpus.parallel": 0.1,
+    },
+    "object words half shared": {"language.shared_objects": 0.5, "corpus.parallel": 0.1},
+    "exposure 70:30": {"corpus.exposure_balance": 0.6},
+    "exposure 90:10": {"corpus.exposure_balance": 0.2},
+    "objects tied to the language": {"corpus.object_skew": 1.0},
+    "weight decay 0.1": {"train.weight_decay": 0.1},
+    "weight decay 0.5": {"train.weight_decay": 0.5},
+    "three languages": {"language.n_languages": 3, "corpus.parallel": 0.1},
+}
+
+
+def seeds() -> range:
+    """Seeds that are reported: 4 in `quick`, 10 in `full`."""
+    return range(10 if profile() == "full" else 4)
+
+
+def parallel_levels() -> Design:
+    """The default dish at rising shares of parallel facts."""
+    base = Experiment()
+    return [
+        ({"parallel": level, "seed": seed}, base.replace(**{"corpus.parallel": level, "seed": seed}))
+        for level in PARALLEL_LEVELS[profile()]
+        for seed in seeds()
+    ]
+
+
+def critical_period() -> Design:
+    """The same parallel copies always, before a boundary, after it, or never; equal total exposure of each copy.
+
+    Boundaries are shares of training. The constant and the matched schedule are run at the middle boundary.
+    """
+    base = Experiment().replace(**{"corpus.parallel": CRITICAL_PARALLEL})
+    design: Design = []
+    for schedule, changes in SCHEDULES.items():
+        for seed in seeds():
+            always = base.replace(seed=seed, **changes)
+            steps = always.train.steps
+            conditions = {("always", None): always, ("never", None): always.replace(**{"corpus.parallel": 0.0})}
+            for boundary in BOUNDARIES[profile()] if schedule == "cosine" else (1 / 2,):
+                step = round(boundary * steps)
+                conditions["early", boundary] = parallel_window(always, 0, step)
+                conditions["late", boundary] = parallel_window(always, step, steps)
+            for (condition, boundary), experiment in conditions.items():
+                labels = {"schedule": schedule, "condition": condition, "boundary": boundary, "seed": seed}
+                design.append((labels, experiment))
+    return design
+
+
+def mixed_dials() -> Design:
+    """One dial of data, words or optimisation at a time away from the default dish."""
+    base = Experiment()
+    return [
+        ({"dial": name, "seed": seed}, base.replace(seed=seed, **changes))
+        for name, changes in MIXED_DIALS.items()
+        for seed in seeds()[: len(seeds()) // 2]
+    ]
