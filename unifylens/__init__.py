@@ -1,6 +1,6 @@
 """Grow tiny multilingual Transformers in a dish and see what makes a fact one representation or two."""
 
-from unifylens import claims, measures, phases, plots
+from unifylens import claims, designs, measures, phases, plots
 from unifylens.config import (
     CorpusChange,
     CorpusConfig,
@@ -11,11 +11,11 @@ from unifylens.config import (
     WorldConfig,
 )
 from unifylens.corpus import Corpus, parallel_window
-from unifylens.evaluate import transfer, unification
+from unifylens.evaluate import states, transfer, unification
 from unifylens.model import build_model, untrained_like
 from unifylens.paths import profile
 from unifylens.store import Run
-from unifylens.train import Sweep, sweep, train, train_many
+from unifylens.train import Sweep, sweep, train, train_design, train_many
 from unifylens.world import World
 
 __all__ = [
@@ -32,13 +32,16 @@ __all__ = [
     "WorldConfig",
     "build_model",
     "claims",
+    "designs",
     "measures",
     "parallel_window",
     "phases",
     "plots",
     "profile",
+    "states",
     "sweep",
     "train",
+    "train_design",
     "train_many",
     "transfer",
     "unification",

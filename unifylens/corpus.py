@@ -236,6 +236,23 @@ class Corpus:
             return prompt
         return " ".join([prompt, "→", *(word for word in words[end:] if word != PAD)])
 
+    def block_facts(self, n_relations: int = 4, per_relation: int = 16, seed: int = 0) -> Int[np.ndarray, " fact"]:
+        """Some monolingual facts of the first relations, sorted by relation, then object: the order of heatmaps.
+
+        Raises ValueError if a relation has fewer of them.
+        """
+        world, chosen = self.world, []
+        for relation in range(min(n_relations, world.n_relations)):
+            facts = np.flatnonzero((world.relation == relation) & ~self.parallel)
+            if len(facts) < per_relation:
+                raise ValueError(
+                    f"per_relation={per_relation}: relation {relation} has {len(facts)} monolingual facts; "
+                    f"allowed: at most that many."
+                )
+            facts = rng(seed, f"facts of relation {relation}").permutation(facts)[:per_relation]
+            chosen.append(facts[np.argsort(world.object[facts], kind="stable")])
+        return np.concatenate(chosen)
+
     # --- what tokens mean ----------------------------------------------------------------------------------
 
     @cached_property

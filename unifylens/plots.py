@@ -12,11 +12,23 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
 from jaxtyping import Float
+from matplotlib.animation import FuncAnimation, PillowWriter
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy import ndarray
 
-__all__ = ["checkerboard", "curve", "save_figure", "scatter", "set_theme"]
+__all__ = [
+    "checkerboard",
+    "checkerboard_animation",
+    "curve",
+    "heatmap",
+    "phase_spans",
+    "points",
+    "save_figure",
+    "scatter",
+    "set_theme",
+    "shares",
+]
 
 # Text stays text, and ids come from a fixed salt: the same figure gives the same bytes.
 _SVG = {"svg.fonttype": "none", "svg.hashsalt": "unifylens"}
@@ -105,6 +117,66 @@ def checkerboard(
     if colorbar is not None:
         ax.figure.colorbar(image, ax=ax, label=colorbar, fraction=0.046)
     return ax
+
+
+def checkerboard_animation(
+    id: str,
+    frames: Mapping[int, Mapping[str, Float[ndarray, "row row"]]],
+    boundaries: Sequence[int],
+    labels: Sequence[str],
+) -> Path:
+    """Save `<id>.gif`: checkerboards by panel title, a frame for each training step; returns its path."""
+    from unifylens import paths
+
+    first = next(iter(frames.values()))
+    fig, axes = plt.subplots(1, len(first), figsize=(3.2 * len(first), 3.5))
+
+    def draw(step: int) -> None:
+        for ax, (title, matrix) in zip(axes, frames[step].items(), strict=True):
+            ax.clear()
+            checkerboard(matrix, boundaries, labels, ax, vmin=-0.5, vmax=1, colorbar=None)
+            ax.set_title(title, fontsize="medium")
+        fig.suptitle(f"step {step}", fontsize="medium")
+
+    path = paths.figures_dir() / f"{id}.gif"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    FuncAnimation(fig, draw, frames=list(frames)).save(path, writer=PillowWriter(fps=4), dpi=80)
+    plt.close(fig)
+    return path
+
+
+def phase_spans(summary: pd.DataFrame, ax: Axes) -> Axes:
+    """Vertical line and 95 % band at every boundary of `phases.summarise`."""
+    colours = sns.color_palette("colorblind", 10)[5:]
+    for (boundary, row), colour in zip(summary.iterrows(), colours, strict=False):
+        if row["n"]:
+            ax.axvspan(row["ci_low"], row["ci_high"], color=colour, alpha=0.25, linewidth=0)
+            ax.axvline(row["mean"], color=colour, linestyle="--", label=str(boundary).replace("_", " "))
+    return ax
+
+
+def points(
+    data: pd.DataFrame, x: str, y: str, hue: str | None = None, ax: Axes | None = None, **options: object
+) -> Axes:
+    """Mean of column `y` at each category of `x` and `hue` with its 95 % bootstrap interval.
+
+    `options` go to `seaborn.pointplot`.
+    """
+    return sns.pointplot(data, x=x, y=y, hue=hue, ax=ax, **{"errorbar": ("ci", 95), "seed": 0, **options})
+
+
+def shares(data: pd.DataFrame, ax: Axes) -> Axes:
+    """Stacked bars of shares that sum to one: a bar a row, a colour a column."""
+    data.plot.bar(stacked=True, ax=ax, color=sns.color_palette("colorblind", data.shape[1]), width=0.8, rot=0)
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2, fontsize="small")
+    return ax
+
+
+def heatmap(table: pd.DataFrame, ax: Axes, label: str, vmin: float = -1, vmax: float = 1) -> Axes:
+    """Annotated table of numbers."""
+    return sns.heatmap(
+        table, annot=True, fmt=".2f", cmap="vlag", vmin=vmin, vmax=vmax, ax=ax, cbar_kws={"label": label}
+    )
 
 
 def curve(

@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -80,6 +80,11 @@ class Sweep(Sequence[Run]):
             [run.history.assign(**dial) for run, dial in zip(self.runs, self.dials, strict=True)],
             ignore_index=True,
         )
+
+    def measure(self, table: Callable[[Run], pd.DataFrame], *, progress: bool = True) -> pd.DataFrame:
+        """What `table` makes of every run, stacked, the settings beside it: `runs.measure(lambda run: ...)`."""
+        parts = zip(tqdm(self.runs, desc="measuring", unit="model", disable=not progress), self.dials, strict=True)
+        return pd.concat([table(run).reset_index().assign(**dial) for run, dial in parts], ignore_index=True)
 
     @property
     def final(self) -> pd.DataFrame:
