@@ -208,7 +208,7 @@ def test_fact_specific_score_takes_off_what_a_shared_word_buys():
     word = torch.randn(20, 30, generator=g)[subject]
     noise = torch.randn(2, 60, 30, generator=g) * 0.3
     fact = torch.randn(60, 30, generator=g)
-    x, y = word + noise[0], word + noise[1]
+    x, y = (word + noise[0]).double(), (word + noise[1]).double()
     by_word = m.unification_variants(x, y, relation, subject)
     assert by_word["unification"] > 0.7
     assert abs(by_word["fact_specific"]) < 0.1

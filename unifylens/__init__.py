@@ -1,5 +1,10 @@
 """Grow tiny multilingual Transformers in a dish and see what makes a fact one representation or two."""
 
+import os
+
+# Before torch loads OpenMP: its threads spin while they wait, which beside another busy process costs a factor of 30.
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+
 from unifylens import claims, designs, measures, phases, plots
 from unifylens.config import (
     CorpusChange,

@@ -21,6 +21,7 @@ __all__ = [
     "language_probe",
     "object_choice",
     "partial_rank_correlation",
+    "rank_correlation",
     "shuffled",
     "similarity_matrix",
     "unification",
@@ -374,6 +375,11 @@ def object_choice(logits: Float[Tensor, "row vocab"], choices: Bool[Tensor, "row
 
 
 # --- association -------------------------------------------------------------------------------------------
+
+
+def rank_correlation(x: Float[ndarray, " n"], y: Float[ndarray, " n"]) -> float:
+    """Spearman's rank correlation over the pairs in which both are numbers."""
+    return float(stats.spearmanr(x, y, nan_policy="omit").statistic)
 
 
 def partial_rank_correlation(
