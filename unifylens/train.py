@@ -109,7 +109,8 @@ def train_many(experiments: Sequence[Experiment], *, progress: bool = True) -> l
 def _shape(experiment: Experiment) -> tuple:
     """What members of one stack must share: shape of the parameters and of the batch, and the optimiser."""
     corpus = Corpus.build(experiment)
-    return (experiment.model, experiment.train, corpus.d_vocab, corpus.n_ctx)
+    answers = tuple(corpus.position("answer", template) for template in range(len(corpus.templates)))
+    return (experiment.model, experiment.train, corpus.d_vocab, tuple(corpus.sequences.shape), answers)
 
 
 class Batches:
