@@ -44,6 +44,9 @@ def sweep(experiment: Experiment, over: Mapping[str, Iterable[Any]], *, progress
 
     Raises ValueError for a name that is not a setting, a value that is not allowed, or no values.
     """
+    for name, options in over.items():
+        if isinstance(options, str) or not isinstance(options, Iterable):
+            raise ValueError(f"over[{name!r}]={options!r} is one value; allowed: a list or a range of values.")
     values = {name: list(vs) for name, vs in over.items()}
     for name, options in values.items():
         if not options:
@@ -77,7 +80,12 @@ class Sweep(Sequence[Run]):
     def history(self) -> pd.DataFrame:
         """All histories, the settings in front."""
         return pd.concat(
-            [run.history.assign(**dial) for run, dial in zip(self.runs, self.dials, strict=True)],
+            [
+                pd.DataFrame({name: [value] * len(run.history) for name, value in dial.items()}).join(run.history)
+                if dial
+                else run.history
+                for run, dial in zip(self.runs, self.dials, strict=True)
+            ],
             ignore_index=True,
         )
 
