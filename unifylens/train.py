@@ -192,7 +192,10 @@ def _train_stack(experiments: list[Experiment], bar: tqdm) -> list[Run]:
                 )
             trainer.advance()
             bar.update(len(experiments))
-    return trainer.finish()
+    runs = trainer.finish()
+    if interrupt.requested:
+        raise KeyboardInterrupt("stopped after the last step; the same call goes on from there")
+    return runs
 
 
 def device() -> torch.device:
