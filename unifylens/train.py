@@ -307,7 +307,8 @@ class _Stack:
                 }
                 if np.isfinite(record["loss"]):
                     logits, states = self._answer(member, questions)
-                    record |= questions.accuracy(logits) | questions.representation(states)
+                    if all(bool(x.isfinite().all()) for x in (logits, *states)):
+                        record |= questions.accuracy(logits) | questions.representation(states)
                 self.records[member].append(record)
         self.loss_sum.zero_()
         self.loss_steps = 0
@@ -327,21 +328,24 @@ class _Stack:
         """Means over members for the progress bar."""
         last = [records[-1] for records in self.records]
         names = [name for name in ("loss", "recall", "transfer") if name in last[0]]
-        return {name: f"{np.nanmean([record.get(name, np.nan) for record in last]):.2f}" for name in names}
+        return {name: f"{pd.Series([record.get(name, np.nan) for record in last]).mean():.2f}" for name in names}
 
     def checkpoint(self) -> None:
         """Keep the weights of this step."""
         self.checkpoints[self.step] = {name: p.detach().cpu().clone() for name, p in self.parameters.items()}
 
     def finish(self) -> list[Run]:
-        """Put every member into the store; one whose loss is not finite is named in a warning."""
+        """Put every member into the store; one that diverged is named in a warning."""
         runs = []
         for member, experiment in enumerate(self.experiments):
             history = pd.DataFrame(self.records[member])
-            diverged = history["step"][~np.isfinite(history["loss"])]
+            if "recall" not in history:  # diverged from the start
+                history = history.assign(recall=np.nan, transfer=np.nan)
+            diverged = history["step"][~np.isfinite(history["loss"]) | history["recall"].isna()]
             if len(diverged):
                 warnings.warn(
-                    f"a run (seed {experiment.seed}) diverged before step {diverged.iloc[0]}: its loss is not finite",
+                    f"a run (seed {experiment.seed}) diverged before step {diverged.iloc[0]}: "
+                    "its loss or its states are not finite",
                     stacklevel=2,
                 )
             weights = {step: unstack(parameters, member) for step, parameters in self.checkpoints.items()}
