@@ -174,14 +174,15 @@ class TrainConfig(Config):
         length = self.steps / self.cycles
         within = step % length
         if within < self.warmup:
-            return self.lr * (within + 1) / self.warmup
+            return self.lr * min(1.0, (within + 1) / self.warmup)  # a cycle may start between two steps
         if self.schedule == "constant":
             return self.lr
         progress = (within - self.warmup) / (length - self.warmup)
         return self.lr * (self.final_lr + (1 - self.final_lr) * 0.5 * (1 + np.cos(np.pi * progress)))
 
     def _log_spaced(self, first: int, n: int) -> list[int]:
-        return sorted({int(step) for step in np.geomspace(min(first, self.steps), self.steps, n).round()})
+        spaced = np.geomspace(min(first, self.steps), self.steps, n) if n > 1 else np.array([self.steps])
+        return sorted({int(step) for step in spaced.round()})
 
     def evaluation_steps(self) -> list[int]:
         """Steps after which the model is evaluated: 0 (untrained), then log-spaced up to the end."""
@@ -189,8 +190,6 @@ class TrainConfig(Config):
 
     def checkpoint_steps(self) -> list[int]:
         """Steps after which the weights are kept: log-spaced, the last one always."""
-        if self.n_checkpoints == 1:
-            return [self.steps]
         return self._log_spaced(max(1, self.steps // 18), self.n_checkpoints)
 
 

@@ -407,7 +407,11 @@ def parallel_window(experiment: Experiment, start: int, stop: int) -> Experiment
     if not 0 <= start < stop <= steps:
         raise ValueError(f"start={start}, stop={stop}: allowed is 0 <= start < stop <= train.steps={steps}.")
     if corpus.exposure_balance != 1.0 or corpus.copy_exposure != 1.0 or experiment.changes:
-        raise ValueError("parallel_window needs exposure_balance=1, copy_exposure=1 and no changes.")
+        raise ValueError(
+            f"exposure_balance={corpus.exposure_balance}, copy_exposure={corpus.copy_exposure}, changes at steps "
+            f"{[change.step for change in experiment.changes]}: parallel_window cannot keep every copy's exposure; "
+            "allowed: exposure_balance=1, copy_exposure=1 and no changes."
+        )
     n_facts = experiment.world.n_subjects * experiment.world.n_relations
     n_parallel = round(corpus.parallel * n_facts) if corpus.n_parallel is None else corpus.n_parallel
     if not n_parallel:

@@ -46,6 +46,11 @@ def check_supported(cfg: HookedTransformerConfig) -> None:
         "parallel_attn_mlp": (False,),
         "gated_mlp": (False,),
         "attention_dir": ("causal",),
+        "use_attn_scale": (True,),
+        "scale_attn_by_inverse_layer_idx": (False,),
+        "use_local_attn": (False,),
+        "attn_scores_soft_cap": (-1.0,),
+        "output_logits_soft_cap": (-1.0,),
     }
     for field, allowed in needs.items():
         if getattr(cfg, field) not in allowed:

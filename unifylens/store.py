@@ -142,8 +142,8 @@ def load(experiment: Experiment) -> Run | None:
 
 def _damage(folder: Path) -> str | None:
     try:
-        sums = json.loads((folder / MANIFEST).read_text())["sha256"]
-    except (OSError, ValueError, KeyError) as error:
+        sums = dict(json.loads((folder / MANIFEST).read_text())["sha256"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
         return f"{MANIFEST} cannot be read: {type(error).__name__}"
     for name in (WEIGHTS, HISTORY, EXPERIMENT):
         if not (folder / name).is_file():

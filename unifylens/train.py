@@ -44,6 +44,9 @@ def sweep(experiment: Experiment, over: Mapping[str, Iterable[Any]], *, progress
 
     Raises ValueError for a name that is not a setting, a value that is not allowed, or no values.
     """
+    for name, options in over.items():
+        if isinstance(options, str) or not isinstance(options, Iterable):
+            raise ValueError(f"over[{name!r}]={options!r} is one value; allowed: a list or a range of values.")
     values = {name: list(vs) for name, vs in over.items()}
     for name, options in values.items():
         if not options:
@@ -77,7 +80,12 @@ class Sweep(Sequence[Run]):
     def history(self) -> pd.DataFrame:
         """All histories, the settings in front."""
         return pd.concat(
-            [run.history.assign(**dial) for run, dial in zip(self.runs, self.dials, strict=True)],
+            [
+                pd.DataFrame({name: [value] * len(run.history) for name, value in dial.items()}).join(run.history)
+                if dial
+                else run.history
+                for run, dial in zip(self.runs, self.dials, strict=True)
+            ],
             ignore_index=True,
         )
 
@@ -114,7 +122,8 @@ def train_many(experiments: Sequence[Experiment], *, progress: bool = True) -> l
 def _shape(experiment: Experiment) -> tuple:
     """What members of one stack must share: shape of the parameters and of the batch, and the optimiser."""
     corpus = Corpus.build(experiment)
-    return (experiment.model, experiment.train, corpus.d_vocab, corpus.n_ctx)
+    answers = tuple(corpus.position("answer", template) for template in range(len(corpus.templates)))
+    return (experiment.model, experiment.train, corpus.d_vocab, tuple(corpus.sequences.shape), answers)
 
 
 class Batches:
@@ -188,7 +197,10 @@ def _train_stack(experiments: list[Experiment], bar: tqdm) -> list[Run]:
                 )
             trainer.advance()
             bar.update(len(experiments))
-    return trainer.finish()
+    runs = trainer.finish()
+    if interrupt.requested:
+        raise KeyboardInterrupt("stopped after the last step; the same call goes on from there")
+    return runs
 
 
 def device() -> torch.device:
@@ -300,7 +312,8 @@ class _Stack:
                 }
                 if np.isfinite(record["loss"]):
                     logits, states = self._answer(member, questions)
-                    record |= questions.accuracy(logits) | questions.representation(states)
+                    if all(bool(x.isfinite().all()) for x in (logits, *states)):
+                        record |= questions.accuracy(logits) | questions.representation(states)
                 self.records[member].append(record)
         self.loss_sum.zero_()
         self.loss_steps = 0
@@ -320,21 +333,24 @@ class _Stack:
         """Means over members for the progress bar."""
         last = [records[-1] for records in self.records]
         names = [name for name in ("loss", "recall", "transfer") if name in last[0]]
-        return {name: f"{np.nanmean([record.get(name, np.nan) for record in last]):.2f}" for name in names}
+        return {name: f"{pd.Series([record.get(name, np.nan) for record in last]).mean():.2f}" for name in names}
 
     def checkpoint(self) -> None:
         """Keep the weights of this step."""
         self.checkpoints[self.step] = {name: p.detach().cpu().clone() for name, p in self.parameters.items()}
 
     def finish(self) -> list[Run]:
-        """Put every member into the store; one whose loss is not finite is named in a warning."""
+        """Put every member into the store; one that diverged is named in a warning."""
         runs = []
         for member, experiment in enumerate(self.experiments):
             history = pd.DataFrame(self.records[member])
-            diverged = history["step"][~np.isfinite(history["loss"])]
+            if "recall" not in history:  # diverged from the start
+                history = history.assign(recall=np.nan, transfer=np.nan)
+            diverged = history["step"][~np.isfinite(history["loss"]) | history["recall"].isna()]
             if len(diverged):
                 warnings.warn(
-                    f"a run (seed {experiment.seed}) diverged before step {diverged.iloc[0]}: its loss is not finite",
+                    f"a run (seed {experiment.seed}) diverged before step {diverged.iloc[0]}: "
+                    "its loss or its states are not finite",
                     stacklevel=2,
                 )
             weights = {step: unstack(parameters, member) for step, parameters in self.checkpoints.items()}

@@ -1,0 +1,257 @@
+"""Settings: JSON and back, hashes, refusals in words, schedules."""
+
+import re
+
+import numpy as np
+import pytest
+from conftest import tiny
+from pydantic import ValidationError
+
+import unifylens as ul
+from unifylens.config import Config, TrainConfig
+
+OTHER_VALUES = {
+    "world.n_subjects": 30,
+    "world.n_relations": 2,
+    "world.n_objects": 6,
+    "language.n_languages": 3,
+    "language.shared_subjects": 0.5,
+    "language.shared_relations": 0.5,
+    "language.shared_objects": 0.5,
+    "language.shared_function_words": 0.5,
+    "language.language_token": True,
+    "language.templates": ("of", "plain"),
+    "corpus.parallel": 0.25,
+    "corpus.n_parallel": 7,
+    "corpus.parallel_unit": "subject",
+    "corpus.exposure_balance": 0.5,
+    "corpus.copy_exposure": 0.5,
+    "corpus.object_skew": 0.5,
+    "corpus.home_bias": 0.5,
+    "model.d_model": 32,
+    "model.n_layers": 1,
+    "model.n_heads": 4,
+    "model.d_mlp": 16,
+    "model.act_fn": "relu",
+    "model.normalization": None,
+    "train.steps": 41,
+    "train.batch_size": 16,
+    "train.lr": 1e-3,
+    "train.weight_decay": 0.0,
+    "train.betas": (0.9, 0.99),
+    "train.warmup": 3,
+    "train.schedule": "constant",
+    "train.final_lr": 0.2,
+    "train.cycles": 2,
+    "train.loss": "full",
+    "train.n_evaluations": 5,
+    "train.n_checkpoints": 2,
+    "train.eval_facts": 8,
+    "changes": (ul.CorpusChange(step=20, corpus=ul.CorpusConfig(parallel=0.1)),),
+    "seed": 1,
+}
+
+
+def leaves():
+    """Dotted names of all settings that hold values rather than settings."""
+    names = ul.Experiment.field_names()
+    return {name for name in names if not any(other.startswith(f"{name}.") for other in names)}
+
+
+def test_every_field_goes_through_json_and_changes_the_hash():
+    assert set(OTHER_VALUES) == leaves(), "a field is missing from OTHER_VALUES"
+    experiments = [tiny(), *(tiny(**{name: value}) for name, value in OTHER_VALUES.items())]
+    assert len({e.key(1) for e in experiments}) == len(set(experiments)) == len(experiments)
+    for experiment in experiments:
+        again = ul.Experiment.model_validate_json(experiment.model_dump_json())
+        assert again == experiment and hash(again) == hash(experiment) and again.key(1) == experiment.key(1)
+    assert tiny().key(1) != tiny().key(2)
+
+
+def test_a_whole_number_and_its_float_are_the_same_experiment():
+    assert tiny(**{"corpus.parallel": 1}).key(1) == tiny(**{"corpus.parallel": 1.0}).key(1)
+
+
+def test_replace_changes_what_it_names_and_nothing_else():
+    before = tiny()
+    after = before.replace(**{"corpus.parallel": 0.1, "seed": 3, "model": ul.ModelConfig(d_model=8)})
+    assert (after.corpus.parallel, after.seed, after.model) == (0.1, 3, ul.ModelConfig(d_model=8))
+    assert after.replace(corpus=before.corpus, seed=0, model=before.model) == before
+
+
+@pytest.mark.parametrize("part", [None, "world", "language", "corpus", "model", "train"])
+def test_frozen(part):
+    experiment = tiny()
+    config = experiment if part is None else getattr(experiment, part)
+    assert isinstance(config, Config)
+    name = next(iter(type(config).model_fields))
+    with pytest.raises(ValidationError, match="frozen"):
+        setattr(config, name, getattr(config, name))
+
+
+def change(step):
+    return ul.CorpusChange(step=step, corpus=ul.CorpusConfig())
+
+
+# what is wrong -> the field, the value, and what is allowed
+BAD = {
+    **{
+        f"{part}.{name}={value}": ({f"{part}.{name}": value}, [name, f"input_value={value}", allowed])
+        for part, name in [
+            ("language", "shared_subjects"),
+            ("language", "shared_relations"),
+            ("language", "shared_objects"),
+            ("language", "shared_function_words"),
+            ("corpus", "parallel"),
+            ("corpus", "exposure_balance"),
+            ("corpus", "object_skew"),
+            ("corpus", "home_bias"),
+            ("train", "final_lr"),
+        ]
+        for value, allowed in [(-0.1, "greater than or equal to 0"), (1.1, "less than or equal to 1")]
+    },
+    "nan": ({"corpus.parallel": float("nan")}, ["corpus.parallel", "nan", "finite number"]),
+    "one language": (
+        {"language.n_languages": 1},
+        ["language.n_languages", "input_value=1", "greater than or equal to 2"],
+    ),
+    "no relation": ({"world.n_relations": 0}, ["world.n_relations", "input_value=0", "greater than or equal to 1"]),
+    "too many parallel": ({"corpus.n_parallel": 73}, ["corpus.n_parallel=73", "0 to 72"]),
+    "too many parallel later": (
+        {"changes": (ul.CorpusChange(step=2, corpus=ul.CorpusConfig(n_parallel=80)),)},
+        ["corpus.n_parallel=80", "0 to 72"],
+    ),
+    "no answer": (
+        {"language.templates": ("{subject} {relation}",)},
+        ["templates", "'{subject} {relation}'", "{object}", "plain, of, has, topic"],
+    ),
+    "answer first": (
+        {"language.templates": ("{object} is {relation} of {subject}",)},
+        ["templates", "'{object} is {relation} of {subject}'", "after the other two"],
+    ),
+    "answer twice": (
+        {"language.templates": ("{subject} {relation} {object} {object}",)},
+        ["templates", "'{subject} {relation} {object} {object}'", "once each"],
+    ),
+    "template by a wrong name": ({"language.templates": ("plane",)}, ["templates", "'plane'", "plain, of, has, topic"]),
+    "no template": ({"language.templates": ()}, ["language.templates", "input_value=()", "at least 1 item"]),
+    "heads": ({"model.n_heads": 3}, ["n_heads=3", "must divide d_model=16"]),
+    "warm-up": ({"train.warmup": 20, "train.cycles": 2}, ["warmup=20", "cycles=2", "below steps=40"]),
+    "changes out of order": ({"changes": (change(20), change(10))}, ["changes", "[20, 10]", "must rise"]),
+    "two changes at once": ({"changes": (change(20), change(20))}, ["changes", "[20, 20]", "must rise"]),
+    "change past the end": ({"changes": (change(40),)}, ["changes", "[40]", "below train.steps=40"]),
+    "change at the start": (
+        {"changes": ({"step": 0, "corpus": {}},)},
+        ["changes.0.step", "input_value=0", "equal to 1"],
+    ),
+    "seed": ({"seed": -1}, ["seed", "input_value=-1", "greater than or equal to 0"]),
+    "activation": ({"model.act_fn": "tanh"}, ["model.act_fn", "'tanh'", "'gelu' or 'relu'"]),
+}
+
+
+@pytest.mark.parametrize(("values", "told"), BAD.values(), ids=BAD)
+def test_refusals_name_field_value_and_what_is_allowed(values, told):
+    with pytest.raises(ValueError) as error:
+        tiny(**values)
+    for part in told:
+        assert part in str(error.value)
+
+
+@pytest.mark.parametrize("call", ["replace", "sweep"])
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [("corpus.paralel", "corpus.parallel"), ("sed", "seed"), ("seed.x", "seed")],
+)
+def test_unknown_names_suggest_the_nearest(call, name, nearest):
+    with pytest.raises(ValueError, match=re.escape(f"{name!r} is not a field")) as error:
+        tiny().replace(**{name: 0}) if call == "replace" else ul.sweep(tiny(), over={name: [0]}, progress=False)
+    assert all(allowed in str(error.value) for allowed in OTHER_VALUES)
+    assert f"Did you mean {nearest!r}?" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("config", "name", "nearest"),
+    [
+        (ul.WorldConfig, "subjects", "n_subjects"),
+        (ul.CorpusConfig, "paralell", "parallel"),
+        (ul.ModelConfig, "n_layer", "n_layers"),
+        (ul.TrainConfig, "weight_deca", "weight_decay"),
+        (ul.Experiment, "trian", "train"),
+    ],
+)
+def test_unknown_fields_suggest_the_nearest(config, name, nearest):
+    with pytest.raises(ValueError) as error:
+        config(**{name: 1})
+    assert f"{config.__name__} has no field {name!r}. Did you mean {nearest!r}?" in str(error.value)
+    assert all(allowed in str(error.value) for allowed in config.model_fields)
+
+
+def test_sweep_refuses_a_setting_without_values():
+    with pytest.raises(ValueError, match=r"over\['corpus.parallel'\] is empty; allowed: at least one value"):
+        ul.sweep(tiny(), over={"seed": [0], "corpus.parallel": []}, progress=False)
+
+
+@pytest.mark.parametrize(("name", "value"), [("seed", 5), ("train.schedule", "cosine")])
+def test_sweep_refuses_a_setting_that_is_no_list(name, value):
+    with pytest.raises(ValueError) as error:
+        ul.sweep(tiny(), over={name: value}, progress=False)
+    assert f"over[{name!r}]={value!r} is one value; allowed: a list" in str(error.value)
+
+
+# --- schedules -----------------------------------------------------------------------------------------------
+
+
+def lrs(**values):
+    config = TrainConfig(**{"steps": 100, "warmup": 10, "lr": 2e-3, **values})
+    return np.array([config.lr_at(step) for step in range(config.steps)])
+
+
+def test_warm_up_is_linear_and_ends_at_the_peak():
+    np.testing.assert_allclose(lrs()[:10], 2e-3 * np.arange(1, 11) / 10, rtol=1e-12)
+    assert lrs(warmup=0)[0] == 2e-3
+
+
+def test_cosine_falls_from_the_peak_to_its_end_value():
+    rates = lrs(final_lr=0.1)
+    assert rates[10] == rates.max() == 2e-3
+    assert (np.diff(rates[10:]) < 0).all()
+    half = 10 + 90 // 2
+    assert rates[half] == pytest.approx(2e-3 * (1 + 0.1) / 2)
+    assert 0.1 * 2e-3 < rates[-1] < 0.101 * 2e-3
+
+
+def test_constant_stays_at_the_peak():
+    assert set(lrs(schedule="constant")[10:]) == {2e-3}
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "constant"])
+def test_cycles_repeat_exactly(schedule):
+    rates = lrs(cycles=2, schedule=schedule)
+    assert (rates[:50] == rates[50:]).all() and rates[0] < rates[10]
+
+
+@pytest.mark.parametrize(("steps", "warmup", "cycles"), [(100, 10, 3), (97, 6, 4), (40, 5, 7)])
+def test_no_cycle_exceeds_the_peak(steps, warmup, cycles):
+    rates = lrs(steps=steps, warmup=warmup, cycles=cycles)
+    assert 0 < rates.min() and rates.max() == 2e-3
+    assert (rates == 2e-3).sum() >= cycles
+
+
+@pytest.mark.parametrize("steps", [1, 7, 40, 900, 20_000])
+@pytest.mark.parametrize("n", [2, 3, 8, 32])
+def test_evaluations_and_checkpoints_are_log_spaced_up_to_the_end(steps, n):
+    config = TrainConfig(steps=steps, warmup=0, n_evaluations=n, n_checkpoints=n)
+    evaluations, checkpoints = config.evaluation_steps(), config.checkpoint_steps()
+    for found in (evaluations, checkpoints):
+        assert found == sorted(set(found)) and found[-1] == steps and len(found) <= n
+        assert all(isinstance(step, int) for step in found)
+    assert evaluations[0] == 0 and checkpoints[0] > 0
+    if steps == 20_000 and n > 3:
+        assert len(evaluations) == len(checkpoints) == n
+        for found in (evaluations[1:], checkpoints):
+            ratios = np.array(found[1:]) / found[:-1]
+            np.testing.assert_allclose(ratios, ratios.mean(), rtol=0.02)
+
+
+def test_a_single_checkpoint_is_the_last():
+    assert TrainConfig(n_checkpoints=1).checkpoint_steps() == [900]

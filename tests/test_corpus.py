@@ -1,0 +1,408 @@
+"""Who sees which fact in which language: properties over all dials, and statistics counted by hand."""
+
+import math
+import re
+from collections import defaultdict
+
+import numpy as np
+import pytest
+import torch
+from conftest import tiny
+from hypothesis import given
+from hypothesis import strategies as st
+
+import unifylens as ul
+from unifylens.config import TEMPLATES
+from unifylens.corpus import KINDS, Corpus, parallel_window
+from unifylens.train import Batches
+
+shares = st.integers(0, 20).map(lambda k: k / 20)
+seeds = st.integers(0, 50)
+corpora = st.builds(
+    ul.CorpusConfig,
+    parallel=shares,
+    parallel_unit=st.sampled_from(["fact", "subject"]),
+    exposure_balance=shares,
+    copy_exposure=st.sampled_from([0.0, 0.3, 1.0, 2.5]),
+    object_skew=shares,
+    home_bias=shares,
+)
+
+
+@st.composite
+def experiments(draw, max_changes=2):
+    """All dials of the data; words are shared only as far as prompts stay different."""
+    language_token = draw(st.booleans())
+    steps = sorted(draw(st.sets(st.integers(1, 39), max_size=max_changes)))
+    return tiny(
+        world=ul.WorldConfig(
+            n_subjects=draw(st.integers(2, 14)), n_relations=draw(st.integers(1, 4)), n_objects=draw(st.integers(2, 5))
+        ),
+        language=ul.LanguageConfig(
+            n_languages=draw(st.integers(2, 4)),
+            shared_subjects=draw(shares),
+            shared_relations=draw(shares) if language_token else 0.0,
+            shared_objects=draw(shares),
+            shared_function_words=draw(shares),
+            language_token=language_token,
+            templates=tuple(draw(st.lists(st.sampled_from(list(TEMPLATES)), min_size=1, max_size=3))),
+        ),
+        corpus=draw(corpora),
+        changes=tuple(ul.CorpusChange(step=step, corpus=draw(corpora)) for step in steps),
+        seed=draw(seeds),
+    )
+
+
+# --- who sees what -------------------------------------------------------------------------------------------
+
+
+@given(experiments())
+def test_every_fact_is_seen_somewhere_and_has_one_kind_everywhere(experiment):
+    corpus = Corpus.build(experiment)
+    assert corpus.seen.any(0).all()
+    kind = np.array(KINDS)[corpus.kind]
+    assert ((kind == "held-out") == ~corpus.seen).all()
+    for fact in range(corpus.n_facts):
+        kinds = kind[:, fact].tolist()
+        home = kinds[corpus.home[fact]]
+        rest = set(kinds[: corpus.home[fact]] + kinds[corpus.home[fact] + 1 :])
+        if corpus.parallel[fact]:
+            assert home == "majority" and "minority" in rest <= {"minority", "held-out"}
+        else:
+            assert home == "monolingual" and rest == {"held-out"}
+    table = corpus.statistics()["value"]
+    assert sum(table[f"{name} copies"] for name in KINDS) == corpus.n_rows
+    assert sum(table[f"exposure of {name} copies"] for name in KINDS[:3]) == pytest.approx(1.0)
+
+
+@given(experiments())
+def test_exposures_are_what_the_dials_say(experiment):
+    corpus = Corpus.build(experiment)
+    n, n_languages = corpus.n_facts, corpus.n_languages
+    assert corpus.exposure.sum() == pytest.approx(1.0)
+    assert len(corpus.stages) == 1 + len(experiment.changes)
+    over_run = np.zeros_like(corpus.exposure)
+    for (start, stop, exposure), (_, _, config) in zip(corpus.stages, experiment.stages(), strict=True):
+        assert exposure.sum() == pytest.approx(1.0) and (exposure >= 0).all()
+        over_run += exposure * (stop - start) / experiment.train.steps
+        # what a home copy of a parallel fact weighs, and each of its other copies, beside a monolingual fact
+        at_home = config.exposure_balance + (1 - config.exposure_balance) * n_languages
+        away = config.exposure_balance * config.copy_exposure
+        n_parallel = round(config.parallel * n)
+        unit = 1 / (n_parallel * (at_home + away * (n_languages - 1)) + (n - n_parallel))
+        expected = sorted(
+            [unit * at_home] * n_parallel
+            + [unit * away] * n_parallel * (n_languages - 1)
+            + [unit] * (n - n_parallel)
+            + [0.0] * (n - n_parallel) * (n_languages - 1)
+        )
+        np.testing.assert_allclose(np.sort(exposure, axis=None), expected, rtol=1e-9, atol=1e-15)
+        parallel = (exposure > 0).sum(0) > 1
+        assert parallel.sum() == (n_parallel if away else 0)
+        if config.parallel_unit == "subject":
+            of_subject = parallel.reshape(corpus.world.n_subjects, -1).mean(1)
+            assert ((of_subject > 0) & (of_subject < 1)).sum() <= 1  # whole subjects, but for the last
+    np.testing.assert_allclose(corpus.exposure, over_run, atol=1e-15)
+
+
+@given(st.integers(0, 72), seeds)
+def test_parallel_facts_can_be_counted_instead(n_parallel, seed):
+    assert Corpus.build(tiny(**{"corpus.n_parallel": n_parallel, "seed": seed})).parallel.sum() == n_parallel
+
+
+@given(experiments(max_changes=0), shares)
+def test_raising_the_parallel_share_moves_only_the_facts_it_must(experiment, other):
+    dials = {"corpus.exposure_balance": 1.0, "corpus.copy_exposure": 1.0}
+    low, high = (
+        Corpus.build(experiment.replace(**dials, **{"corpus.parallel": share}))
+        for share in sorted([experiment.corpus.parallel, other])
+    )
+    assert not (low.parallel & ~high.parallel).any()
+    same = low.parallel == high.parallel
+    assert (low.home[same] == high.home[same]).all()
+    if experiment.corpus.object_skew == 0:
+        assert (low.home == high.home).all()
+    assert (low.world.facts == high.world.facts).all() and low.languages == high.languages
+
+
+@given(seeds, st.sampled_from([2, 4]), st.integers(1, 3))
+def test_a_full_object_skew_makes_answers_tell_the_language(seed, n_objects, n_relations):
+    world = {"world.n_objects": n_objects, "world.n_relations": n_relations}
+    experiment = tiny(**world, **{"corpus.parallel": 0.0, "corpus.object_skew": 1.0, "seed": seed})
+    told = Corpus.build(experiment).statistics()["value"]
+    assert told["I(object; language | relation)"] == pytest.approx(1.0)
+    assert told["I(fact; language)"] == pytest.approx(1.0)
+    untold = Corpus.build(experiment.replace(**{"corpus.parallel": 1.0})).statistics()["value"]
+    assert untold["I(object; language | relation)"] == pytest.approx(0.0, abs=1e-9)
+    assert untold["I(fact; language)"] == pytest.approx(0.0, abs=1e-9)
+
+
+@given(seeds, st.integers(2, 4))
+def test_a_full_home_bias_gives_every_subject_one_home(seed, n_languages):
+    dials = {"language.n_languages": n_languages, "corpus.home_bias": 1.0, "corpus.parallel": 0.0, "seed": seed}
+    corpus = Corpus.build(tiny(**dials))
+    homes = corpus.home.reshape(corpus.world.n_subjects, -1)
+    assert (homes == homes[:, :1]).all()
+    assert np.ptp(np.bincount(homes[:, 0], minlength=n_languages)) <= 1
+    entropy = -sum(p * math.log2(p) for p in np.bincount(homes[:, 0]) / len(homes))
+    assert corpus.statistics().loc["I(subject; language)", "value"] == pytest.approx(entropy)
+
+
+@given(st.integers(2, 30), st.integers(1, 4), st.integers(2, 6), seeds)
+def test_every_relation_has_its_own_objects_equally_often(n_subjects, n_relations, n_objects, seed):
+    world = ul.World.synthetic(
+        ul.WorldConfig(n_subjects=n_subjects, n_relations=n_relations, n_objects=n_objects), seed
+    )
+    triples = world.facts.tolist()
+    assert sorted((s, r) for s, r, _ in triples) == [(s, r) for s in range(n_subjects) for r in range(n_relations)]
+    assert all(world.object_relation[o] == r for _, r, o in triples)
+    for relation in range(n_relations):
+        counts = [sum(o == code for _, _, o in triples) for code in np.flatnonzero(world.object_relation == relation)]
+        assert len(counts) == n_objects and max(counts) - min(counts) <= 1
+
+
+# --- tokens --------------------------------------------------------------------------------------------------
+
+
+@given(experiments(max_changes=0))
+def test_the_answer_follows_the_prompt_in_every_template(experiment):
+    corpus, world = Corpus.build(experiment), ul.World.synthetic(experiment.world, experiment.seed)
+    encode = corpus.tokenizer.encode
+    for template in range(len(corpus.templates)):
+        at = corpus.position("answer", template)
+        assert corpus.prompts(template=template).shape == (corpus.n_rows, at + 1)
+        for code, language in enumerate(corpus.languages):
+            block = corpus.sequences[template, code * corpus.n_facts : (code + 1) * corpus.n_facts]
+            due = [encode([language.objects[o]])[0] for o in world.object]
+            assert block[:, at + 1].tolist() == due
+            assert corpus.answers[corpus.rows(np.arange(corpus.n_facts))].tolist()[code * len(due) :][: len(due)] == due
+            subjects = encode([language.subjects[s] for s in world.subject])
+            assert block[:, corpus.position("subject", template)].tolist() == subjects
+            relations = encode([language.relations[r] for r in world.relation])
+            assert block[:, corpus.position("relation", template)].tolist() == relations
+            if corpus.language_token:
+                assert (block[:, corpus.position("language", template)] == encode([f"<{language.name}>"])[0]).all()
+            for relation in range(world.n_relations):
+                words = [w for w, r in zip(language.objects, world.object_relation, strict=True) if r == relation]
+                assert corpus.choices[code, relation].nonzero()[:, 0].tolist() == sorted(encode(words))
+            named = encode(language.objects)
+            assert corpus.token_object[named].tolist() == list(range(world.n_objects))
+            assert corpus.token_relation[named].tolist() == world.object_relation.tolist()
+    object_words = {word for language in corpus.languages for word in language.objects}
+    assert int((corpus.token_object >= 0).sum()) == int((corpus.token_relation >= 0).sum()) == len(object_words)
+
+
+def test_positions_by_name():
+    corpus = Corpus.build(tiny(**{"language.templates": ("topic", "of"), "language.language_token": True}))
+    # <bos> <a> as-for subject the relation is → answer
+    assert [corpus.position(slot) for slot in ("language", "subject", "relation", "answer")] == [1, 3, 5, 6]
+    assert [corpus.position(slot, 1) for slot in ("relation", "subject", "answer")] == [3, 5, 6]
+    with pytest.raises(ValueError, match=r"position='object'.*allowed: language, subject, relation, answer"):
+        corpus.position("object")
+    with pytest.raises(ValueError, match=r"position='language'.*allowed: subject, relation, answer\."):
+        Corpus.build(tiny()).position("language")
+
+
+def test_text_refuses_what_is_not_there():
+    corpus = Corpus.build(tiny())
+    for language, fact in [(2, 0), (-1, 0), (0, 72), (0, -1)]:
+        with pytest.raises(ValueError, match=f"language={language}, fact={fact}: .*0 to 1 and facts 0 to 71"):
+            corpus.text(language, fact)
+
+
+def test_examples_show_every_kind_that_exists():
+    corpus = Corpus.build(tiny())
+    shown = corpus.examples(n=3)
+    assert shown["kind"].value_counts().to_dict() == dict.fromkeys(KINDS, 3)
+    by_text = {corpus.text(a, f): (KINDS[corpus.kind[a, f]], "ab"[a]) for a in range(2) for f in range(corpus.n_facts)}
+    assert [by_text[text] for text in shown["text"]] == list(zip(shown["kind"], shown["language"], strict=True))
+    assert set(Corpus.build(tiny(**{"corpus.parallel": 1.0})).examples()["kind"]) == {"majority", "minority"}
+
+
+@pytest.mark.parametrize("templates", [("plain",), ("topic",)])
+def test_prompts_that_two_languages_share_are_refused(templates):
+    shared = {f"language.shared_{kind}": 1.0 for kind in ("subjects", "relations", "function_words")}
+    ambiguous = tiny(**shared, **{"language.templates": templates})
+    with pytest.raises(ValueError) as error:
+        Corpus.build(ambiguous)
+    for told in (*shared, "72 of 144 prompts", "language.language_token=True"):
+        assert told.removeprefix("language.") in str(error.value)
+    Corpus.build(ambiguous.replace(**{"language.language_token": True}))
+
+
+def test_a_model_that_cannot_read_the_corpus_is_refused():
+    corpus = Corpus.build(tiny())
+    corpus.check_model(corpus.d_vocab, corpus.n_ctx + 1)
+    with pytest.raises(ValueError, match=f"d_vocab={corpus.d_vocab - 1} must equal .* {corpus.d_vocab}"):
+        corpus.check_model(corpus.d_vocab - 1, corpus.n_ctx)
+    with pytest.raises(ValueError, match=f"n_ctx={corpus.n_ctx - 1} must be at least .*{corpus.n_ctx}"):
+        corpus.check_model(corpus.d_vocab, corpus.n_ctx - 1)
+
+
+# --- statistics, counted by hand -----------------------------------------------------------------------------
+
+
+def entropy(counts):
+    """In bits, of a dict of weights."""
+    total = sum(counts.values())
+    return -sum(w / total * math.log2(w / total) for w in counts.values() if w > 0)
+
+
+def tally(examples, *names):
+    """Weights of the combinations of some properties of weighted examples."""
+    counts = defaultdict(float)
+    for example, weight in examples:
+        counts[tuple(example[name] for name in names)] += weight
+    return counts
+
+
+def informativeness(examples, about, given=()):
+    """`I(about; language | given)` in bits."""
+    return (
+        entropy(tally(examples, about, *given))
+        + entropy(tally(examples, "language", *given))
+        - entropy(tally(examples, about, "language", *given))
+        - (entropy(tally(examples, *given)) if given else 0.0)
+    )
+
+
+@given(experiments())
+def test_statistics_against_a_count_of_examples(experiment):
+    corpus = Corpus.build(experiment)
+    examples = []
+    for start, stop, exposure in corpus.stages:
+        for code, language in enumerate(corpus.languages):
+            for fact, (subject, relation, obj) in enumerate(corpus.world.facts.tolist()):
+                example = {
+                    "fact": fact,
+                    "subject": subject,
+                    "relation": relation,
+                    "object": obj,
+                    "language": language.name,
+                    "word": language.objects[obj],
+                    "prompt": corpus.text(code, fact, answer=False).split()[1:],
+                }
+                examples.append((example, exposure[code, fact] * (stop - start)))
+    total = sum(weight for _, weight in examples)
+    table = corpus.statistics()["value"]
+    expected = {
+        "I(fact; language)": informativeness(examples, "fact"),
+        "I(object; language | relation)": informativeness(examples, "object", ("relation",)),
+        "I(subject; language)": informativeness(examples, "subject"),
+        "no-knowledge baseline": math.log(2)
+        * (entropy(tally(examples, "word", "relation", "language")) - entropy(tally(examples, "relation", "language"))),
+    }
+    for (name,), weight in tally(examples, "language").items():
+        expected[f"exposure of language {name}"] = weight / total
+    vocabularies = [{f"<{language.name}>", *language.words()} for language in corpus.languages]
+    telling = {word for own in vocabularies for word in own if sum(word in other for other in vocabularies) == 1}
+    expected["language-revealing prompt tokens"] = (
+        sum(w * np.mean([word in telling for word in example["prompt"]]) for example, w in examples) / total
+    )
+    expected["language-revealing answer tokens"] = (
+        sum(w for example, w in examples if example["word"] in telling) / total
+    )
+    for slot in ("subject", "relation"):
+        at = corpus.position(slot) - 1
+        expected[f"language-revealing {slot} tokens"] = (
+            sum(w for example, w in examples if example["prompt"][at] in telling) / total
+        )
+    for name, value in expected.items():
+        assert table[name] == pytest.approx(value, abs=1e-9), name
+    assert corpus.baseline == table["no-knowledge baseline"]
+    assert table["facts"] == corpus.n_facts and table["parallel facts"] == corpus.parallel.sum()
+
+
+# --- batches -------------------------------------------------------------------------------------------------
+
+
+def test_batches_follow_the_exposures_of_their_stage():
+    changes = tuple(
+        ul.CorpusChange(step=step, corpus=ul.CorpusConfig(**dials))
+        for step, dials in [(10, {"parallel": 0.0}), (30, {"parallel": 1.0, "exposure_balance": 0.5})]
+    )
+    experiment = tiny(changes=changes, **{"train.batch_size": 2000, "language.templates": ("plain", "of", "has")})
+    corpus = Corpus.build(experiment)
+    batches = Batches(experiment, corpus)
+    for start, stop, exposure in corpus.stages:
+        drawn = [batches[step] for step in range(start, stop)]
+        rows = torch.cat([rows for _, rows in drawn]).numpy()
+        expected = exposure.ravel() * len(rows)
+        counts = np.bincount(rows, minlength=corpus.n_rows)
+        assert (counts[expected == 0] == 0).all()
+        # chi-square with many degrees of freedom: mean n, deviation sqrt(2 n)
+        used = expected > 0
+        chi_square = ((counts - expected)[used] ** 2 / expected[used]).sum()
+        assert abs(chi_square - used.sum()) < 5 * math.sqrt(2 * used.sum())
+        templates = np.bincount(torch.cat([templates for templates, _ in drawn]).numpy(), minlength=3)
+        assert np.abs(templates / len(rows) - 1 / 3).max() < 0.02
+
+
+def test_batches_depend_on_seed_and_step_alone():
+    experiment = tiny(**{"train.steps": 200})
+    corpus = Corpus.build(experiment)
+    in_order = Batches(experiment, corpus)
+    drawn = [in_order[step] for step in range(200)]
+    for step in (150, 3, 199, 64, 63):
+        again = Batches(experiment, corpus)[step]
+        assert all((a == b).all() for a, b in zip(again, drawn[step], strict=True))
+    assert not (drawn[0][1] == drawn[1][1]).all() and not (drawn[0][1] == drawn[64][1]).all()
+    assert not (Batches(experiment.replace(seed=1), corpus)[0][1] == drawn[0][1]).all()
+
+
+# --- parallel_window -----------------------------------------------------------------------------------------
+
+WINDOWS = [(0, 30), (5, 35), (10, 40), (0, 40), (13, 39)]
+
+
+@pytest.mark.parametrize(("start", "stop"), WINDOWS)
+@given(
+    n_languages=st.integers(2, 4),
+    parallel=st.sampled_from([0.05, 0.25, 0.4]),
+    skew=shares,
+    bias=shares,
+    unit=st.sampled_from(["fact", "subject"]),
+    seed=seeds,
+)
+def test_a_window_moves_copies_and_keeps_how_often_each_is_seen(
+    start, stop, n_languages, parallel, skew, bias, unit, seed
+):
+    base = tiny(
+        seed=seed,
+        corpus=ul.CorpusConfig(parallel=parallel, object_skew=skew, home_bias=bias, parallel_unit=unit),
+        **{"language.n_languages": n_languages},
+    )
+    moved = parallel_window(base, start, stop)
+    before, after = Corpus.build(base), Corpus.build(moved)
+    np.testing.assert_allclose(after.exposure, before.exposure, rtol=0, atol=1e-9)
+    assert (after.kind == before.kind).all()
+    away = np.arange(n_languages)[:, None] != before.home
+    stages = {(begin, end): exposure for begin, end, exposure in after.stages}
+    assert set(stages) == {(a, b) for a, b in [(0, start), (start, stop), (stop, 40)] if a < b}
+    for span, exposure in stages.items():
+        copies = exposure[away & before.seen]
+        assert (copies > 0).all() if span == (start, stop) else (copies == 0).all()
+    assert moved.replace(corpus=base.corpus, changes=()) == base
+
+
+@pytest.mark.parametrize(
+    ("changes", "window", "told"),
+    [
+        ({}, (20, 20), ["start=20, stop=20", "0 <= start < stop <= train.steps=40"]),
+        ({}, (-1, 20), ["start=-1, stop=20", "0 <= start"]),
+        ({}, (20, 41), ["start=20, stop=41", "train.steps=40"]),
+        ({}, (0, 13), ["start=0, stop=13", "0.333 of all examples", "more than 13 steps"]),
+        ({"corpus.parallel": 0.0}, (0, 20), ["corpus.parallel=0", "more than 0"]),
+        ({"corpus.exposure_balance": 0.5}, (0, 20), ["exposure_balance=0.5", "allowed: exposure_balance=1"]),
+        ({"corpus.copy_exposure": 2.0}, (0, 20), ["copy_exposure=2.0", "copy_exposure=1"]),
+        (
+            {"changes": (ul.CorpusChange(step=5, corpus=ul.CorpusConfig()),)},
+            (0, 20),
+            ["changes at steps [5]", "no changes"],
+        ),
+    ],
+)
+def test_windows_that_make_no_sense_are_refused(changes, window, told):
+    with pytest.raises(ValueError) as error:
+        parallel_window(tiny(**changes), *window)
+    assert not [part for part in told if not re.search(re.escape(part), str(error.value))], error.value

@@ -1,0 +1,210 @@
+"""Answers of models made by hand, and tables against the measures they are made of."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+from conftest import tiny
+
+import unifylens as ul
+from unifylens import evaluate, measures
+from unifylens.corpus import Corpus
+from unifylens.evaluate import Questions
+
+RIGHT, WRONG_LANGUAGE, WRONG_OBJECT, OTHER = measures.ANSWER_TYPES
+
+
+@pytest.fixture(scope="module")
+def corpus():
+    return Corpus.build(tiny(**{"language.n_languages": 3, "language.language_token": True}))
+
+
+@pytest.fixture(scope="module")
+def model(corpus):
+    return ul.build_model(ul.ModelConfig(d_model=16, n_layers=2, n_heads=2, d_mlp=32), corpus.d_vocab, corpus.n_ctx, 3)
+
+
+def token(corpus, language, fact, kind):
+    """The token that a model gives that makes this kind of answer."""
+    world, encode = corpus.world, corpus.tokenizer.encode
+    due, spoken = world.object[fact], corpus.languages[language]
+    if kind == RIGHT:
+        return encode([spoken.objects[due]])[0]
+    if kind == WRONG_LANGUAGE:
+        return encode([corpus.languages[(language + 1) % 3].objects[due]])[0]
+    if kind == WRONG_OBJECT:
+        others = [o for o in np.flatnonzero(world.object_relation == world.relation[fact]) if o != due]
+        return encode([spoken.objects[others[fact % len(others)]]])[0]
+    # the object of another relation, or the subject, or no word at all
+    other = next(o for o in range(world.n_objects) if world.object_relation[o] != world.relation[fact])
+    return encode([[spoken.objects[other], spoken.subjects[world.subject[fact]], "<pad>"][fact % 3]])[0]
+
+
+def logits_of(corpus, kinds):
+    """Logits `[language * fact, vocab]` of a model that gives this kind of answer in each language."""
+    rows = [token(corpus, a, f, kind) for a, kind in enumerate(kinds) for f in range(corpus.n_facts)]
+    return torch.nn.functional.one_hot(torch.tensor(rows), corpus.d_vocab).float()
+
+
+@pytest.mark.parametrize(
+    ("kind", "column"),
+    [
+        (RIGHT, "transfer"),
+        (WRONG_LANGUAGE, "transfer_wrong_language"),
+        (WRONG_OBJECT, "transfer_wrong_object"),
+        (OTHER, "transfer_other"),
+    ],
+)
+def test_accuracy_of_models_that_make_one_kind_of_answer(corpus, kind, column):
+    accuracy = Questions.all(corpus).accuracy(logits_of(corpus, [kind] * 3))
+    types = ["transfer", "transfer_wrong_language", "transfer_wrong_object", "transfer_other"]
+    assert [accuracy[name] for name in types] == [float(name == column) for name in types]
+    right = float(kind == RIGHT)
+    recalls = ["recall", "recall_monolingual", "recall_majority", "recall_minority"]
+    assert [accuracy[name] for name in recalls] == [right] * 4
+    if kind in (RIGHT, WRONG_OBJECT):
+        assert accuracy["transfer_choice"] == right
+
+
+def test_the_calibrated_choice_looks_at_the_objects_alone(corpus):
+    logits = logits_of(corpus, [RIGHT] * 3) + 5 * logits_of(corpus, [WRONG_LANGUAGE] * 3)
+    accuracy = Questions.all(corpus).accuracy(logits)
+    assert (accuracy["transfer"], accuracy["transfer_wrong_language"], accuracy["transfer_choice"]) == (0, 1, 1)
+
+
+def test_recall_weighs_kinds_by_their_copies(corpus):
+    right, wrong = logits_of(corpus, [RIGHT] * 3), logits_of(corpus, [OTHER] * 3)
+    minority = torch.from_numpy((corpus.kind == 2).ravel())
+    everything = Questions.all(corpus).accuracy(torch.where(minority[:, None], wrong, right))
+    n_minority, n_seen = int(minority.sum()), int(corpus.seen.sum())
+    assert everything["recall_minority"] == 0 and everything["recall_majority"] == 1 == everything["transfer"]
+    assert everything["recall"] == pytest.approx(1 - n_minority / n_seen)
+    sampled = Questions.sample(corpus, 5, seed=0)
+    logits = torch.where(minority[:, None], wrong, right)[sampled.rows]
+    assert sampled.accuracy(logits)["recall"] == pytest.approx(1 - n_minority / n_seen)
+
+
+def test_samples_are_even_and_by_seed_alone(corpus):
+    sampled = Questions.sample(corpus, 10, seed=0)
+    assert corpus.parallel[sampled.facts].sum() == 10 == len(sampled.facts) / 2
+    assert (Questions.sample(corpus, 10, seed=0).facts == sampled.facts).all()
+    assert set(Questions.sample(corpus, 12, seed=0).facts) > set(sampled.facts)
+    assert set(Questions.sample(corpus, 10, seed=1).facts) != set(sampled.facts)
+    assert len(Questions.sample(corpus, 1000, seed=0).facts) == corpus.n_facts
+
+
+def test_transfer_is_told_by_language_and_type(monkeypatch, corpus, model):
+    kinds = [RIGHT, WRONG_LANGUAGE, OTHER]
+    monkeypatch.setattr(evaluate, "run_prompts", lambda *_: (logits_of(corpus, kinds), []))
+    table = ul.transfer(model, corpus)
+    assert list(table.index) == ["a", "b", "c"] and list(table) == ["n", *measures.ANSWER_TYPES, "choice"]
+    assert table["n"].tolist() == (~corpus.seen).sum(1).tolist()
+    for name, kind in zip("abc", kinds, strict=True):
+        assert table.loc[name, list(measures.ANSWER_TYPES)].tolist() == [
+            float(kind == k) for k in measures.ANSWER_TYPES
+        ]
+    assert table.loc["a", "choice"] == 1
+
+
+def test_transfer_asks_held_out_facts_alone(monkeypatch, corpus, model):
+    seen = torch.from_numpy(corpus.seen.ravel())[:, None]
+    logits = torch.where(seen, logits_of(corpus, [RIGHT] * 3), logits_of(corpus, [WRONG_OBJECT] * 3))
+    monkeypatch.setattr(evaluate, "run_prompts", lambda *_: (logits, []))
+    table = ul.transfer(model, corpus)
+    assert (table[RIGHT] == 0).all() and (table[WRONG_OBJECT] == 1).all() and (table["choice"] == 0).all()
+
+
+def test_states_are_transformerlens_own_and_keep_the_order_of_facts(corpus, model):
+    facts = np.array([9, 2, 40, 2])
+    found = evaluate.states(model, corpus, facts, "subject")
+    assert found.shape == (3, 3, 4, 16)
+    for language in range(3):
+        for at, fact in enumerate(facts):
+            words = corpus.text(language, fact, answer=False).split()
+            prompt = torch.tensor([corpus.tokenizer.encode(words)])
+            _, cache = model.run_with_cache(prompt)
+            where = words.index(corpus.languages[language].subjects[corpus.world.subject[fact]])
+            names = ["blocks.0.hook_resid_pre", "blocks.0.hook_resid_post", "blocks.1.hook_resid_post"]
+            for layer, name in enumerate(names):
+                torch.testing.assert_close(found[layer, language, at], cache[name][0, where])
+    last = evaluate.states(model, corpus, facts)
+    assert not torch.allclose(last, found)
+
+
+def test_answers_do_not_depend_on_the_size_of_batches(monkeypatch, corpus, model):
+    logits, layers = evaluate.run_prompts(model, corpus.prompts())
+    monkeypatch.setattr(evaluate, "BATCH_ROWS", 7)
+    again, layers_again = evaluate.run_prompts(model, corpus.prompts())
+    torch.testing.assert_close(again, logits)
+    torch.testing.assert_close(layers_again, layers)
+    torch.testing.assert_close(logits, model(corpus.prompts())[:, -1].detach())
+
+
+@pytest.mark.parametrize("position", ["answer", "relation", "language"])
+@pytest.mark.parametrize("facts", ["held-out", "parallel"])
+def test_unification_is_the_mean_of_the_measure_over_pairs_of_languages(corpus, model, position, facts):
+    table = ul.unification(model, corpus, position=position, facts=facts, seed=5)
+    assert list(table.index) == ["embed", "0", "1"]
+    compared = np.flatnonzero(corpus.parallel == (facts == "parallel"))
+    relation = torch.from_numpy(corpus.world.relation[compared])
+    for network, columns in [(model, None), (ul.untrained_like(model, 5), ["untrained"])]:
+        by_layer = evaluate.states(network, corpus, compared, position)
+        for state, (_, row) in zip(by_layer, table.iterrows(), strict=True):
+            pairs = [(state[0], state[1]), (state[0], state[2]), (state[1], state[2])]
+            scores = [measures.unification_variants(x, y, relation) for x, y in pairs]
+            expected = {name: np.mean([score[name] for score in scores]) for name in scores[0]}
+            if columns:
+                expected = {"untrained": expected["unification"]}
+            for name, value in expected.items():
+                assert row[name] == pytest.approx(value, abs=1e-6, nan_ok=True), name
+            if not columns:
+                assert {*expected, "untrained"} == set(table)
+    assert table.loc["1", "unification"] != pytest.approx(table.loc["1", "untrained"], abs=1e-3)
+
+
+def test_shuffled_pairs_of_a_unified_model_score_lower(corpus, model):
+    """With one word for everything but its language token, states of two languages nearly agree."""
+    alike = tiny(
+        **{f"language.shared_{kind}": 1.0 for kind in ("subjects", "relations")}, **{"language.language_token": True}
+    )
+    alike = Corpus.build(alike)
+    network = ul.build_model(ul.ModelConfig(d_model=16, n_layers=2, n_heads=2, d_mlp=32), alike.d_vocab, alike.n_ctx)
+    row = ul.unification(network, alike, position="subject").loc["embed"]
+    assert row["unification"] == pytest.approx(1.0) and row["retrieval_at_1"] > 0.1
+    assert abs(row["shuffled"]) < 0.3
+    separate = ul.unification(model, corpus, position="subject").loc["embed"]
+    assert separate["unification"] > 0.9, "subjects are shared by default"
+    own = Corpus.build(tiny(**{"language.shared_subjects": 0.0}))
+    network = ul.build_model(ul.ModelConfig(d_model=16, n_layers=2, n_heads=2, d_mlp=32), own.d_vocab, own.n_ctx)
+    assert ul.unification(network, own, position="subject").loc["embed", "unification"] < 0.3
+
+
+def test_fewer_facts_are_a_sample_by_seed(corpus, model):
+    few = [ul.unification(model, corpus, n_facts=12, seed=seed)["matched_cosine"]["1"] for seed in (0, 0, 1)]
+    assert few[0] == few[1] != few[2]
+
+
+def test_questions_that_cannot_be_asked_are_refused(corpus, model):
+    with pytest.raises(ValueError, match=r"position='object'.*allowed: language, subject, relation, answer"):
+        ul.unification(model, corpus, position="object")
+    with pytest.raises(ValueError, match=r"position='verb'.*allowed: language, subject"):
+        evaluate.states(model, corpus, np.arange(3), "verb")
+    with pytest.raises(ValueError, match="facts='all'; allowed: 'held-out', 'parallel'"):
+        ul.unification(model, corpus, facts="all")
+    other = Corpus.build(tiny())
+    for call in (ul.transfer, ul.unification, lambda m, c: evaluate.states(m, c, np.arange(2))):
+        with pytest.raises(ValueError, match=re.escape(f"d_vocab={corpus.d_vocab} must equal")):
+            call(model, other)
+
+
+def test_a_corpus_without_the_facts_in_question_is_refused():
+    network = None
+    for share, facts in [(1.0, "held-out"), (0.0, "parallel")]:
+        corpus = Corpus.build(tiny(**{"corpus.parallel": share}))
+        network = ul.build_model(ul.ModelConfig(d_model=8, n_heads=1), corpus.d_vocab, corpus.n_ctx)
+        with pytest.raises(ValueError, match=rf"facts='{facts}': the corpus has 0 of them; allowed: at least 2"):
+            ul.unification(network, corpus, facts=facts)
+    everything = Corpus.build(tiny(**{"corpus.parallel": 1.0}))
+    with pytest.raises(ValueError, match=r"every fact is seen in every language \(corpus.parallel=1\)"):
+        ul.transfer(network, everything)

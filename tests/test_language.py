@@ -1,0 +1,120 @@
+"""Words: shared exactly as the dials say, everything else left as it was."""
+
+import pytest
+from conftest import tiny
+from hypothesis import given
+from hypothesis import strategies as st
+
+from unifylens.config import TEMPLATES, LanguageConfig, WorldConfig
+from unifylens.corpus import Corpus
+from unifylens.language import make_languages
+from unifylens.tokenization import BOS, PAD, WordTokenizer
+from unifylens.world import World
+
+KINDS = ("subjects", "relations", "objects", "function_words")
+ALL_TEMPLATES = tuple(TEMPLATES)
+FUNCTION_WORDS = {w for text in TEMPLATES.values() for w in text.split() if not w.startswith("{")}
+shares = st.integers(0, 20).map(lambda k: k / 20)
+dials = st.fixed_dictionaries({f"shared_{kind}": shares for kind in KINDS})
+
+
+def languages(seed=0, n_languages=3, n_subjects=25, **values):
+    world = World.synthetic(WorldConfig(n_subjects=n_subjects, n_relations=3, n_objects=5), seed)
+    config = LanguageConfig(n_languages=n_languages, templates=ALL_TEMPLATES, **values)
+    return make_languages(world, config, seed)
+
+
+def words(language, kind):
+    found = getattr(language, kind)
+    return [found[name] for name in sorted(found)] if isinstance(found, dict) else list(found)
+
+
+@given(dials, st.integers(2, 4), st.integers(0, 3))
+def test_shares_are_exact_and_all_other_words_unique(values, n_languages, seed):
+    first, *others = languages(seed, n_languages, **values)
+    n_words = n_distinct = sum(len(words(first, kind)) for kind in KINDS)
+    assert len(first.words()) == n_words
+    for other in others:
+        assert len(other.words()) == n_words
+        assert set(other.function_words) == FUNCTION_WORDS
+        for kind in KINDS:
+            same = [a == b for a, b in zip(words(first, kind), words(other, kind), strict=True)]
+            assert sum(same) == round(values[f"shared_{kind}"] * len(same))
+            # a word is shared at its own place or not at all
+            assert len(set(words(first, kind)) & set(words(other, kind))) == sum(same)
+            n_distinct += len(same) - sum(same)
+    assert len(set().union(*(language.words() for language in (first, *others)))) == n_distinct
+    assert len({language.name for language in (first, *others)}) == n_languages
+
+
+@given(dials, st.sampled_from(KINDS), shares, st.integers(2, 4))
+def test_raising_a_share_changes_only_the_words_it_must(values, kind, other_share, n_languages):
+    low, high = sorted([values[f"shared_{kind}"], other_share])
+    before = languages(n_languages=n_languages, **{**values, f"shared_{kind}": low})
+    after = languages(n_languages=n_languages, **{**values, f"shared_{kind}": high})
+    assert after[0] == before[0]
+    for old, new in zip(before[1:], after[1:], strict=True):
+        for other_kind in KINDS:
+            changed = 0
+            triples = zip(*(words(x, other_kind) for x in (before[0], old, new)), strict=True)
+            for shared_word, old_word, new_word in triples:
+                if old_word != new_word:
+                    changed += 1
+                    assert other_kind == kind and new_word == shared_word
+            if other_kind == kind:
+                n = len(words(old, kind))
+                assert changed == round(high * n) - round(low * n)
+
+
+def test_more_languages_leave_the_first_ones_as_they_were():
+    assert languages(n_languages=5)[:2] == languages(n_languages=2)
+
+
+def test_other_seeds_have_other_words():
+    a, b = (languages(seed=seed, n_languages=2)[0].words() for seed in (0, 1))
+    assert len(a & b) < len(a) / 4
+
+
+def test_words_grow_rather_than_run_out():
+    many = languages(n_languages=30, n_subjects=2)
+    inventories = [set(language.function_words.values()) for language in many]
+    assert len(set().union(*inventories)) == 30 * len(FUNCTION_WORDS)
+    assert len({language.name for language in many}) == 30
+
+
+@pytest.mark.parametrize("language_token", [False, True])
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_texts_say_the_template_in_the_words_of_the_language(name, language_token):
+    experiment = tiny(**{"language.templates": (name,), "language.language_token": language_token})
+    corpus = Corpus.build(experiment)
+    for code, language in enumerate(corpus.languages):
+        for fact, (subject, relation, obj) in enumerate(corpus.world.facts[:7]):
+            expected = ["<bos>", *([f"<{language.name}>"] if language_token else [])]
+            for word in TEMPLATES[name].split():
+                if word == "{object}":
+                    expected.append("→")
+                fillers = {
+                    "{subject}": language.subjects[subject],
+                    "{relation}": language.relations[relation],
+                    "{object}": language.objects[obj],
+                }
+                expected.append(fillers.get(word) or language.function_words[word])
+            assert corpus.text(code, fact) == " ".join(expected)
+            assert corpus.text(code, fact, answer=False) == " ".join(expected).split(" →")[0]
+
+
+@given(dials, st.integers(2, 4))
+def test_ids_and_words_are_each_others_inverse(values, n_languages):
+    spoken = languages(n_languages=n_languages, **values)
+    tokenizer = WordTokenizer.for_languages(spoken)
+    everything = [PAD, BOS, *sorted(set().union(*(language.words() for language in spoken)))]
+    assert tokenizer.decode(tokenizer.encode(everything)) == everything
+    assert tokenizer.encode(tokenizer.decode(range(len(tokenizer)))) == list(range(len(tokenizer)))
+    assert len(tokenizer) == len(everything) + n_languages  # and a tag a language
+    assert tokenizer.encode([PAD]) == [0]  # the loss ignores 0
+
+
+def test_unknown_words_are_named():
+    tokenizer = WordTokenizer.for_languages(languages(n_languages=2))
+    with pytest.raises(KeyError, match="qqq"):
+        tokenizer.encode([BOS, "qqq"])

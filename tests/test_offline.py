@@ -1,0 +1,49 @@
+"""Importing, training and analysing open no connection, and give the same experiments the same names."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from conftest import tiny
+
+ROOT = Path(__file__).parents[1]
+SCRIPT = """
+import socket, sys
+
+def refuse(*args, **kwargs):
+    print("a connection was tried", file=sys.stderr)
+    raise SystemExit(3)
+
+sys.addaudithook(lambda event, args: refuse() if event in ("socket.connect", "socket.getaddrinfo") else None)
+try:
+    socket.create_connection(("localhost", 9))
+except SystemExit:
+    print("refused")
+
+import warnings
+import unifylens as ul
+warnings.simplefilter("error")
+experiment = ul.Experiment.model_validate_json(sys.stdin.read())
+run = ul.train(experiment)
+ul.transfer(run.model, run.corpus)
+ul.unification(run.model, run.corpus)
+print(experiment.key(1))
+"""
+
+
+def test_training_works_without_a_network(empty_store):
+    experiment = tiny(**{"train.steps": 10})
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT],
+        input=experiment.model_dump_json(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "77", "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["refused", experiment.key(1)]
+    assert done.stderr.count("a connection was tried") == 1  # the script's own, which shows that trying is noticed
+    assert "training 1 models" in done.stderr  # the progress bar
+    assert list(empty_store.glob("runs/*"))

@@ -1,0 +1,479 @@
+"""Training: against a loop written out here, and through interruption, divergence and changes of the corpus."""
+
+import importlib
+import random
+import re
+import signal
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import tiny
+from transformer_lens import HookedTransformer
+
+import unifylens as ul
+from unifylens.corpus import Corpus
+from unifylens.evaluate import transfer
+from unifylens.model import build_model
+from unifylens.train import Batches, _Stack
+
+training = importlib.import_module("unifylens.train")
+SEVERAL_TEMPLATES = {"language.templates": ("plain", "topic", "of")}
+
+
+def quietly(*experiments):
+    return ul.train_many(experiments, progress=False)
+
+
+def weights(run, step=None):
+    model = run.model if step is None else run.checkpoint(step)
+    return {name: p.detach() for name, p in model.named_parameters()}
+
+
+def assert_equal_runs(a, b):
+    """Bit for bit the same weights at every checkpoint, and the same history."""
+    assert a.steps == b.steps
+    for step in a.steps:
+        theirs = weights(b, step)
+        assert all(torch.equal(p, theirs[name]) for name, p in weights(a, step).items())
+    pd.testing.assert_frame_equal(a.history, b.history, check_exact=True)
+
+
+def distance(a, b):
+    """Largest difference of two runs' weights.
+
+    Key biases are left out: softmax ignores them, so their gradient is rounding, which Adam scales up.
+    """
+    return max(float((p - b[name]).detach().abs().max()) for name, p in a.items() if not name.endswith("attn.b_K"))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """One trained model for the tests that only look."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("UNIFYLENS_HOME", str(tmp_path_factory.mktemp("trained")))
+        return quietly(tiny())[0]
+
+
+# --- what is computed ----------------------------------------------------------------------------------------
+
+
+def plain_loop(experiment):
+    """The training of one model, as anyone would write it: its weights, and the loss of every step."""
+    config, corpus = experiment.train, Corpus.build(experiment)
+    model = build_model(experiment.model, corpus.d_vocab, corpus.n_ctx, experiment.seed)
+    matrices = [p for name, p in model.named_parameters() if name.split(".")[-1].startswith("W_")]
+    vectors = [p for name, p in model.named_parameters() if not name.split(".")[-1].startswith("W_")]
+    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, betas=config.betas)
+    batches, losses = Batches(experiment, corpus), []
+    last = torch.tensor([corpus.position("answer", t) for t in range(len(corpus.templates))])
+    for step in range(config.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = config.lr_at(step)
+        templates, rows = batches[step]
+        tokens = corpus.sequences[templates, rows]
+        logits = model(tokens)
+        if config.loss == "answer":
+            each, at = torch.arange(len(tokens)), last[templates]
+            loss = F.cross_entropy(logits[each, at], tokens[each, at + 1])
+        else:
+            loss = F.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten(), ignore_index=0)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    return {name: p.detach() for name, p in model.named_parameters()}, losses
+
+
+@pytest.mark.parametrize("loss", ["answer", "full"])
+@pytest.mark.parametrize("templates", [{}, SEVERAL_TEMPLATES], ids=["one template", "three templates"])
+def test_a_plain_loop_trains_the_same_model(loss, templates):
+    experiment = tiny(**templates, **{"train.loss": loss, "train.steps": 60})
+    run = quietly(experiment)[0]
+    expected, losses = plain_loop(experiment)
+    untrained = build_model(experiment.model, run.corpus.d_vocab, run.corpus.n_ctx, experiment.seed)
+    assert distance(expected, dict(untrained.named_parameters())) > 0.1
+    assert distance(expected, weights(run)) < 1e-4  # 4e-6 when it was written
+    steps = run.history["step"].tolist()
+    for before, step, recorded in zip(steps, steps[1:], run.history["loss"][1:], strict=False):
+        assert recorded == pytest.approx(np.mean(losses[before:step]), abs=1e-5)
+    assert run.history["loss"][0] == pytest.approx(losses[0], abs=1e-5)
+    assert run.final["loss"] < losses[0] - 0.5
+    rates = [experiment.train.lr_at(step - 1) for step in steps[1:]]
+    assert run.history["learning_rate"][1:].tolist() == pytest.approx(rates)
+
+
+def test_a_stack_trains_what_single_runs_train(monkeypatch, tmp_path):
+    experiments = [tiny(), tiny(seed=1), tiny(**{"corpus.parallel": 0.1})]
+    together = quietly(*experiments)
+    monkeypatch.setenv("UNIFYLENS_HOME", str(tmp_path / "apart"))
+    for run, experiment in zip(together, experiments, strict=True):
+        alone = quietly(experiment)[0]
+        assert run.folder != alone.folder
+        assert distance(weights(run), weights(alone)) < 1e-5
+        pd.testing.assert_frame_equal(run.history, alone.history, atol=1e-3)
+    assert distance(weights(together[0]), weights(together[1])) > 0.1
+    assert distance(weights(together[0]), weights(together[2])) > 0.01
+
+
+def test_the_same_seed_gives_the_same_weights_and_touches_no_global_generator(monkeypatch, tmp_path, trained):
+    torch.manual_seed(5), np.random.seed(5), random.seed(5)  # noqa: NPY002
+    before = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()  # noqa: NPY002
+    again, other = quietly(tiny())[0], quietly(tiny(seed=1))[0]
+    after = torch.get_rng_state(), np.random.get_state()[1], random.getstate()  # noqa: NPY002
+    assert torch.equal(before[0], after[0]) and (before[1] == after[1]).all() and before[2] == after[2]
+    assert again.folder != trained.folder
+    assert_equal_runs(again, trained)
+    assert distance(weights(other), weights(trained)) > 0.1
+
+
+@pytest.mark.parametrize("loss", ["answer", "full"])
+@pytest.mark.parametrize("name", ["plain", "topic"])
+def test_tiny_models_learn_their_facts(name, loss):
+    run = quietly(tiny(**{"language.templates": (name,), "train.loss": loss, "train.steps": 300, "train.lr": 1e-2}))[0]
+    assert run.history["recall"][0] < 0.3 and run.final["recall"] > 0.9
+    if loss == "answer":
+        assert run.final["loss"] < run.corpus.baseline / 2
+    else:  # who is asked about cannot be known, so more is lost on the other tokens than on the answer
+        assert run.final["loss"] > run.corpus.baseline / 2
+
+
+# --- history, checkpoints ------------------------------------------------------------------------------------
+
+
+def test_history_has_every_evaluation_and_every_measure(trained):
+    history, config = trained.history, trained.experiment.train
+    assert history["step"].tolist() == config.evaluation_steps()
+    assert (history["tokens_seen"] == history["step"] * config.batch_size * trained.corpus.n_ctx).all()
+    shares = [
+        "recall",
+        "recall_monolingual",
+        "recall_majority",
+        "recall_minority",
+        "transfer",
+        "transfer_choice",
+        "transfer_wrong_language",
+        "transfer_wrong_object",
+        "transfer_other",
+        *(f"probe_{layer}" for layer in range(2)),
+    ]
+    scores = [f"{name}_{layer}" for name in ("unification", "unification_parallel", "shuffled") for layer in range(2)]
+    assert {*shares, *scores} == set(history) - {"step", "tokens_seen", "learning_rate", "loss"}
+    assert history.notna().all(axis=None)
+    assert ((history[shares] >= 0) & (history[shares] <= 1)).all(axis=None)
+    assert (history[scores] <= 1).all(axis=None)
+    types = ["transfer", "transfer_wrong_language", "transfer_wrong_object", "transfer_other"]
+    np.testing.assert_allclose(history[types].sum(axis=1), 1.0)
+
+
+def test_the_last_evaluation_asks_every_fact(trained):
+    table = transfer(trained.model, trained.corpus)
+    assert table["n"].sum() == (~trained.corpus.seen).sum() > trained.experiment.train.eval_facts
+    final, n = trained.final, table["n"] / table["n"].sum()
+    for column, name in [
+        ("right", "transfer"),
+        ("right object, wrong language", "transfer_wrong_language"),
+        ("wrong object of the relation", "transfer_wrong_object"),
+        ("other", "transfer_other"),
+        ("choice", "transfer_choice"),
+    ]:
+        assert final[name] == pytest.approx((table[column] * n).sum(), abs=1e-9)
+    layers = ul.unification(trained.model, trained.corpus)
+    assert final[["unification_0", "unification_1"]].tolist() == pytest.approx(
+        layers["unification"][["0", "1"]].tolist(), abs=1e-5
+    )
+    corpus = trained.corpus
+    logits = trained.model(corpus.prompts())[:, -1]
+    right = (logits.argmax(-1) == corpus.answers).numpy().reshape(corpus.seen.shape)
+    assert final["recall"] == pytest.approx(right[corpus.seen].mean())
+    assert final["recall_minority"] == pytest.approx(right[corpus.kind == 2].mean())
+
+
+def test_models_are_plain_hooked_transformers(trained):
+    assert type(trained.model) is HookedTransformer
+    untrained = build_model(
+        trained.experiment.model, trained.corpus.d_vocab, trained.corpus.n_ctx, trained.experiment.seed
+    )
+    config = trained.experiment.train
+    assert trained.steps == config.checkpoint_steps()
+    moved = [distance(weights(trained, step), dict(untrained.named_parameters())) for step in trained.steps]
+    assert moved == sorted(moved) and moved[0] > 0
+    assert distance(weights(trained, trained.steps[-1]), weights(trained)) == 0
+
+
+def test_a_step_that_was_not_saved_is_refused(trained):
+    allowed = ", ".join(map(str, trained.experiment.train.checkpoint_steps()))
+    with pytest.raises(ValueError, match=f"step=3 was never saved; allowed: {allowed}"):
+        trained.checkpoint(3)
+
+
+def test_two_evaluations_are_the_first_and_the_last():
+    run = quietly(tiny(**{"train.n_evaluations": 2, "train.n_checkpoints": 1}))[0]
+    assert run.history["step"].tolist() == [0, 40] and run.steps == [40]
+
+
+def test_everything_parallel_has_no_transfer_and_nothing_parallel_no_copies():
+    everything, nothing = (quietly(tiny(**{"corpus.parallel": share}))[0] for share in (1.0, 0.0))
+    assert everything.history[["transfer", "recall_monolingual", "unification_0"]].isna().all(axis=None)
+    assert everything.history[["recall", "recall_minority", "unification_parallel_0"]].notna().all(axis=None)
+    assert nothing.history[["recall_majority", "recall_minority", "unification_parallel_0"]].isna().all(axis=None)
+    assert (nothing.history["recall"] == nothing.history["recall_monolingual"]).all()
+
+
+def test_one_relation_and_three_languages_train():
+    run = quietly(tiny(**{"world.n_relations": 1, "language.n_languages": 3}))[0]
+    assert run.history[["transfer", "probe_1", "unification_1", "unification_parallel_1"]].notna().all(axis=None)
+
+
+def test_a_corpus_that_changes_is_learnt_in_stages(monkeypatch):
+    change = ul.CorpusChange(step=20, corpus=ul.CorpusConfig(parallel=0.0))
+    experiment = tiny(changes=(change,))
+    drawn = {}
+    get = Batches.__getitem__
+
+    def record(self, step):
+        templates, rows = get(self, step)
+        drawn[step] = rows
+        return templates, rows
+
+    monkeypatch.setattr(Batches, "__getitem__", record)
+    run = quietly(experiment)[0]
+    assert sorted(drawn) == list(range(40))
+    for step, rows in drawn.items():
+        exposure = run.corpus.stages[int(step >= 20)][2].ravel()
+        assert (exposure[rows] > 0).all()
+    early, late = (torch.cat([drawn[s] for s in steps]) for steps in (range(20), range(20, 40)))
+    minority = (run.corpus.kind == 2).ravel()
+    assert minority[early].any() and not minority[late].any()
+    # up to the change, all is as in a run without it
+    plain = quietly(tiny())[0]
+    shared = [step for step in run.steps if step <= 20]
+    assert shared and all(distance(weights(run, s), weights(plain, s)) < 1e-5 for s in shared)
+    assert distance(weights(run), weights(plain)) > 0.01
+
+
+# --- many at once --------------------------------------------------------------------------------------------
+
+
+def test_a_sweep_keeps_order_and_labels():
+    over = {"corpus.parallel": [0.5, 0.0], "seed": range(2)}
+    runs = ul.sweep(tiny(), over=over, progress=False)
+    labels = [(run.experiment.corpus.parallel, run.experiment.seed) for run in runs]
+    assert labels == [(0.5, 0), (0.5, 1), (0.0, 0), (0.0, 1)] and len(runs) == 4
+    history, final = runs.history, runs.final
+    assert list(history)[:3] == ["corpus.parallel", "seed", "step"]
+    assert len(history) == sum(len(run.history) for run in runs)
+    for run, label in zip(runs, labels, strict=True):
+        own = history[(history["corpus.parallel"] == label[0]) & (history["seed"] == label[1])]
+        assert own["loss"].tolist() == run.history["loss"].tolist()
+    assert list(zip(final["corpus.parallel"], final["seed"], strict=True)) == labels
+    assert final["loss"].tolist() == [run.history["loss"].iloc[-1] for run in runs]
+    assert runs[-1].experiment == runs.runs[3].experiment
+
+
+def test_sweeps_over_shapes_and_over_templates_of_equal_length():
+    same_length = [("x {subject} {relation} {object}",), ("{subject} {relation} {object} x",)]
+    runs = ul.sweep(tiny(), over={"language.templates": same_length, "model.d_model": [16, 8]}, progress=False)
+    assert [run.model.cfg.d_model for run in runs] == [16, 8, 16, 8]
+    assert runs.history["language.templates"].tolist() == [t for t in same_length for _ in range(2 * 4)]
+    for run in runs:
+        expected, _ = plain_loop(run.experiment)
+        assert distance(expected, weights(run)) < 1e-4
+
+
+def test_sweep_over_the_number_of_templates():
+    templates = [("topic",), ("topic", "plain")]
+    runs = ul.sweep(tiny(), over={"language.templates": templates}, progress=False)
+    assert [run.experiment.language.templates for run in runs] == templates
+
+
+def test_sweep_over_whole_corpora():
+    corpora = [ul.CorpusConfig(parallel=0.2), ul.CorpusConfig(parallel=0.6)]
+    runs = ul.sweep(tiny(), over={"corpus": corpora}, progress=False)
+    assert [run.experiment.corpus for run in runs] == corpora
+    assert runs.history["corpus"].tolist() == [c for c in corpora for _ in range(4)]
+    assert runs.final["corpus"].tolist() == corpora
+
+
+def test_equal_experiments_are_trained_once_and_then_read(monkeypatch):
+    stacked = []
+    init = _Stack.__init__
+    monkeypatch.setattr(_Stack, "__init__", lambda self, es: (stacked.append(list(es)), init(self, es))[1])
+    first, other, second = quietly(tiny(), tiny(seed=1), tiny())
+    assert stacked == [[tiny(), tiny(seed=1)]]
+    assert first.folder == second.folder != other.folder
+    assert_equal_runs(ul.train(tiny(), progress=False), first)
+    assert len(stacked) == 1, "the second call must read the store"
+
+
+def test_more_than_a_stack_of_models(monkeypatch):
+    monkeypatch.setattr(training, "STACK_SIZE", 2)
+    runs = ul.sweep(tiny(), over={"seed": range(3)}, progress=False)
+    assert [run.experiment.seed for run in runs] == [0, 1, 2]
+    assert len({float(weights(run)["unembed.W_U"].sum()) for run in runs}) == 3
+
+
+def test_a_member_that_diverges_is_named_and_the_others_go_on(monkeypatch, trained):
+    losses = _Stack.losses
+
+    def spoilt(self, step):
+        out = losses(self, step)
+        return torch.cat([out[:1], out[1:] * float("inf")]) if step >= 10 else out
+
+    monkeypatch.setattr(_Stack, "losses", spoilt)
+    with pytest.warns(UserWarning, match=r"seed 7\) diverged before step \d+") as caught:
+        good, bad = quietly(tiny(), tiny(seed=7))
+    assert len(caught) == 1
+    assert distance(weights(good), weights(trained)) < 1e-5
+    assert np.isfinite(good.history["loss"]).all() and good.history["recall"].notna().all()
+    after = bad.history["step"] > 10
+    assert after.any() and (~np.isfinite(bad.history["loss"]) == after).all()
+    assert bad.history["recall"].isna().equals(after)
+
+
+def test_a_learning_rate_that_blows_up_is_reported():
+    for rate in (1e6, 1e30):
+        experiment = tiny(**{"train.lr": rate, "model.normalization": None})
+        with pytest.warns(UserWarning, match=r"seed 0\) diverged before step \d+"):
+            run = quietly(experiment)[0]
+        assert run.history["step"].tolist() == experiment.train.evaluation_steps()
+        assert run.history["recall"][0] >= 0 and np.isnan(run.final["recall"])
+        assert "recall nan" in repr(run)
+
+
+def test_a_run_that_diverges_from_the_start_is_stored_and_reported(monkeypatch):
+    losses = _Stack.losses
+    monkeypatch.setattr(_Stack, "losses", lambda self, step: losses(self, step) * float("nan"))
+    with pytest.warns(UserWarning, match="diverged before step 0"):
+        run = quietly(tiny())[0]
+    assert run.history[["loss", "recall", "transfer"]].isna().all(axis=None) and "recall nan" in repr(run)
+
+
+# --- interruption --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def press_ctrl_c(monkeypatch):
+    """Press Ctrl-C while a member of a given width takes a step; `steps` lists (width, step) of all steps taken."""
+
+    class Keyboard:
+        steps = ()
+        at = None
+        times = 1
+
+    keyboard = Keyboard()
+    keyboard.steps = []
+    advance = _Stack.advance
+
+    def step(self):
+        here = (self.cfg.d_model, self.step)
+        keyboard.steps.append(here)
+        if here == keyboard.at:
+            for _ in range(keyboard.times):
+                signal.raise_signal(signal.SIGINT)
+        advance(self)
+
+    monkeypatch.setattr(_Stack, "advance", step)
+    return keyboard
+
+
+@pytest.mark.parametrize("at", [0, 1, 17, 36, 38])
+def test_an_interrupted_training_goes_on_bit_for_bit(press_ctrl_c, at, trained, empty_store):
+    handler = signal.getsignal(signal.SIGINT)
+    press_ctrl_c.at = (16, at)
+    with pytest.raises(KeyboardInterrupt, match=f"stopped after step {at + 1} of 40; the same call goes on"):
+        quietly(tiny())
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert not list(empty_store.glob("runs/*"))
+    press_ctrl_c.at, taken = None, len(press_ctrl_c.steps)
+    assert_equal_runs(quietly(tiny())[0], trained)
+    assert press_ctrl_c.steps[taken:] == [(16, step) for step in range(at + 1, 40)]
+    assert not list(empty_store.glob("interrupted/*"))
+
+
+def test_an_interrupted_stack_of_three_goes_on_bit_for_bit(press_ctrl_c, monkeypatch, tmp_path):
+    experiments = [tiny(), tiny(seed=1), tiny(**{"corpus.parallel": 0.1})]
+    whole = quietly(*experiments)
+    monkeypatch.setenv("UNIFYLENS_HOME", str(tmp_path / "interrupted twice"))
+    for at in (9, 30):
+        press_ctrl_c.at = (16, at)
+        with pytest.raises(KeyboardInterrupt):
+            quietly(*experiments)
+    press_ctrl_c.at = None
+    for run, expected in zip(quietly(*experiments), whole, strict=True):
+        assert_equal_runs(run, expected)
+
+
+def test_an_interruption_keeps_finished_stacks(press_ctrl_c, trained):
+    first, second = tiny(), tiny(**{"model.d_model": 8})
+    press_ctrl_c.at = (8, 12)
+    with pytest.raises(KeyboardInterrupt, match="stopped after step 13 of 40"):
+        quietly(first, second)
+    press_ctrl_c.at, taken = None, len(press_ctrl_c.steps)
+    assert_equal_runs(quietly(first, second)[0], trained)
+    assert press_ctrl_c.steps[taken:] == [(8, step) for step in range(13, 40)]
+
+
+def test_ctrl_c_in_the_last_step_stops_before_the_next_stack(press_ctrl_c):
+    first, second = tiny(), tiny(**{"model.d_model": 8})
+    press_ctrl_c.at = (16, 39)
+    with pytest.raises(KeyboardInterrupt, match="goes on from there"):
+        quietly(first, second)
+    assert {width for width, _ in press_ctrl_c.steps} == {16}
+    press_ctrl_c.at, taken = None, len(press_ctrl_c.steps)
+    quietly(first, second)
+    assert press_ctrl_c.steps[taken:] == [(8, step) for step in range(40)]
+
+
+def test_a_second_ctrl_c_stops_at_once(press_ctrl_c, empty_store):
+    press_ctrl_c.at, press_ctrl_c.times = (16, 5), 2
+    with pytest.raises(KeyboardInterrupt):
+        quietly(tiny())
+    assert press_ctrl_c.steps[-1] == (16, 5) and not list(empty_store.glob("*/*"))
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "empty"])
+def test_a_damaged_interrupted_training_is_named_and_starts_anew(press_ctrl_c, trained, empty_store, damage):
+    press_ctrl_c.at = (16, 17)
+    with pytest.raises(KeyboardInterrupt):
+        quietly(tiny())
+    (file,) = empty_store.glob("interrupted/*")
+    content = bytearray(file.read_bytes())
+    content[-100] ^= 1
+    file.write_bytes({"flip": content, "cut": content[:-1000], "empty": b""}[damage])
+    press_ctrl_c.at, taken = None, len(press_ctrl_c.steps)
+    with pytest.warns(UserWarning, match=re.escape(f"interrupted training {file.name} is damaged; it starts anew")):
+        run = quietly(tiny())[0]
+    assert press_ctrl_c.steps[taken] == (16, 0)
+    assert_equal_runs(run, trained)
+
+
+def test_long_trainings_are_saved_now_and_then(monkeypatch, trained, empty_store):
+    monkeypatch.setattr(training, "SECONDS_BETWEEN_SAVES", 0.0)
+    advance = _Stack.advance
+
+    def power_cut(self):
+        if self.step == 25:
+            raise SystemError("power cut")
+        advance(self)
+
+    monkeypatch.setattr(_Stack, "advance", power_cut)
+    with pytest.raises(SystemError):
+        quietly(tiny())
+    taken = []
+    monkeypatch.setattr(_Stack, "advance", lambda self: (taken.append(self.step), advance(self)))
+    assert_equal_runs(quietly(tiny())[0], trained)
+    assert taken == list(range(25, 40))
+
+
+def test_models_are_built_without_a_warning():
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        run = quietly(tiny(**{"train.steps": 10}))[0]
+        ul.unification(run.model, run.corpus)
+    assert not caught
