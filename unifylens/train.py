@@ -60,6 +60,9 @@ def train_design(design: Sequence[tuple[dict[str, Any], Experiment]], *, progres
     return Sweep(train_many([e for _, e in design], progress=progress), [labels for labels, _ in design])
 
 
+_NOTHING = object()
+
+
 class Sweep(Sequence[Run]):
     """Runs in order, and the settings in which they differ."""
 
@@ -75,6 +78,13 @@ class Sweep(Sequence[Run]):
     def __len__(self) -> int:
         """Number of runs."""
         return len(self.runs)
+
+    def select(self, **labels: Any) -> Sweep:
+        """The runs whose settings have these values. Raises ValueError if there is none."""
+        chosen = [i for i, dial in enumerate(self.dials) if all(dial.get(k, _NOTHING) == v for k, v in labels.items())]
+        if not chosen:
+            raise ValueError(f"no run has {labels}; settings of the first run: {self.dials[0]}.")
+        return Sweep([self.runs[i] for i in chosen], [self.dials[i] for i in chosen])
 
     @property
     def history(self) -> pd.DataFrame:
