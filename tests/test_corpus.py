@@ -125,6 +125,18 @@ def test_raising_the_parallel_share_moves_only_the_facts_it_must(experiment, oth
     assert (low.world.facts == high.world.facts).all() and low.languages == high.languages
 
 
+@given(experiments(max_changes=0), shares)
+def test_the_object_skew_moves_monolingual_facts_to_their_objects_home(experiment, other):
+    full = Corpus.build(experiment.replace(**{"corpus.object_skew": 1.0})).home
+    low, high = (
+        Corpus.build(experiment.replace(**{"corpus.object_skew": share}))
+        for share in sorted([experiment.corpus.object_skew, other])
+    )
+    moved = low.home != high.home
+    assert not (moved & low.parallel).any()
+    assert (high.home == full)[moved].all()
+
+
 @given(seeds, st.sampled_from([2, 4]), st.integers(1, 3))
 def test_a_full_object_skew_makes_answers_tell_the_language(seed, n_objects, n_relations):
     world = {"world.n_objects": n_objects, "world.n_relations": n_relations}
