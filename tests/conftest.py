@@ -1,5 +1,7 @@
 """Every test has an empty store of its own; `tiny` is an experiment that trains in well under a second."""
 
+import importlib
+
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
@@ -14,6 +16,11 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("unifylens")
+
+
+@pytest.fixture(autouse=True)
+def one_stack_at_a_time(monkeypatch):
+    monkeypatch.setattr(importlib.import_module("unifylens.train"), "worker_count", lambda: 1)
 
 
 @pytest.fixture(autouse=True)

@@ -145,6 +145,9 @@ def test_tiny_models_learn_their_facts(name, loss):
 # --- history, checkpoints ------------------------------------------------------------------------------------
 
 
+SCORES = ("unification", "fact_specific", "unification_parallel", "shuffled")
+
+
 def test_history_has_every_evaluation_and_every_measure(trained):
     history, config = trained.history, trained.experiment.train
     assert history["step"].tolist() == config.evaluation_steps()
@@ -161,7 +164,8 @@ def test_history_has_every_evaluation_and_every_measure(trained):
         "transfer_other",
         *(f"probe_{layer}" for layer in range(2)),
     ]
-    scores = [f"{name}_{layer}" for name in ("unification", "unification_parallel", "shuffled") for layer in range(2)]
+    scores = [f"{name}_{layer}" for name in SCORES for layer in range(2)]
+    scores += ["unification", "fact_specific"]
     assert {*shares, *scores} == set(history) - {"step", "tokens_seen", "learning_rate", "loss"}
     assert history.notna().all(axis=None)
     assert ((history[shares] >= 0) & (history[shares] <= 1)).all(axis=None)
@@ -427,6 +431,22 @@ def test_ctrl_c_in_the_last_step_stops_before_the_next_stack(press_ctrl_c):
     press_ctrl_c.at, taken = None, len(press_ctrl_c.steps)
     quietly(first, second)
     assert press_ctrl_c.steps[taken:] == [(8, step) for step in range(40)]
+
+
+def test_two_stacks_at_a_time_give_the_same_runs_and_can_be_interrupted(press_ctrl_c, monkeypatch, tmp_path):
+    experiments = [tiny(seed=seed) for seed in range(4)]
+    one_at_a_time = quietly(*experiments)
+    monkeypatch.setenv("UNIFYLENS_HOME", str(tmp_path / "two workers"))
+    monkeypatch.setattr(training, "worker_count", lambda: 2)
+    press_ctrl_c.at = (16, 20)
+    with pytest.raises(KeyboardInterrupt, match="goes on from there"):
+        quietly(*experiments)
+    press_ctrl_c.at = None
+    for run, expected in zip(quietly(*experiments), one_at_a_time, strict=True):
+        assert run.experiment == expected.experiment
+        for name, weight in weights(expected).items():
+            if not name.endswith("b_K"):  # without a gradient of their own: rounding, blown up by Adam
+                assert torch.allclose(weights(run)[name], weight, atol=1e-5), name
 
 
 def test_a_second_ctrl_c_stops_at_once(press_ctrl_c, empty_store):

@@ -5,7 +5,7 @@ import os
 # Before torch loads OpenMP: its threads spin while they wait, which beside another busy process costs a factor of 30.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
-from unifylens import claims, designs, measures, phases, plots
+from unifylens import claims, designs, evaluate, measures, phases, plots
 from unifylens.config import (
     CorpusChange,
     CorpusConfig,
@@ -38,6 +38,7 @@ __all__ = [
     "build_model",
     "claims",
     "designs",
+    "evaluate",
     "measures",
     "parallel_window",
     "phases",

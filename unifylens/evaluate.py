@@ -100,18 +100,22 @@ class Questions:
         away; with one relation it is tested on other facts.
         """
         out: dict[str, float] = {}
-        relation = torch.from_numpy(self.relation[: len(self.facts)][~self.parallel])
+        world, alone_facts = self.corpus.world, self.facts[~self.parallel]
+        relation, subject = (torch.from_numpy(of[alone_facts]) for of in (world.relation, world.subject))
         one_relation = len(np.unique(self.relation)) == 1
         groups = np.tile(self.facts, self.corpus.n_languages) if one_relation else self.relation
         for layer, state in enumerate(states):
             alone, parallel = self.pairs(state, parallel=False), self.pairs(state, parallel=True)
             out[f"unification_{layer}"] = _mean([measures.unification(x, y) for x, y in alone])
+            scores = [measures.fact_specific(x, y, relation, subject) for x, y in alone]
+            out[f"fact_specific_{layer}"] = _mean(scores)
             out[f"shuffled_{layer}"] = _mean([measures.shuffled(x, y, relation) for x, y in alone])
             out[f"unification_parallel_{layer}"] = _mean([measures.unification(x, y) for x, y in parallel])
             out[f"probe_{layer}"] = measures.language_probe(
                 state, torch.from_numpy(self.language), torch.from_numpy(groups)
             )
-        return {"unification": out[f"unification_{main_layer(len(states))}"], **out}
+        main = main_layer(len(states))
+        return {name: out[f"{name}_{main}"] for name in ("unification", "fact_specific")} | out
 
 
 def _mean(values: list[float] | np.ndarray) -> float:

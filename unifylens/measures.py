@@ -18,6 +18,7 @@ __all__ = [
     "ANSWER_TYPES",
     "answer_types",
     "checkerboard_contrast",
+    "fact_specific",
     "language_probe",
     "object_choice",
     "partial_rank_correlation",
@@ -69,6 +70,22 @@ def shuffled(
     return _score(_mismatched(u, v, _labels(relation, "relation", len(u)), seed), _baseline(u, v))
 
 
+def fact_specific(
+    x: Float[Tensor, "fact d_model"],
+    y: Float[Tensor, "fact d_model"],
+    relation: Int[Tensor, " fact"],
+    subject: Int[Tensor, " fact"],
+) -> float:
+    """Unification beyond shared words; ours: as `unification`, with what sharing a word buys as the baseline.
+
+    The baseline is the mean cosine across languages of different facts of one relation, or of one subject,
+    whichever is larger. nan if no two facts share either, and as for `unification`. Raises as it does.
+    """
+    u, v = _paired_units(x, y)
+    groups = [_labels(relation, "relation", len(u)), _labels(subject, "subject", len(u))]
+    return _score(_matched(u, v), float(np.fmax(*(_within_groups(u, v, group) for group in groups))))
+
+
 def unification_variants(
     x: Float[Tensor, "fact d_model"],
     y: Float[Tensor, "fact d_model"],
@@ -95,8 +112,7 @@ def unification_variants(
     - `shuffled_within_relation`: control, only where `relation` is given; the other fact is of the same
       relation. Facts alone in their relation have no partner and are left out of the mean; nan if all facts
       are alone.
-    - `fact_specific`: only where `relation` and `subject` are given; ours. The baseline is what sharing a word buys
-      across languages: the mean cosine of different facts of one relation, or of one subject, whichever is larger.
+    - `fact_specific`: as the function of that name, where `relation` and `subject` are given.
     - `matched_cosine`, `baseline_cosine`: the two ingredients of `unification`.
 
     All keep the baseline of `unification` but those that name their own. nan and ValueError as for
@@ -121,9 +137,7 @@ def unification_variants(
         relation = _labels(relation, "relation", n)
         scores["shuffled_within_relation"] = _score(_mismatched(u, v, relation, seed), baseline)
         if subject is not None:
-            subject = _labels(subject, "subject", n)
-            shared_word = np.fmax(_within_groups(u, v, relation), _within_groups(u, v, subject))
-            scores["fact_specific"] = _score(matched, float(shared_word))
+            scores["fact_specific"] = fact_specific(x, y, relation, subject)
     return scores | {"matched_cosine": matched, "baseline_cosine": baseline}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 
 import torch
@@ -9,9 +10,11 @@ from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 from unifylens.config import ModelConfig, torch_seed
 
+_ONE_AT_A_TIME = threading.Lock()  # the global generator and the warning filters belong to the whole process
+
 
 def _construct(config: HookedTransformerConfig, seed: int) -> HookedTransformer:
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+    with _ONE_AT_A_TIME, torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="HookedTransformer is deprecated", category=DeprecationWarning)
         torch.manual_seed(torch_seed(seed, "initial weights"))
         return HookedTransformer(config, move_to_device=False)

@@ -15,6 +15,7 @@ from jaxtyping import Float
 from matplotlib.animation import FuncAnimation, PillowWriter
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 from numpy import ndarray
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "scatter",
     "set_theme",
     "shares",
+    "step_axis",
 ]
 
 # Text stays text, and ids come from a fixed salt: the same figure gives the same bytes.
@@ -143,6 +145,13 @@ def checkerboard_animation(
     FuncAnimation(fig, draw, frames=list(frames)).save(path, writer=PillowWriter(fps=4), dpi=80)
     plt.close(fig)
     return path
+
+
+def step_axis(ax: Axes, first: int = 10) -> Axes:
+    """Logarithmic axis of training steps, from `first` on."""
+    ax.set(xscale="log", xlabel="training step (log scale)", xlim=(first, None))
+    ax.xaxis.set_minor_formatter(NullFormatter())
+    return ax
 
 
 def phase_spans(summary: pd.DataFrame, ax: Axes) -> Axes:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import joblib
 import numpy as np
 import pandas as pd
 import torch
@@ -120,13 +121,33 @@ def train_many(experiments: Sequence[Experiment], *, progress: bool = True) -> l
     for experiment in runs:
         if runs[experiment] is None:
             groups.setdefault(_shape(experiment), []).append(experiment)
-    stacks = [g[i : i + STACK_SIZE] for g in groups.values() for i in range(0, len(g), STACK_SIZE)]
+    workers = worker_count()
+    stacks = [stack for group in groups.values() for stack in _split(group, workers)]
+    if not stacks:
+        return [runs[experiment] for experiment in experiments]
+    workers = min(workers, len(stacks))
+    threads = max(1, torch.get_num_threads() // workers)
     total = sum(len(stack) * stack[0].train.steps for stack in stacks)
-    with tqdm(total=total, desc=f"training {sum(map(len, stacks))} models", unit="step", disable=not progress) as bar:
-        for stack in stacks:
-            for run in _train_stack(stack, bar):
-                runs[run.experiment] = run
+    interrupt = _Interrupt()
+    with (
+        tqdm(total=total, desc=f"training {sum(map(len, stacks))} models", unit="step", disable=not progress) as bar,
+        interrupt.listening(),
+        threadpool_limits(1, user_api="blas"),  # BLAS threads only wait for each other on matrices this small
+    ):
+        # one thread a stack: threads that share a step wait for each other, and badly so beside another busy process
+        parallel = joblib.Parallel(n_jobs=workers, prefer="threads", return_as="generator_unordered")
+        for finished in parallel(joblib.delayed(_train_stack)(stack, bar, interrupt, threads) for stack in stacks):
+            runs |= {run.experiment: run for run in finished}
+    if interrupt.stopped:
+        raise KeyboardInterrupt(f"stopped {interrupt.stopped[0]}; the same call goes on from there")
     return [runs[experiment] for experiment in experiments]
+
+
+def _split(group: list[Experiment], workers: int) -> list[list[Experiment]]:
+    """Stacks of nearly equal size, at most `STACK_SIZE`, and as many as keep every worker busy."""
+    rounds = -(-len(group) // (STACK_SIZE * workers))
+    size = -(-len(group) // (rounds * workers))
+    return [group[i : i + size] for i in range(0, len(group), size)]
 
 
 def _shape(experiment: Experiment) -> tuple:
@@ -165,6 +186,8 @@ class _Interrupt:
 
     def __init__(self) -> None:
         self.requested = False
+        self.stopped: list[str] = []
+        """Where each stack under way was stopped."""
 
     def _handle(self, *_: object) -> None:
         if self.requested:
@@ -184,11 +207,16 @@ class _Interrupt:
             signal.signal(signal.SIGINT, before)
 
 
-def _train_stack(experiments: list[Experiment], bar: tqdm) -> list[Run]:
-    trainer = _Stack(experiments)
-    interrupt = _Interrupt()
-    bar.update(trainer.step * len(experiments))
-    with interrupt.listening():
+def _train_stack(experiments: list[Experiment], bar: tqdm, interrupt: _Interrupt, threads: int) -> list[Run]:
+    """Train one stack to its end, or until interrupted: then it is saved, and no run comes back."""
+    if interrupt.requested:
+        interrupt.stopped.append("before a stack began")
+        return []
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)  # of this worker
+    try:
+        trainer = _Stack(experiments)
+        _advance_bar(bar, trainer.step * len(experiments))
         saved = time.monotonic()
         while True:
             if trainer.step in trainer.evaluation_steps and trainer.step not in trainer.evaluated:
@@ -202,20 +230,31 @@ def _train_stack(experiments: list[Experiment], bar: tqdm) -> list[Run]:
                 trainer.save()
                 saved = time.monotonic()
             if interrupt.requested:
-                raise KeyboardInterrupt(
-                    f"stopped after step {trainer.step} of {trainer.config.steps}; the same call goes on from there"
-                )
+                interrupt.stopped.append(f"after step {trainer.step} of {trainer.config.steps}")
+                return []
             trainer.advance()
-            bar.update(len(experiments))
-    runs = trainer.finish()
+            _advance_bar(bar, len(experiments))
+        runs = trainer.finish()
+    finally:
+        torch.set_num_threads(before)
     if interrupt.requested:
-        raise KeyboardInterrupt("stopped after the last step; the same call goes on from there")
+        interrupt.stopped.append("after the last step of a stack")
     return runs
+
+
+def _advance_bar(bar: tqdm, steps: int) -> None:
+    with bar.get_lock():  # stacks in several threads share it
+        bar.update(steps)
 
 
 def device() -> torch.device:
     """Where models train: the GPU where torch sees one (hide it with `CUDA_VISIBLE_DEVICES=`), else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def worker_count() -> int:
+    """Stacks that train at the same time: one a CPU core, or one on a GPU, which a stack fills by itself."""
+    return 1 if device().type == "cuda" else joblib.cpu_count()
 
 
 def _keep_freed_memory() -> None:
@@ -310,21 +349,19 @@ class _Stack:
         """Append a row to every member's history; the last one is measured on all facts."""
         last = self.step == self.config.steps
         losses = self.losses(0) if self.loss_steps == 0 else self.loss_sum / self.loss_steps
-        # BLAS threads wait for each other longer than they compute on the measures' small matrices
-        with threadpool_limits(1, user_api="blas"):
-            for member, sampled in enumerate(self.sampled):
-                questions = Questions.all(self.corpora[member]) if last else sampled
-                record = {
-                    "step": self.step,
-                    "tokens_seen": self.step * self.config.batch_size * self.sequences.shape[-1],
-                    "learning_rate": self.config.lr_at(max(self.step - 1, 0)),
-                    "loss": float(losses[member]),
-                }
-                if np.isfinite(record["loss"]):
-                    logits, states = self._answer(member, questions)
-                    if all(bool(x.isfinite().all()) for x in (logits, *states)):
-                        record |= questions.accuracy(logits) | questions.representation(states)
-                self.records[member].append(record)
+        for member, sampled in enumerate(self.sampled):
+            questions = Questions.all(self.corpora[member]) if last else sampled
+            record = {
+                "step": self.step,
+                "tokens_seen": self.step * self.config.batch_size * self.sequences.shape[-1],
+                "learning_rate": self.config.lr_at(max(self.step - 1, 0)),
+                "loss": float(losses[member]),
+            }
+            if np.isfinite(record["loss"]):
+                logits, states = self._answer(member, questions)
+                if all(bool(x.isfinite().all()) for x in (logits, *states)):
+                    record |= questions.accuracy(logits) | questions.representation(states)
+            self.records[member].append(record)
         self.loss_sum.zero_()
         self.loss_steps = 0
 
