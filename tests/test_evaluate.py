@@ -148,11 +148,12 @@ def test_unification_is_the_mean_of_the_measure_over_pairs_of_languages(corpus, 
     assert list(table.index) == ["embed", "0", "1"]
     compared = np.flatnonzero(corpus.parallel == (facts == "parallel"))
     relation = torch.from_numpy(corpus.world.relation[compared])
+    subject = torch.from_numpy(corpus.world.subject[compared])
     for network, columns in [(model, None), (ul.untrained_like(model, 5), ["untrained"])]:
         by_layer = evaluate.states(network, corpus, compared, position)
         for state, (_, row) in zip(by_layer, table.iterrows(), strict=True):
             pairs = [(state[0], state[1]), (state[0], state[2]), (state[1], state[2])]
-            scores = [measures.unification_variants(x, y, relation) for x, y in pairs]
+            scores = [measures.unification_variants(x, y, relation, subject) for x, y in pairs]
             expected = {name: np.mean([score[name] for score in scores]) for name in scores[0]}
             if columns:
                 expected = {"untrained": expected["unification"]}
