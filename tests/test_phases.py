@@ -71,6 +71,16 @@ def test_a_dip_before_the_rise_is_not_part_of_it():
     np.testing.assert_allclose(rise(EVALS, values), (100, 1000), rtol=0.25)
 
 
+def test_a_deep_fall_before_the_rise_does_not_hide_it():
+    steps = np.unique(np.geomspace(10, 900, 32).round())
+    times = np.log(steps)
+    knots = np.log([10, 40, 100, 430, 900])
+    values = np.interp(times, knots, [0.2, -0.15, -0.12, 0.5, 0.45])
+    start, end = rise(steps, values)
+    assert 80 < start < 125
+    assert 370 < end < 500
+
+
 def test_change_points_do_not_depend_on_the_unit_of_the_values():
     values = ramp(EVALS, 200, 900)
     assert change_points(EVALS, 7 * values - 3) == change_points(EVALS, values)

@@ -71,13 +71,18 @@ def rise(
 ) -> tuple[float, float]:
     """Steps at which a curve begins and ends to rise; (nan, nan) where it rises by less than `minimum`.
 
-    The two bends are those of `change_points`. The height between them is that of the curve with the same
-    bends that fits all values best (least squares), in the unit of `values`, so that one noisy point is no
-    rise: noise of standard deviation `minimum / 3` is rarely taken for one, noise of the size of `minimum`
-    often is.
+    The bends are those of `change_points`; the rise is the stretch between them that climbs, however many of its
+    parts do. Its height is that of the curve with the same bends that fits all values best (least squares), in
+    the unit of `values`, so that one noisy point is no rise: noise of standard deviation `minimum / 3` is rarely taken for one, noise of the size of `minimum`
+    often is. A fall before the rise is left out, as it would use up a bend: the curve is taken from its lowest
+    point ahead of its highest.
 
     Raises ValueError as `change_points` does.
     """
+    steps, values = _curve(steps, values)
+    lowest = int(values[: int(values.argmax()) + 1].argmin())
+    if len(steps) - lowest >= 4:  # fewer points have no two bends
+        steps, values = steps[lowest:], values[lowest:]
     bends = change_points(steps, values, n_changes=2, scale=scale)
     times, resampled = _resample(*_curve(steps, values), scale)
     knots = np.array([times[0], *_times(np.array(bends), scale), times[-1]])
@@ -85,9 +90,12 @@ def rise(
     # grid and not to the evaluations, of which there may be none between two bends.
     hats = np.stack([np.interp(times, knots, hat) for hat in np.eye(len(knots))], axis=1)
     heights = np.linalg.lstsq(hats, resampled)[0]
-    if heights[2] - heights[1] < minimum:
+    gains = np.diff(heights)
+    rising = np.flatnonzero(gains >= max(gains.clip(min=0).sum() / 4, 1e-12))  # not the drift of a plateau
+    if not len(rising) or heights[rising[-1] + 1] - heights[rising[0]] < minimum:
         return float("nan"), float("nan")
-    return bends[0], bends[1]
+    bounds = [float(steps[0]), *bends, float(steps[-1])]
+    return bounds[rising[0]], bounds[rising[-1] + 1]
 
 
 def first_step(

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from matplotlib.animation import FuncAnimation, PillowWriter
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import NullLocator, ScalarFormatter
 from numpy import ndarray
 
 __all__ = [
@@ -142,15 +142,18 @@ def checkerboard_animation(
 
     path = paths.figures_dir() / f"{id}.gif"
     path.parent.mkdir(parents=True, exist_ok=True)
-    FuncAnimation(fig, draw, frames=list(frames)).save(path, writer=PillowWriter(fps=4), dpi=80)
+    FuncAnimation(fig, draw, frames=list(frames)).save(path, writer=PillowWriter(fps=4), dpi=64)
     plt.close(fig)
     return path
 
 
 def step_axis(ax: Axes, first: int = 10) -> Axes:
     """Logarithmic axis of training steps, from `first` on."""
-    ax.set(xscale="log", xlabel="training step (log scale)", xlim=(first, None))
-    ax.xaxis.set_minor_formatter(NullFormatter())
+    ax.set(xscale="log", xlabel="training step (log scale)")
+    ax.set_xticks([tick for tick in (10, 30, 100, 300, 1000, 3000, 10000) if tick >= first])
+    ax.xaxis.set_major_formatter(ScalarFormatter())
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.set_xlim(first, ax.dataLim.xmax)
     return ax
 
 
