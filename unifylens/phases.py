@@ -72,10 +72,10 @@ def rise(
     """Steps at which a curve begins and ends to rise; (nan, nan) where it rises by less than `minimum`.
 
     The bends are those of `change_points`; the rise is the stretch between them that climbs, however many of its
-    parts do. Its height is that of the curve with the same bends that fits all values best (least squares), in
-    the unit of `values`, so that one noisy point is no rise: noise of standard deviation `minimum / 3` is rarely taken for one, noise of the size of `minimum`
-    often is. A fall before the rise is left out, as it would use up a bend: the curve is taken from its lowest
-    point ahead of its highest.
+    parts do. Its height is that of the curve with the same bends that fits all values best (least squares), in the
+    unit of `values`, so that one noisy point is no rise: noise of standard deviation `minimum / 3` is rarely taken
+    for one, noise of the size of `minimum` often is. A fall before the rise is left out, as it would use up a bend:
+    the curve is taken from its lowest point ahead of its highest.
 
     Raises ValueError as `change_points` does.
     """
