@@ -38,7 +38,8 @@ test: venv
 	@echo "unifylens: all checks passed"
 
 lab: venv
-	@$(RUN) jupyterlab --ServerApp.root_dir=notebooks --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate
+	@$(RUN) jupyterlab --ServerApp.root_dir=notebooks --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate \
+	  $$([ "$$(id -u)" != 0 ] || echo --allow-root) # root is who one is in a container
 
 clean:
 	rm -rf .venv build
