@@ -79,7 +79,8 @@ class Corpus:
         self.tokenizer = tokenizer
         self.templates = templates
         self.language_token = language_token
-        self._home = home
+        self.home = home
+        """Home language of each fact (by the first stage, where the corpus changes)."""
         self.stages = stages
         self._refuse_ambiguous_prompts()
 
@@ -130,11 +131,6 @@ class Corpus:
     def seen(self) -> Bool[np.ndarray, "language fact"]:
         """Facts seen in a language at any time; the others are held out there."""
         return self.exposure > 0
-
-    @property
-    def home(self) -> Int[np.ndarray, " fact"]:
-        """Home language of each fact (by the first stage, where the corpus changes)."""
-        return self._home
 
     @cached_property
     def parallel(self) -> Bool[np.ndarray, " fact"]:
