@@ -128,13 +128,22 @@ class ModelConfig(Config):
     n_layers: Count = 2
     n_heads: Count = 4
     d_mlp: Count = 256
-    act_fn: Literal["gelu", "relu"] = "gelu"
+    act_fn: Literal["gelu", "relu", "gelu_new", "gelu_fast", "silu"] = "gelu"
     normalization: Literal["LN", "LNPre", "RMS", "RMSPre"] | None = "LN"
+    positional_embedding_type: Literal["standard", "rotary"] = "standard"
+    attn_only: bool = False
+    gated_mlp: bool = False
+    parallel_attn_mlp: bool = False
 
     @model_validator(mode="after")
     def _heads_divide_the_width(self) -> Self:
         if self.d_model % self.n_heads:
             raise ValueError(f"n_heads={self.n_heads} must divide d_model={self.d_model}.")
+        if self.positional_embedding_type == "rotary" and self.d_model // self.n_heads % 2:
+            raise ValueError(
+                f"positional_embedding_type='rotary' turns pairs of dimensions; d_model={self.d_model} over "
+                f"n_heads={self.n_heads} must be even."
+            )
         return self
 
 
@@ -157,7 +166,9 @@ class TrainConfig(Config):
     cycles: Count = 1
     """The schedule, warm-up included, runs this many times over (cosine with warm restarts)."""
     loss: Literal["answer", "full"] = "answer"
-    """Cross-entropy on the answer token alone, or on every token after the first."""
+    """Cross-entropy on the answer's tokens alone, or on every token after the first."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """In which matrices are multiplied; weights, gradients and everything else stay float32."""
     n_evaluations: Annotated[int, Field(ge=2)] = 32
     n_checkpoints: Count = 6
     eval_facts: Annotated[int, Field(ge=8)] = 256

@@ -207,6 +207,13 @@ class Corpus:
             raise ValueError(f"position={slot!r} is not in this template; allowed: {', '.join(known)}.")
         return known[slot]
 
+    @cached_property
+    def answer_positions(self) -> Int[Tensor, "template row answer"]:
+        """Positions whose next token belongs to the answer; padded with the last position, behind which nothing is due.
+        """
+        last = torch.tensor([self.position("answer", template) for template in range(len(self.templates))])
+        return last[:, None, None].expand(-1, self.n_rows, 1)
+
     def prompts(self, rows: Int[np.ndarray, " row"] | None = None, template: int = 0) -> Int[Tensor, "row pos"]:
         """Token IDs up to and including the last token before the answer."""
         tokens = self.sequences[template, :, : self.position("answer", template) + 1]

@@ -22,17 +22,23 @@ def _construct(config: HookedTransformerConfig, seed: int) -> HookedTransformer:
 
 def build_model(config: ModelConfig, d_vocab: int, n_ctx: int, seed: int = 0) -> HookedTransformer:
     """An untrained model; the same shape and seed give the same weights, whatever the global generators hold."""
+    d_head = config.d_model // config.n_heads
     return _construct(
         HookedTransformerConfig(
             n_layers=config.n_layers,
             d_model=config.d_model,
             n_ctx=n_ctx,
-            d_head=config.d_model // config.n_heads,
+            d_head=d_head,
             n_heads=config.n_heads,
             d_mlp=config.d_mlp,
             act_fn=config.act_fn,
             d_vocab=d_vocab,
             normalization_type=config.normalization,
+            positional_embedding_type=config.positional_embedding_type,
+            rotary_dim=d_head if config.positional_embedding_type == "rotary" else None,
+            attn_only=config.attn_only,
+            gated_mlp=config.gated_mlp,
+            parallel_attn_mlp=config.parallel_attn_mlp,
             device="cpu",
         ),
         seed,

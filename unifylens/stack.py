@@ -1,12 +1,14 @@
-"""K models of one shape as one: `HookedTransformer` parameters with a leading K, and one forward for all.
+"""K models of one shape as one: `HookedTransformer` parameters with a leading K, computed together.
 
-The forward computes only what the loss needs: in the last block, and in the unembedding, only the asked positions.
+`Stacked` writes out what a supported shape computes, and its gradient: only what the loss needs, in few large
+operations. `OneByOne` takes any other HookedTransformer. Both have the same two methods.
 """
 
 from __future__ import annotations
 
-import math
+import warnings
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -15,14 +17,22 @@ from torch import Tensor
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 Parameters = dict[str, Tensor]
-ACTIVATIONS = {"gelu": F.gelu, "relu": F.relu}
+Query = slice | Int[Tensor, "model batch query"] | None
+"""Positions whose logits are asked for: the same ones in every sequence, others in each, or all."""
+
+ACTIVATIONS = ("gelu", "relu")
 NORMALIZATIONS = ("LN", "LNPre", "RMS", "RMSPre", None)
+FEW_POSITIONS = 12
+"""Up to here attention is written out elementwise: small matrix products cost more than they compute (CPU)."""
+
+
+# --- parameters ----------------------------------------------------------------------------------------------
 
 
 def stack_parameters(models: list[HookedTransformer], device: torch.device | str = "cpu") -> Parameters:
-    """The models' own parameters with a leading K on a device, as leaves that require gradients.
+    """The models' own parameters with a leading K, on a device.
 
-    Raises ValueError for no model, for models of different shapes, or a shape that `forward` does not compute.
+    Raises ValueError for no model, or for models of different shapes.
     """
     if not models:
         raise ValueError("models is empty; allowed: one model or more.")
@@ -31,35 +41,16 @@ def stack_parameters(models: list[HookedTransformer], device: torch.device | str
         if shape != shapes[0]:
             names = [n for n in shapes[0].keys() | shape.keys() if shape.get(n) != shapes[0].get(n)]
             raise ValueError(f"models[{index}] differs in shape from models[0] at {sorted(names)[:3]}.")
-    check_supported(models[0].cfg)
     members = [dict(model.named_parameters()) for model in models]
-    return {n: torch.stack([m[n].detach() for m in members]).to(device).requires_grad_() for n in members[0]}
-
-
-def check_supported(cfg: HookedTransformerConfig) -> None:
-    """Raise ValueError, naming the field, for a configuration that `forward` does not compute."""
-    needs = {
-        "act_fn": tuple(ACTIVATIONS),
-        "normalization_type": NORMALIZATIONS,
-        "positional_embedding_type": ("standard",),
-        "attn_only": (False,),
-        "parallel_attn_mlp": (False,),
-        "gated_mlp": (False,),
-        "attention_dir": ("causal",),
-        "use_attn_scale": (True,),
-        "scale_attn_by_inverse_layer_idx": (False,),
-        "use_local_attn": (False,),
-        "attn_scores_soft_cap": (-1.0,),
-        "output_logits_soft_cap": (-1.0,),
-    }
-    for field, allowed in needs.items():
-        if getattr(cfg, field) not in allowed:
-            raise ValueError(f"{field}={getattr(cfg, field)!r} is not supported by the stack; allowed: {allowed}.")
+    return {n: torch.stack([m[n].detach() for m in members]).to(device) for n in members[0]}
 
 
 def unstack(parameters: Parameters, member: int) -> Parameters:
     """One member's parameters as a state dict of a plain `HookedTransformer`."""
     return {name: p[member].detach().clone() for name, p in parameters.items()}
+
+
+# --- what both ways offer ------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -70,106 +61,471 @@ class Output:
     residual: list[Float[Tensor, "model batch query d_model"]]
 
 
-def _linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    return torch.baddbmm(bias[:, None], x, weight)
+class Network(Protocol):
+    """K models of one shape, computed together."""
+
+    def forward(
+        self, parameters: Parameters, tokens: Int[Tensor, "model batch pos"], query: Query = None, shared: int = 0
+    ) -> Output:
+        """What the K models compute at the asked positions.
+
+        `shared=1` says that position 0 holds the same token (`<bos>`) in a member's whole batch and is not asked for.
+        """
+
+    def loss_and_gradients(
+        self,
+        parameters: Parameters,
+        tokens: Int[Tensor, "model batch pos"],
+        due: Int[Tensor, "model batch query"],
+        query: Query = None,
+        shared: int = 0,
+    ) -> tuple[Float[Tensor, " model"], Parameters]:
+        """Mean cross-entropy of each model in nats over the `due` tokens that are not padding (0); its gradients."""
 
 
-def forward(
-    parameters: Parameters,
-    cfg: HookedTransformerConfig,
-    tokens: Int[Tensor, "model batch pos"],
-    query: Int[Tensor, "model batch"] | None = None,
-) -> Output:
-    """What K HookedTransformers compute, at position `query` of every sequence, or everywhere if None."""
-    n_models, n_batch, n_pos = tokens.shape
-    d_model, n_heads, d_head = cfg.d_model, cfg.n_heads, cfg.d_head
-    p = parameters
-    same_query = None
-    if query is not None and bool((query == query[0, 0]).all()):  # slicing is cheaper than gathering
-        same_query = int(query[0, 0])
+def network_of(model: HookedTransformer, bfloat16: bool = False) -> Network:
+    """How models of this shape are computed: stacked, or one by one with a warning that says why."""
+    reason = unsupported(model.cfg)
+    if reason is None:
+        return Stacked(model.cfg, bfloat16)
+    warnings.warn(f"{reason}: models of this shape train one by one, several times slower", stacklevel=2)
+    return OneByOne(model, bfloat16)
 
-    def at_query(x: Tensor) -> Tensor:
-        """Rows `[model, batch * query, width]` of `[model, batch * pos, width]` that are asked for."""
-        if query is None:
+
+def unsupported(cfg: HookedTransformerConfig) -> str | None:
+    """Why `Stacked` does not compute a configuration, naming the field and what it supports; None if it does."""
+    needs = {
+        "act_fn": ACTIVATIONS,
+        "normalization_type": NORMALIZATIONS,
+        "positional_embedding_type": ("standard", "rotary"),
+        "attn_only": (False,),
+        "parallel_attn_mlp": (False,),
+        "gated_mlp": (False,),
+        "attention_dir": ("causal",),
+        "scale_attn_by_inverse_layer_idx": (False,),
+        "use_local_attn": (False,),
+        "attn_scores_soft_cap": (-1.0,),
+        "output_logits_soft_cap": (-1.0,),
+        "n_key_value_heads": (None, cfg.n_heads),
+        "num_experts": (None,),
+        "use_qk_norm": (False,),
+        "use_normalization_before_and_after": (False,),
+        "post_embedding_ln": (False,),
+        "final_rms": (False, cfg.normalization_type == "RMS"),
+        "d_vocab_out": (cfg.d_vocab,),
+        "use_NTK_by_parts_rope": (False,),
+        "use_yarn_rope": (False,),
+        "use_dynamic_ntk_rope": (False,),
+        "rotary_scaling_factor": (1.0,),
+    }
+    for field, allowed in needs.items():
+        value = getattr(cfg, field, allowed[0])
+        if value not in allowed:
+            return f"{field}={value!r} is not computed by the stack (supported: {', '.join(map(repr, allowed))})"
+    return None
+
+
+# --- loss ----------------------------------------------------------------------------------------------------
+
+
+def cross_entropy(
+    logits: Float[Tensor, "model token d_vocab"], due: Int[Tensor, "model token"], ignore: int = 0
+) -> tuple[Float[Tensor, " model"], Float[Tensor, "model token d_vocab"]]:
+    """Mean loss of each model in nats over the tokens that are not `ignore`, and its gradient by the logits."""
+    counted = (due != ignore).to(logits.dtype)
+    weight = counted / counted.sum(1, keepdim=True).clamp(min=1)
+    probability = logits.softmax(-1)
+    # log of the normaliser from the largest entry, which cannot underflow: a second pass of exp would cost more
+    log_normalizer = logits.amax(-1) - probability.amax(-1).log()
+    losses = log_normalizer - logits.gather(-1, due[..., None])[..., 0]
+    gradient = probability.mul_(weight[..., None])
+    gradient.scatter_add_(-1, due[..., None], -weight[..., None])
+    return (losses * weight).sum(1), gradient
+
+
+# --- stacked -------------------------------------------------------------------------------------------------
+
+
+class Stacked:
+    """K models at once, forward and gradient written out; see `unsupported` for the shapes it computes."""
+
+    def __init__(self, cfg: HookedTransformerConfig, bfloat16: bool = False) -> None:
+        """`bfloat16` multiplies matrices in that precision; everything else stays as the parameters are.
+
+        Raises ValueError for a configuration that is not supported.
+        """
+        if reason := unsupported(cfg):
+            raise ValueError(f"{reason}.")
+        self.cfg = cfg
+        self.bfloat16 = bfloat16
+        self._geometry: tuple[tuple, _Geometry] | None = None
+
+    def geometry(self, tokens: Tensor, query: Query, shared: int) -> _Geometry:
+        """Where rows stand; made anew only when the shape of the batch changes."""
+        if isinstance(query, Tensor):
+            return _Geometry(*tokens.shape, query, shared, tokens.device)
+        key = (*tokens.shape, query.start, query.stop, shared, tokens.device)
+        if self._geometry is None or self._geometry[0] != key:
+            self._geometry = key, _Geometry(*tokens.shape, query, shared, tokens.device)
+        return self._geometry[1]
+
+    def forward(
+        self, parameters: Parameters, tokens: Int[Tensor, "model batch pos"], query: Query = None, shared: int = 0
+    ) -> Output:
+        """What the K models compute at the asked positions."""
+        run = _Pass(self, parameters, tokens, query, shared)
+        logits = run.forward()
+        *before, last = run.residual
+        return Output(run.at.by_batch(logits), [run.at.by_batch(x) for x in (*map(run.at.asked, before), last)])
+
+    def loss_and_gradients(
+        self,
+        parameters: Parameters,
+        tokens: Int[Tensor, "model batch pos"],
+        due: Int[Tensor, "model batch query"],
+        query: Query = None,
+        shared: int = 0,
+    ) -> tuple[Float[Tensor, " model"], Parameters]:
+        """Mean cross-entropy of each model in nats over the `due` tokens that are not padding (0); its gradients."""
+        run = _Pass(self, parameters, tokens, query, shared)
+        losses, gradient = cross_entropy(run.forward(), due.transpose(1, 2).flatten(1))
+        return losses, run.backward(gradient)
+
+
+class _Geometry:
+    """Where the rows of a batch of some shape stand.
+
+    The rows of an activation `[model, row, width]` are the shared first position, if any, once; then, position by
+    position, the batch. So an asked position is a block of rows, and what a batch shares is computed once.
+    """
+
+    def __init__(self, n_models: int, n_batch: int, n_pos: int, query: Query, shared: int, device: torch.device):
+        self.n_models, self.n_batch, self.n_pos, self.shared = n_models, n_batch, n_pos, shared
+        self.positions = torch.arange(n_pos, device=device)
+        self.own_positions = self.positions[shared:, None]
+        self.hidden = self._hidden(self.own_positions)
+        if isinstance(query, slice):
+            self.n_query = query.stop - query.start
+            self.rows = slice(*(shared + (at - shared) * n_batch for at in (query.start, query.stop)))
+            self.asked_positions = self.positions[query, None]
+            sees_all = self.n_query == 1 and query.stop == n_pos
+            self.asked_hidden = None if sees_all else self._hidden(self.asked_positions)
+        else:
+            self.n_query = query.shape[2]
+            self.asked_positions = query.transpose(1, 2)  # [model, query, batch]
+            batch = torch.arange(n_batch, device=device)
+            self.rows = (shared + (self.asked_positions - shared) * n_batch + batch).flatten(1).unsqueeze(-1)
+            self.asked_hidden = self._hidden(self.asked_positions)
+
+    def _hidden(self, at: Tensor) -> Tensor:
+        """Keys behind a query, `[..., query, key, batch or 1, 1]`."""
+        return (self.positions.unsqueeze(-1) > at.unsqueeze(-2)).unsqueeze(-1)
+
+    def asked(self, x: Tensor) -> Tensor:
+        """Rows of the asked positions."""
+        return x[:, self.rows] if isinstance(self.rows, slice) else x.gather(1, self.rows.expand(-1, -1, x.shape[2]))
+
+    def add_asked(self, x: Tensor, gradient: Tensor) -> Tensor:
+        """`x` with `gradient` added, in place, at the rows of the asked positions."""
+        if isinstance(self.rows, slice):
+            x[:, self.rows].add_(gradient)
             return x
-        x = x.view(n_models, n_batch, n_pos, -1)
-        if same_query is not None:
-            return x[:, :, same_query]
-        return x.gather(2, query[:, :, None, None].expand(-1, -1, 1, x.shape[-1]))[:, :, 0]
+        return x.scatter_add_(1, self.rows.expand(-1, -1, x.shape[2]), gradient)
 
-    def normalize(x: Tensor, name: str) -> Tensor:
-        kind = cfg.normalization_type
+    def by_position(self, x: Tensor) -> Tensor:
+        """Rows behind the shared one, `[model, pos, batch, ...]`."""
+        x = x[:, 1:] if self.shared else x
+        return x.unflatten(1, (-1, self.n_batch))
+
+    def by_batch(self, x: Float[Tensor, "model row width"]) -> Float[Tensor, "model batch query width"]:
+        """Asked rows in the order of the batch."""
+        return x.view(self.n_models, self.n_query, self.n_batch, -1).transpose(1, 2)
+
+    def everywhere(self, x: Float[Tensor, "model row head d_head"]) -> Float[Tensor, "model pos batch head d_head"]:
+        """Keys or values at every position of every sequence, the shared one repeated."""
+        own = self.by_position(x)
+        return torch.cat([x[:, :1, None].expand(-1, -1, self.n_batch, -1, -1), own], 1) if self.shared else own
+
+    def gather(self, gradient: Float[Tensor, "model pos batch head d_head"], out: Tensor) -> None:
+        """Into `out` `[model, row, head, d_head]`, the gradient of what `everywhere` repeated."""
+        if self.shared:
+            torch.sum(gradient[:, 0], 1, out=out[:, 0])
+        self.by_position(out).copy_(gradient[:, self.shared :])
+
+
+class _Pass:
+    """One forward pass and what its gradient needs."""
+
+    def __init__(self, network: Stacked, parameters: Parameters, tokens: Tensor, query: Query, shared: int) -> None:
+        self.cfg, self.bfloat16, self.p = network.cfg, network.bfloat16, parameters
+        self.at = network.geometry(tokens, slice(0, tokens.shape[2]) if query is None else query, shared)
+        rows = tokens[:, :, shared:].transpose(1, 2).flatten(1)
+        self.tokens = torch.cat([tokens[:, 0, :1], rows], 1) if shared else rows
+        self.gradients: Parameters = {}
+        self.trace: list[dict[str, Tensor]] = []
+        self.residual: list[Tensor] = []
+
+    # --- parts, each with its gradient ---------------------------------------------------------------------
+
+    def multiply(self, a: Tensor, b: Tensor) -> Tensor:
+        """Matrix product of every member."""
+        return torch.bmm(a.bfloat16(), b.bfloat16()).to(a.dtype) if self.bfloat16 else torch.bmm(a, b)
+
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor, onto: Tensor | None = None) -> Tensor:
+        """`x @ weight + bias`, added to `onto` if given."""
+        bias = bias.unsqueeze(1)
+        if self.bfloat16:
+            y = self.multiply(x, weight).add_(bias)
+            return y if onto is None else y.add_(onto)
+        return torch.baddbmm(bias, x, weight) if onto is None else (onto + bias).baddbmm_(x, weight)
+
+    def linear_backward(self, gradient: Tensor, x: Tensor, layer: str, which: str = "") -> Tensor:
+        weight, bias = f"{layer}.W{which}", f"{layer}.b{which}"
+        matrix = self.p[weight].flatten(1, -2)  # W_O stands head by head
+        self.gradients[weight] = self.multiply(x.transpose(1, 2), gradient).view(self.p[weight].shape)
+        self.gradients[bias] = gradient.sum(1)
+        return self.multiply(gradient, matrix.transpose(1, 2))
+
+    def normalize(self, x: Tensor, name: str, trace: dict[str, Tensor]) -> Tensor:
+        kind, cfg = self.cfg.normalization_type, self.cfg
         if kind is None:
             return x
         if kind in ("LN", "LNPre"):
-            x = F.layer_norm(x, (d_model,), eps=cfg.eps)
+            unit, mean, scale = torch.native_layer_norm(x, (cfg.d_model,), None, None, cfg.eps)
         else:
-            x = x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + cfg.eps)
+            scale = torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + cfg.eps)
+            unit, mean = x * scale, None
+        trace[name] = (x, unit, mean, scale)
         if kind == "LN":
-            return torch.addcmul(p[f"{name}.b"][:, None], x, p[f"{name}.w"][:, None])
-        return x * p[f"{name}.w"][:, None] if kind == "RMS" else x
+            return torch.addcmul(self.p[f"{name}.b"].unsqueeze(1), unit, self.p[f"{name}.w"].unsqueeze(1))
+        return unit * self.p[f"{name}.w"].unsqueeze(1) if kind == "RMS" else unit
 
-    def project(x: Tensor, layer: int, which: str) -> Tensor:
-        """Queries, keys or values of all heads: `[model, batch, pos, head, d_head]`."""
-        weight = p[f"blocks.{layer}.attn.W_{which}"].transpose(1, 2).reshape(n_models, d_model, n_heads * d_head)
-        bias = p[f"blocks.{layer}.attn.b_{which}"].reshape(n_models, n_heads * d_head)
-        return _linear(x, weight, bias).view(n_models, n_batch, -1, n_heads, d_head)
+    def normalize_backward(self, gradient: Tensor, name: str, trace: dict[str, Tensor]) -> Tensor:
+        kind = self.cfg.normalization_type
+        if kind is None:
+            return gradient
+        x, unit, mean, scale = trace[name]
+        if kind in ("LN", "RMS"):
+            self.gradients[f"{name}.w"] = (gradient * unit).sum(1)
+            if kind == "LN":
+                self.gradients[f"{name}.b"] = gradient.sum(1)
+            gradient = gradient * self.p[f"{name}.w"].unsqueeze(1)
+        if mean is None:
+            return (gradient - unit * (gradient * unit).mean(-1, keepdim=True)).mul_(scale)
+        return torch.ops.aten.native_layer_norm_backward(
+            gradient, x, (self.cfg.d_model,), mean, scale, None, None, (True, False, False)
+        )[0]
 
-    positions = torch.arange(n_pos, device=tokens.device)
-    offsets = torch.arange(n_models, device=tokens.device)[:, None, None] * cfg.d_vocab
-    residual = F.embedding(tokens + offsets, p["embed.W_E"].reshape(-1, d_model))
-    residual = (residual + p["pos_embed.W_pos"][:, None, :n_pos]).reshape(n_models, n_batch * n_pos, d_model)
-    states = []
-    for layer in range(cfg.n_layers):
-        block, last = f"blocks.{layer}", layer == cfg.n_layers - 1
-        x = normalize(residual, f"{block}.ln1")
-        q = project(at_query(x) if last else x, layer, "Q") / math.sqrt(d_head)
-        k, v = project(x, layer, "K"), project(x, layer, "V")
-        # elementwise attention: at these lengths a fused kernel's overhead costs more than the arithmetic
-        scores = (q[:, :, :, None] * k[:, :, None]).sum(-1)  # [model, batch, query, key, head]
-        if last and query is not None:
-            reach = query[:, :, None]
+    def heads(
+        self, x: Tensor, block: str, names: str, trace: dict[str, Tensor]
+    ) -> Float[Tensor, "model row n head d_head"]:
+        """Several of queries, keys and values, of all heads."""
+        weight = torch.stack([self.p[f"{block}.attn.W_{name}"] for name in names], 1)
+        bias = torch.stack([self.p[f"{block}.attn.b_{name}"] for name in names], 1)
+        weight = trace[names] = weight.permute(0, 3, 1, 2, 4).flatten(2)  # [model, d_model, n * head * d_head]
+        return self.linear(x, weight, bias.flatten(1)).unflatten(2, bias.shape[1:])
+
+    def heads_backward(
+        self, gradient: Float[Tensor, "model row n head d_head"], x: Tensor, block: str, names: str, trace: dict
+    ) -> Tensor:
+        shape = gradient.shape[2:]
+        gradient = gradient.flatten(2)
+        weights = self.multiply(x.transpose(1, 2), gradient).unflatten(2, shape).permute(2, 0, 3, 1, 4).contiguous()
+        biases = gradient.sum(1).unflatten(1, shape).transpose(0, 1).contiguous()
+        for name, weight, bias in zip(names, weights, biases, strict=True):
+            self.gradients[f"{block}.attn.W_{name}"], self.gradients[f"{block}.attn.b_{name}"] = weight, bias
+        return self.multiply(gradient, trace[names].transpose(1, 2))
+
+    def rotate(self, x: Tensor, positions: Tensor, sign: int = 1) -> Tensor:
+        """Rotary embedding of `[model, pos, batch, head, d_head]`; backwards (the gradient's way) with sign -1."""
+        cfg = self.cfg
+        if cfg.positional_embedding_type != "rotary":
+            return x
+        frequency = cfg.rotary_base ** (
+            torch.arange(cfg.rotary_dim // 2, dtype=x.dtype, device=x.device) / (cfg.rotary_dim / 2)
+        )
+        frequency = frequency.repeat_interleave(2) if cfg.rotary_adjacent_pairs else frequency.repeat(2)
+        angle = (positions[..., None] / frequency)[..., None, :]
+        turned, rest = x[..., : cfg.rotary_dim], x[..., cfg.rotary_dim :]
+        if cfg.rotary_adjacent_pairs:
+            flipped = torch.stack([-turned[..., 1::2], turned[..., ::2]], -1).flatten(-2)
         else:
-            reach = positions.expand(1, 1, -1)
-        future = positions[None, None, None] > reach[..., None]
-        scores = scores.masked_fill(future[..., None], -torch.inf)
-        z = (scores.softmax(3)[..., None] * v[:, :, None]).sum(3).reshape(n_models, -1, n_heads * d_head)
-        residual = at_query(residual) if last else residual
-        out_weight = p[f"{block}.attn.W_O"].reshape(n_models, n_heads * d_head, d_model)
-        residual = residual + _linear(z, out_weight, p[f"{block}.attn.b_O"])
-        x = normalize(residual, f"{block}.ln2")
-        x = ACTIVATIONS[cfg.act_fn](_linear(x, p[f"{block}.mlp.W_in"], p[f"{block}.mlp.b_in"]))
-        residual = residual + _linear(x, p[f"{block}.mlp.W_out"], p[f"{block}.mlp.b_out"])
-        states.append(residual if last else at_query(residual))
-    logits = _linear(normalize(residual, "ln_final"), p["unembed.W_U"], p["unembed.b_U"])
-    shape = (n_models, n_batch, -1)
-    return Output(
-        logits=logits.view(*shape, cfg.d_vocab),
-        residual=[state.reshape(*shape, d_model) for state in states],
-    )
+            first, second = turned.chunk(2, -1)
+            flipped = torch.cat([-second, first], -1)
+        return torch.cat([turned * angle.cos() + sign * flipped * angle.sin(), rest], -1)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, hidden: Tensor | None, trace: dict[str, Tensor]) -> Tensor:
+        """Mixed values `[model, row, head * d_head]`; `hidden` keys are not seen."""
+        scores = _dot(q, k).mul_(1 / self.cfg.attn_scale)
+        if hidden is not None:
+            scores.masked_fill_(hidden, -torch.inf)
+        pattern = scores.softmax(2)
+        trace["attention"] = q, k, v, pattern
+        return _mix(pattern, v).flatten(3).flatten(1, 2)
+
+    def attend_backward(self, gradient: Tensor, trace: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        q, k, v, pattern = trace["attention"]
+        by_pattern = _dot(gradient, v).mul_(pattern)
+        scores = by_pattern.sub_(pattern * by_pattern.sum(2, keepdim=True)).mul_(1 / self.cfg.attn_scale)
+        return _mix(scores, k), _mix(scores.transpose(1, 2), q), _mix(pattern.transpose(1, 2), gradient)
+
+    # --- the whole -----------------------------------------------------------------------------------------
+
+    def forward(self) -> Float[Tensor, "model row d_vocab"]:
+        """Logits at the asked rows."""
+        cfg, p, at = self.cfg, self.p, self.at
+        self.entries = self.tokens + torch.arange(at.n_models, device=self.tokens.device).unsqueeze(1) * cfg.d_vocab
+        x = F.embedding(self.entries, p["embed.W_E"].flatten(0, 1))
+        if cfg.positional_embedding_type == "standard":
+            positions = p["pos_embed.W_pos"][:, : at.n_pos]
+            at.by_position(x).add_(positions[:, at.shared :].unsqueeze(2))
+            if at.shared:
+                x[:, :1].add_(positions[:, :1])
+        for layer in range(cfg.n_layers):
+            x = self.block(x, layer)
+            self.residual.append(x)
+        self.trace.append({})
+        self.last = self.normalize(x, "ln_final", self.trace[-1])
+        return self.linear(self.last, p["unembed.W_U"], p["unembed.b_U"])
+
+    def block(self, x: Tensor, layer: int) -> Tensor:
+        """The residual stream after a block; after the last one, at the asked rows only."""
+        p, at, block, last = self.p, self.at, f"blocks.{layer}", layer == self.cfg.n_layers - 1
+        trace: dict[str, Tensor] = {}
+        self.trace.append(trace)
+        normal = trace["normal"] = self.normalize(x, f"{block}.ln1", trace)
+        if last:
+            (q,) = self.heads(at.asked(normal), block, "Q", trace).unbind(2)
+            k, v = self.heads(normal, block, "KV", trace).unbind(2)
+            q = self.rotate(q.unflatten(1, (-1, at.n_batch)), at.asked_positions)
+        else:
+            q, k, v = self.heads(normal, block, "QKV", trace).unbind(2)
+            q = self.rotate(at.by_position(q), at.own_positions)
+        hidden = at.asked_hidden if last else at.hidden
+        z = self.attend(q, self.rotate(at.everywhere(k), at.positions[:, None]), at.everywhere(v), hidden, trace)
+        if last:
+            x = at.asked(x)
+        elif at.shared:  # the first position sees itself only
+            z = torch.cat([v[:, :1].flatten(2), z], 1)
+        trace["z"] = z
+        x = self.linear(z, p[f"{block}.attn.W_O"].flatten(1, 2), p[f"{block}.attn.b_O"], onto=x)
+        trace["normal 2"] = self.normalize(x, f"{block}.ln2", trace)
+        hidden = trace["hidden"] = self.linear(trace["normal 2"], p[f"{block}.mlp.W_in"], p[f"{block}.mlp.b_in"])
+        active = trace["active"] = F.gelu(hidden) if self.cfg.act_fn == "gelu" else F.relu(hidden)
+        return self.linear(active, p[f"{block}.mlp.W_out"], p[f"{block}.mlp.b_out"], onto=x)
+
+    def backward(self, gradient: Float[Tensor, "model row d_vocab"]) -> Parameters:
+        """Gradients of all parameters from that of the logits."""
+        cfg, p, at = self.cfg, self.p, self.at
+        g = self.linear_backward(gradient, self.last, "unembed", "_U")
+        g = self.normalize_backward(g, "ln_final", self.trace[-1])
+        for layer in reversed(range(cfg.n_layers)):
+            g = self.block_backward(g, layer)
+        if cfg.positional_embedding_type == "standard":
+            positions = self.gradients["pos_embed.W_pos"] = torch.zeros_like(p["pos_embed.W_pos"])
+            torch.sum(at.by_position(g), 2, out=positions[:, at.shared : at.n_pos])
+            if at.shared:
+                positions[:, 0] = g[:, 0]
+        embedding = self.gradients["embed.W_E"] = torch.zeros_like(p["embed.W_E"])
+        embedding.flatten(0, 1).index_add_(0, self.entries.flatten(), g.flatten(0, 1))
+        return self.gradients
+
+    def block_backward(self, g: Tensor, layer: int) -> Tensor:
+        """Gradient of the residual stream before a block from that after it."""
+        at, block, last, trace = self.at, f"blocks.{layer}", layer == self.cfg.n_layers - 1, self.trace[layer]
+        inner = self.linear_backward(g, trace["active"], f"{block}.mlp", "_out")
+        if self.cfg.act_fn == "gelu":
+            inner = torch.ops.aten.gelu_backward(inner, trace["hidden"])
+        else:
+            inner = torch.ops.aten.threshold_backward(inner, trace["hidden"], 0)
+        inner = self.linear_backward(inner, trace["normal 2"], f"{block}.mlp", "_in")
+        g = g + self.normalize_backward(inner, f"{block}.ln2", trace)
+
+        heads = (self.cfg.n_heads, self.cfg.d_head)
+        z = self.linear_backward(g, trace["z"], f"{block}.attn", "_O").unflatten(2, heads)
+        q, k, v = self.attend_backward(z.unflatten(1, (-1, at.n_batch)) if last else at.by_position(z), trace)
+        q = self.rotate(q, at.asked_positions if last else at.own_positions, -1)
+        k = self.rotate(k, at.positions[:, None], -1)
+        normal = trace["normal"]
+        rows = g.new_empty((at.n_models, normal.shape[1], 2 if last else 3, *heads))
+        at.gather(k, rows[:, :, -2])
+        at.gather(v, rows[:, :, -1])
+        if last:
+            x = self.heads_backward(rows, normal, block, "KV", trace)
+            x_asked = self.heads_backward(q.flatten(1, 2).unsqueeze(2), at.asked(normal), block, "Q", trace)
+            return at.add_asked(self.normalize_backward(at.add_asked(x, x_asked), f"{block}.ln1", trace), g)
+        at.by_position(rows[:, :, 0]).copy_(q)
+        if at.shared:  # what the first position mixes is its own value, whatever its query
+            rows[:, 0, 0] = 0
+            rows[:, 0, 2] += z[:, 0]
+        x = self.heads_backward(rows, normal, block, "QKV", trace)
+        return self.normalize_backward(x, f"{block}.ln1", trace).add_(g)
 
 
-class _CrossEntropy(torch.autograd.Function):
-    """Cross-entropy whose gradient is written where the probabilities stand: the logits are the largest tensor."""
-
-    @staticmethod
-    def forward(ctx, logits: Tensor, due: Tensor) -> Tensor:
-        log_normalizer = logits.logsumexp(-1)
-        ctx.save_for_backward(logits, log_normalizer, due)
-        return log_normalizer - logits.gather(-1, due[..., None])[..., 0]
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
-        logits, log_normalizer, due = ctx.saved_tensors
-        out = (logits - log_normalizer[..., None]).exp_().mul_(gradient[..., None])
-        out.scatter_add_(-1, due[..., None], -gradient[..., None])
-        return out, None
+def _dot(
+    a: Float[Tensor, "model a batch head d_head"], b: Float[Tensor, "model b batch head d_head"]
+) -> Float[Tensor, "model a b batch head"]:
+    """Products of every position of one with every position of the other."""
+    if b.shape[1] <= FEW_POSITIONS:
+        return (a[:, :, None] * b[:, None]).sum(-1)
+    return torch.einsum("mabhd,mcbhd->macbh", a, b)
 
 
-def mean_cross_entropy(
-    logits: Float[Tensor, "model token d_vocab"], due: Int[Tensor, "model token"], ignore: int = 0
-) -> Float[Tensor, " model"]:
-    """Mean loss of each model in nats, over the tokens that are not `ignore` (padding)."""
-    counted = due != ignore
-    return (_CrossEntropy.apply(logits, due) * counted).sum(1) / counted.sum(1)
+def _mix(
+    weight: Float[Tensor, "model a b batch head"], x: Float[Tensor, "model b batch head d_head"]
+) -> Float[Tensor, "model a batch head d_head"]:
+    """Weighted sums over positions."""
+    if x.shape[1] <= FEW_POSITIONS:
+        return (weight[..., None] * x[:, None]).sum(2)
+    return torch.einsum("macbh,mcbhd->mabhd", weight, x)
+
+
+# --- one by one ----------------------------------------------------------------------------------------------
+
+
+class OneByOne:
+    """K models of any shape that TransformerLens computes, one after the other by `functional_call`."""
+
+    def __init__(self, model: HookedTransformer, bfloat16: bool = False) -> None:
+        """`model`, on the device of the parameters, gives the shape and what no member changes, such as masks."""
+        self.model, self.bfloat16 = model, bfloat16
+
+    def forward(
+        self, parameters: Parameters, tokens: Int[Tensor, "model batch pos"], query: Query = None, shared: int = 0
+    ) -> Output:
+        """What the K models compute at the asked positions; `shared` gains nothing here."""
+        query = slice(0, tokens.shape[2]) if query is None else query
+        members = []
+        for member, own in enumerate(tokens):
+            states: list[Tensor] = []
+            weights = {name: p[member] for name, p in parameters.items()}
+            hooks = [
+                (f"blocks.{layer}.hook_resid_post", lambda state, hook, states=states: states.append(state))
+                for layer in range(self.model.cfg.n_layers)
+            ]
+            bfloat16 = torch.autocast(tokens.device.type, torch.bfloat16, enabled=self.bfloat16)
+            with self.model.hooks(fwd_hooks=hooks), bfloat16:
+                logits = torch.func.functional_call(self.model, weights, (own,))
+            if isinstance(query, slice):
+                members.append([x[:, query] for x in (logits, *states)])
+            else:
+                at = query[member][..., None]
+                members.append([x.gather(1, at.expand(-1, -1, x.shape[2])) for x in (logits, *states)])
+        logits, *states = (torch.stack(xs) for xs in zip(*members, strict=True))
+        return Output(logits, states)
+
+    def loss_and_gradients(
+        self,
+        parameters: Parameters,
+        tokens: Int[Tensor, "model batch pos"],
+        due: Int[Tensor, "model batch query"],
+        query: Query = None,
+        shared: int = 0,
+    ) -> tuple[Float[Tensor, " model"], Parameters]:
+        """Mean cross-entropy of each model in nats over the `due` tokens that are not padding (0); its gradients."""
+        leaves = {name: p.detach().requires_grad_() for name, p in parameters.items()}
+        with torch.enable_grad():
+            logits = self.forward(leaves, tokens, query).logits.flatten(1, 2)
+        losses, gradient = cross_entropy(logits.detach(), due.flatten(1))
+        gradients = torch.autograd.grad(logits, list(leaves.values()), gradient, materialize_grads=True)
+        return losses, dict(zip(leaves, gradients, strict=True))

@@ -16,23 +16,25 @@ import joblib
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float, Int
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from unifylens import store
-from unifylens.config import Experiment, torch_seed
+from unifylens.batches import Batches
+from unifylens.config import Experiment
 from unifylens.corpus import Corpus
 from unifylens.evaluate import BATCH_ROWS, Questions
 from unifylens.model import build_model
-from unifylens.stack import forward, mean_cross_entropy, stack_parameters, unstack
+from unifylens.optimize import Graph, StackedAdamW
+from unifylens.stack import Parameters, Stacked, network_of, stack_parameters, unstack
 from unifylens.store import Run
 
 STACK_SIZE = 16
 """Members of one stack: more gain little on a CPU and cost memory."""
 SECONDS_BETWEEN_SAVES = 60.0
-STEPS_PER_DRAW = 64
+PART_SIZE = 4
+"""Members that a step computes together on a CPU: what they need stays in its cache."""
 
 
 def train(experiment: Experiment, *, progress: bool = True) -> Run:
@@ -157,30 +159,6 @@ def _shape(experiment: Experiment) -> tuple:
     return (experiment.model, experiment.train, corpus.d_vocab, tuple(corpus.sequences.shape), answers)
 
 
-class Batches:
-    """Batches of one member: which rows are drawn at which step depends on seed and step alone, so it can resume."""
-
-    def __init__(self, experiment: Experiment, corpus: Corpus) -> None:
-        self.seed = experiment.seed
-        self.size = experiment.train.batch_size
-        self.n_templates = len(corpus.templates)
-        self.n_rows = corpus.n_rows
-        self.stages = [(stop, torch.from_numpy(exposure).ravel().cumsum(0)) for _, stop, exposure in corpus.stages]
-        self._chunk, self._draws = -1, torch.empty(0)
-
-    def __getitem__(self, step: int) -> tuple[Int[Tensor, " batch"], Int[Tensor, " batch"]]:
-        """Templates and rows of the examples of a step."""
-        chunk, within = divmod(step, STEPS_PER_DRAW)
-        if chunk != self._chunk:
-            generator = torch.Generator().manual_seed(torch_seed(self.seed, "batches", chunk))
-            shape = (STEPS_PER_DRAW, 2, self.size)
-            self._chunk, self._draws = chunk, torch.rand(shape, generator=generator, dtype=torch.float64)
-        which, where = self._draws[within]
-        cumulative = next(cumulative for stop, cumulative in self.stages if step < stop)
-        rows = torch.searchsorted(cumulative, where * cumulative[-1], right=True).clamp_(max=self.n_rows - 1)
-        return (which * self.n_templates).long(), rows
-
-
 class _Interrupt:
     """Turns the first Ctrl-C into a flag, so that training stops between two steps; a second one stops at once."""
 
@@ -278,33 +256,27 @@ class _Stack:
         self.evaluation_steps = set(self.config.evaluation_steps())
         self.checkpoint_steps = set(self.config.checkpoint_steps())
         self.corpora = [Corpus.build(experiment) for experiment in experiments]
-        self.batches = [Batches(e, corpus) for e, corpus in zip(experiments, self.corpora, strict=True)]
         self.sampled = [
             Questions.sample(corpus, self.config.eval_facts, e.seed)
             for e, corpus in zip(experiments, self.corpora, strict=True)
         ]
         self.device = device()
-        self.sequences = torch.stack([corpus.sequences for corpus in self.corpora]).to(self.device)
-        answer_positions = [self.corpora[0].position("answer", t) for t in range(len(self.corpora[0].templates))]
-        self.answer_positions = torch.tensor(answer_positions, device=self.device)
+        self.batches = Batches(experiments, self.corpora, self.device)
         corpus = self.corpora[0]
         models = [build_model(e.model, corpus.d_vocab, corpus.n_ctx, e.seed) for e in experiments]
-        self.cfg = models[0].cfg
         self.parameters = stack_parameters(models, self.device)
-        decayed = [p for name, p in self.parameters.items() if ".W_" in name]
-        others = [p for name, p in self.parameters.items() if ".W_" not in name]
-        self.optimizer = torch.optim.AdamW(
-            [
-                {"params": decayed, "weight_decay": self.config.weight_decay},
-                {"params": others, "weight_decay": 0.0},
-            ],
-            lr=self.config.lr,
-            betas=self.config.betas,
-            fused=True,
+        self.network = network_of(models[0].to(self.device, print_details=False), bfloat16=self.config.precision == "bfloat16")
+        on_gpu = self.device.type == "cuda"
+        self.optimizer = StackedAdamW(
+            self.parameters, [e.train for e in experiments], len(experiments) if on_gpu else PART_SIZE
         )
+        self.update = Graph(self._update) if on_gpu and isinstance(self.network, Stacked) else self._update
         self.step = 0
         self.loss_sum = torch.zeros(len(experiments), dtype=torch.float64, device=self.device)
+        """Sum of every member's losses since the last evaluation, in nats per predicted token."""
         self.loss_steps = 0
+        self.finite_steps = torch.zeros(len(experiments), dtype=torch.int64, device=self.device)
+        """Steps before the first one whose loss was not finite; all steps taken where all were."""
         self.records: list[list[dict[str, float]]] = [[] for _ in experiments]
         self.checkpoints: dict[int, dict[str, Tensor]] = {}
         self.progress = store.Progress(experiments)
@@ -315,46 +287,46 @@ class _Stack:
         """Steps that stand in the histories."""
         return {int(record["step"]) for record in self.records[0]}
 
-    def losses(self, step: int) -> Float[Tensor, " model"]:
-        """Loss of every member on its batch of a step, in nats per predicted token."""
-        # drawn on the CPU, so that every device sees the same batches
-        templates, rows = map(torch.stack, zip(*(batches[step] for batches in self.batches), strict=True))
-        templates, rows = templates.to(self.device), rows.to(self.device)
-        members = torch.arange(len(self.experiments), device=self.device)[:, None]
-        sequences = self.sequences[members, templates, rows]
-        query = self.answer_positions[templates]
-        if self.config.loss == "answer":
-            due = sequences.gather(2, query[..., None] + 1)
-            tokens = sequences[..., : int(query.max()) + 1]
-            logits = forward(self.parameters, self.cfg, tokens, query).logits
-        else:
-            tokens, due = sequences[..., :-1], sequences[..., 1:]
-            logits = forward(self.parameters, self.cfg, tokens).logits
-        return mean_cross_entropy(logits.flatten(1, 2), due.flatten(1))
-
     def advance(self) -> None:
         """One optimiser step of every member."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.config.lr_at(self.step)
-        self.optimizer.zero_grad(set_to_none=True)
-        losses = self.losses(self.step)
-        losses.sum().backward()  # members share no parameter, so the sum keeps their gradients apart
-        self.optimizer.step()
+        batch = self.batches[self.step]
+        self.optimizer.set_rates(self.step)
+        self.update(*batch)
         self.step += 1
-        self.loss_sum += losses.detach().double()
         self.loss_steps += 1
+
+    @torch.no_grad()
+    def _update(self, tokens: Tensor, due: Tensor, at: Tensor | None = None) -> None:
+        """Losses, gradients and AdamW, all in place and nothing read back, so that a CUDA graph can record it."""
+        finite = self.finite_steps == self.finite_steps.max()
+        for part in self.optimizer.parts:
+            losses, gradients = self._gradients(part, tokens, due, at)
+            self.optimizer.update(part, gradients)
+            self.loss_sum[part] += losses
+        self.finite_steps += self.loss_sum.isfinite() & finite
+
+    def _gradients(self, part: slice, tokens: Tensor, due: Tensor, at: Tensor | None) -> tuple[Tensor, Parameters]:
+        query = self.batches.query if at is None else at[part]
+        own = self.optimizer.parameters[part.start]
+        return self.network.loss_and_gradients(own, tokens[part], due[part], query, self.batches.shared)
+
+    @torch.no_grad()
+    def _untrained_losses(self) -> Tensor:
+        """Losses of the first batch, before any step."""
+        batch = self.batches[0]
+        return torch.cat([self._gradients(part, *batch)[0] for part in self.optimizer.parts])
 
     @torch.no_grad()
     def evaluate(self) -> None:
         """Append a row to every member's history; the last one is measured on all facts."""
         last = self.step == self.config.steps
-        losses = self.losses(0) if self.loss_steps == 0 else self.loss_sum / self.loss_steps
-        for member, sampled in enumerate(self.sampled):
+        losses = self._untrained_losses() if self.loss_steps == 0 else self.loss_sum / self.loss_steps
+        for member, (experiment, sampled) in enumerate(zip(self.experiments, self.sampled, strict=True)):
             questions = Questions.all(self.corpora[member]) if last else sampled
             record = {
                 "step": self.step,
-                "tokens_seen": self.step * self.config.batch_size * self.sequences.shape[-1],
-                "learning_rate": self.config.lr_at(max(self.step - 1, 0)),
+                "tokens_seen": self.step * self.config.batch_size * self.corpora[member].n_ctx,
+                "learning_rate": experiment.train.lr_at(max(self.step - 1, 0)),
                 "loss": float(losses[member]),
             }
             if np.isfinite(record["loss"]):
@@ -370,8 +342,8 @@ class _Stack:
         own = {name: p[member : member + 1] for name, p in self.parameters.items()}
         logits, states = [], []
         for prompts in questions.prompts.to(self.device).split(BATCH_ROWS):
-            query = torch.full((1, len(prompts)), prompts.shape[1] - 1, device=self.device)
-            output = forward(own, self.cfg, prompts[None], query)
+            last = slice(prompts.shape[1] - 1, prompts.shape[1])
+            output = self.network.forward(own, prompts[None], last, self.batches.shared)
             logits.append(output.logits[0, :, 0].cpu())
             states.append([state[0, :, 0].cpu() for state in output.residual])
         return torch.cat(logits), [torch.cat(parts) for parts in zip(*states, strict=True)]
@@ -407,12 +379,11 @@ class _Stack:
 
     def save(self) -> None:
         """Write down where training stands, to go on from there."""
-        tensors = {f"parameter/{name}": p.detach() for name, p in self.parameters.items()}
-        tensors["loss_sum"] = self.loss_sum
-        for index, state in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer/{index}/{name}": value for name, value in state.items()}
+        tensors = {f"parameter/{name}": p for name, p in self.parameters.items()}
+        tensors |= {f"moment/{name}": moment for name, moment in self.optimizer.moments.items()}
         for step, parameters in self.checkpoints.items():
             tensors |= {f"checkpoint/{step}/{name}": p for name, p in parameters.items()}
+        tensors |= {"loss_sum": self.loss_sum, "finite_steps": self.finite_steps}
         state = {"step": self.step, "loss_steps": self.loss_steps, "records": self.records}
         self.progress.save(tensors, state)
 
@@ -423,14 +394,11 @@ class _Stack:
         tensors, state = saved
         self.step, self.loss_steps, self.records = state["step"], state["loss_steps"], state["records"]
         self.loss_sum.copy_(tensors["loss_sum"])
-        moments: dict[int, dict[str, Tensor]] = {}
+        self.finite_steps.copy_(tensors["finite_steps"])
+        for name, p in self.parameters.items():
+            p.copy_(tensors[f"parameter/{name}"])
+        self.optimizer.load({name: tensors[f"moment/{name}"] for name in self.optimizer.moments}, self.step)
         for full_name, tensor in tensors.items():
-            kind, _, name = full_name.partition("/")
-            first, _, rest = name.partition("/")
-            if kind == "parameter":
-                self.parameters[name].data.copy_(tensor)
-            elif kind == "optimizer":
-                moments.setdefault(int(first), {})[rest] = tensor
-            elif kind == "checkpoint":
-                self.checkpoints.setdefault(int(first), {})[rest] = tensor
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
+            if full_name.startswith("checkpoint/"):
+                _, step, name = full_name.split("/", 2)
+                self.checkpoints.setdefault(int(step), {})[name] = tensor
