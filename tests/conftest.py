@@ -1,12 +1,11 @@
 """Every test has an empty store of its own; `tiny` is an experiment that trains in well under a second."""
 
-import importlib
-
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
 import unifylens as ul
+from unifylens import sweeps
 
 torch.set_num_threads(1)  # threads that wait for each other on a busy machine made some tests 50 times slower
 settings.register_profile(
@@ -20,7 +19,7 @@ settings.load_profile("unifylens")
 
 @pytest.fixture(autouse=True)
 def one_stack_at_a_time(monkeypatch):
-    monkeypatch.setattr(importlib.import_module("unifylens.train"), "worker_count", lambda: 1)
+    monkeypatch.setattr(sweeps, "worker_count", lambda: 1)
 
 
 @pytest.fixture(autouse=True)

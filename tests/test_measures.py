@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
+from sklearn.linear_model import RidgeClassifier
 
 from unifylens import measures as m
 
@@ -320,3 +321,21 @@ def test_partial_rank_correlation_edges():
         m.partial_rank_correlation(line[:3], line[:3], line[:3])
     with pytest.raises(ValueError, match="equal"):
         m.partial_rank_correlation(line, line, line[:5])
+
+
+@settings(max_examples=20)
+@given(st.integers(2, 4), st.integers(0, 99), st.floats(0.0, 3.0))
+def test_language_probe_is_scikit_learns_ridge_classifier(n_languages, seed, strength):
+    generator = torch.Generator().manual_seed(seed)
+    language = torch.arange(120) % n_languages
+    directions = torch.randn(n_languages, 8, generator=generator)
+    states = torch.randn(120, 8, generator=generator) + strength * directions[language]
+    group = torch.arange(120) // 12
+    groups = np.random.default_rng(3).permutation(10)
+    first = np.isin(group, groups[:5])
+    expected = []
+    for train in (first, ~first):
+        x, y = states.double().numpy(), language.numpy()
+        standard = (x - x[train].mean(0)) / x[train].std(0)
+        expected.append(RidgeClassifier().fit(standard[train], y[train]).score(standard[~train], y[~train]))
+    assert m.language_probe(states, language, group, seed=3) == pytest.approx(np.mean(expected))

@@ -15,12 +15,13 @@ from conftest import tiny
 from transformer_lens import HookedTransformer
 
 import unifylens as ul
+from unifylens import sweeps
 from unifylens.corpus import Corpus
 from unifylens.evaluate import transfer
 from unifylens.model import build_model
 from unifylens.train import Batches, _Stack
 
-training = importlib.import_module("unifylens.train")
+training = importlib.import_module("unifylens.train")  # `ul.train` is the function
 SEVERAL_TEMPLATES = {"language.templates": ("plain", "topic", "of")}
 
 
@@ -315,7 +316,7 @@ def test_equal_experiments_are_trained_once_and_then_read(monkeypatch):
 
 
 def test_more_than_a_stack_of_models(monkeypatch):
-    monkeypatch.setattr(training, "STACK_SIZE", 2)
+    monkeypatch.setattr(sweeps, "STACK_SIZE", 2)
     runs = ul.sweep(tiny(), over={"seed": range(3)}, progress=False)
     assert [run.experiment.seed for run in runs] == [0, 1, 2]
     assert len({float(weights(run)["unembed.W_U"].sum()) for run in runs}) == 3
@@ -329,7 +330,7 @@ def test_a_member_that_diverges_is_named_and_the_others_go_on(monkeypatch, train
         return torch.cat([out[:1], out[1:] * float("inf")]) if step >= 10 else out
 
     monkeypatch.setattr(_Stack, "losses", spoilt)
-    with pytest.warns(UserWarning, match=r"seed 7\) diverged before step \d+") as caught:
+    with pytest.warns(UserWarning, match=r"seed 7\) diverged at step \d+") as caught:
         good, bad = quietly(tiny(), tiny(seed=7))
     assert len(caught) == 1
     assert distance(weights(good), weights(trained)) < 1e-5
@@ -342,7 +343,7 @@ def test_a_member_that_diverges_is_named_and_the_others_go_on(monkeypatch, train
 def test_a_learning_rate_that_blows_up_is_reported():
     for rate in (1e6, 1e30):
         experiment = tiny(**{"train.lr": rate, "model.normalization": None})
-        with pytest.warns(UserWarning, match=r"seed 0\) diverged before step \d+"):
+        with pytest.warns(UserWarning, match=r"seed 0\) diverged at step \d+"):
             run = quietly(experiment)[0]
         assert run.history["step"].tolist() == experiment.train.evaluation_steps()
         assert run.history["recall"][0] >= 0 and np.isnan(run.final["recall"])
@@ -352,7 +353,7 @@ def test_a_learning_rate_that_blows_up_is_reported():
 def test_a_run_that_diverges_from_the_start_is_stored_and_reported(monkeypatch):
     losses = _Stack.losses
     monkeypatch.setattr(_Stack, "losses", lambda self, step: losses(self, step) * float("nan"))
-    with pytest.warns(UserWarning, match="diverged before step 0"):
+    with pytest.warns(UserWarning, match="diverged at step 0"):
         run = quietly(tiny())[0]
     assert run.history[["loss", "recall", "transfer"]].isna().all(axis=None) and "recall nan" in repr(run)
 
@@ -437,7 +438,7 @@ def test_two_stacks_at_a_time_give_the_same_runs_and_can_be_interrupted(press_ct
     experiments = [tiny(seed=seed) for seed in range(4)]
     one_at_a_time = quietly(*experiments)
     monkeypatch.setenv("UNIFYLENS_HOME", str(tmp_path / "two workers"))
-    monkeypatch.setattr(training, "worker_count", lambda: 2)
+    monkeypatch.setattr(sweeps, "worker_count", lambda: 2)
     press_ctrl_c.at = (16, 20)
     with pytest.raises(KeyboardInterrupt, match="goes on from there"):
         quietly(*experiments)

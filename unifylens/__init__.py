@@ -20,7 +20,7 @@ from unifylens.evaluate import states, transfer, unification
 from unifylens.model import build_model, untrained_like
 from unifylens.paths import profile
 from unifylens.store import Run
-from unifylens.train import Sweep, sweep, train, train_design, train_many
+from unifylens.sweeps import Sweep, sweep, train, train_design, train_many
 from unifylens.world import World
 
 __all__ = [

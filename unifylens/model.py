@@ -45,6 +45,14 @@ def build_model(config: ModelConfig, d_vocab: int, n_ctx: int, seed: int = 0) ->
     )
 
 
+def n_parameters(config: ModelConfig, d_vocab: int, n_ctx: int) -> int:
+    """Number of trained numbers of a model of this shape, without building it."""
+    d, mlp = config.d_model, config.d_mlp
+    per_normalization = {"LN": 2 * d, "RMS": d}.get(config.normalization, 0)
+    block = 4 * d * d + 4 * d + 2 * d * mlp + mlp + d + 2 * per_normalization
+    return (2 * d_vocab + n_ctx) * d + d_vocab + config.n_layers * block + per_normalization
+
+
 def untrained_like(model: HookedTransformer, seed: int = 0) -> HookedTransformer:
     """A fresh model of the same shape: the control that has learnt nothing."""
     return _construct(model.cfg, seed)

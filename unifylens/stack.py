@@ -150,7 +150,7 @@ class Stacked:
     """K models at once, forward and gradient written out; see `unsupported` for the shapes it computes."""
 
     def __init__(self, cfg: HookedTransformerConfig, bfloat16: bool = False) -> None:
-        """`bfloat16` multiplies matrices in that precision; everything else stays as the parameters are.
+        """`bfloat16` multiplies matrices in that precision in training; all else stays as the parameters are.
 
         Raises ValueError for a configuration that is not supported.
         """
@@ -173,7 +173,7 @@ class Stacked:
         self, parameters: Parameters, tokens: Int[Tensor, "model batch pos"], query: Query = None, shared: int = 0
     ) -> Output:
         """What the K models compute at the asked positions."""
-        run = _Pass(self, parameters, tokens, query, shared)
+        run = _Pass(self, parameters, tokens, query, shared, bfloat16=False)
         logits = run.forward()
         *before, last = run.residual
         return Output(run.at.by_batch(logits), [run.at.by_batch(x) for x in (*map(run.at.asked, before), last)])
@@ -187,7 +187,7 @@ class Stacked:
         shared: int = 0,
     ) -> tuple[Float[Tensor, " model"], Parameters]:
         """Mean cross-entropy of each model in nats over the `due` tokens that are not padding (0); its gradients."""
-        run = _Pass(self, parameters, tokens, query, shared)
+        run = _Pass(self, parameters, tokens, query, shared, self.bfloat16)
         losses, gradient = cross_entropy(run.forward(), due.transpose(1, 2).flatten(1))
         return losses, run.backward(gradient)
 
@@ -256,8 +256,10 @@ class _Geometry:
 class _Pass:
     """One forward pass and what its gradient needs."""
 
-    def __init__(self, network: Stacked, parameters: Parameters, tokens: Tensor, query: Query, shared: int) -> None:
-        self.cfg, self.bfloat16, self.p = network.cfg, network.bfloat16, parameters
+    def __init__(
+        self, network: Stacked, parameters: Parameters, tokens: Tensor, query: Query, shared: int, bfloat16: bool
+    ) -> None:
+        self.cfg, self.bfloat16, self.p = network.cfg, bfloat16, parameters
         self.at = network.geometry(tokens, slice(0, tokens.shape[2]) if query is None else query, shared)
         rows = tokens[:, :, shared:].transpose(1, 2).flatten(1)
         self.tokens = torch.cat([tokens[:, 0, :1], rows], 1) if shared else rows
@@ -503,8 +505,7 @@ class OneByOne:
                 (f"blocks.{layer}.hook_resid_post", lambda state, hook, states=states: states.append(state))
                 for layer in range(self.model.cfg.n_layers)
             ]
-            bfloat16 = torch.autocast(tokens.device.type, torch.bfloat16, enabled=self.bfloat16)
-            with self.model.hooks(fwd_hooks=hooks), bfloat16:
+            with self.model.hooks(fwd_hooks=hooks):
                 logits = torch.func.functional_call(self.model, weights, (own,))
             if isinstance(query, slice):
                 members.append([x[:, query] for x in (logits, *states)])
@@ -524,8 +525,10 @@ class OneByOne:
     ) -> tuple[Float[Tensor, " model"], Parameters]:
         """Mean cross-entropy of each model in nats over the `due` tokens that are not padding (0); its gradients."""
         leaves = {name: p.detach().requires_grad_() for name, p in parameters.items()}
-        with torch.enable_grad():
+        with torch.enable_grad(), torch.autocast(tokens.device.type, torch.bfloat16, enabled=self.bfloat16):
             logits = self.forward(leaves, tokens, query).logits.flatten(1, 2)
-        losses, gradient = cross_entropy(logits.detach(), due.flatten(1))
-        gradients = torch.autograd.grad(logits, list(leaves.values()), gradient, materialize_grads=True)
+        losses, gradient = cross_entropy(logits.detach().to(self.model.cfg.dtype), due.flatten(1))
+        gradients = torch.autograd.grad(
+            logits, list(leaves.values()), gradient.to(logits.dtype), materialize_grads=True
+        )
         return losses, dict(zip(leaves, gradients, strict=True))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,7 +27,7 @@ from unifylens.config import Experiment
 from unifylens.corpus import Corpus
 from unifylens.model import build_model
 
-DATA_FORMAT = 1
+DATA_FORMAT = 2
 """Part of every run's key. Raise it when training or what is stored changes, so that no old run is reused."""
 
 WEIGHTS, HISTORY, EXPERIMENT, MANIFEST = (
@@ -46,7 +49,8 @@ class Run:
     def __repr__(self) -> str:
         """Where the run lies and how it ended."""
         last = self.final
-        return f"Run({self.folder.name}: recall {last['recall']:.2f}, transfer {last['transfer']:.2f})"
+        diverged = "" if self.diverged_at is None else f", diverged at step {self.diverged_at}"
+        return f"Run({self.folder.name}: recall {last['recall']:.2f}, transfer {last['transfer']:.2f}{diverged})"
 
     @cached_property
     def corpus(self) -> Corpus:
@@ -62,6 +66,11 @@ class Run:
     def final(self) -> pd.Series:
         """Last row of the history; it is measured on all facts."""
         return self.history.iloc[-1]
+
+    @cached_property
+    def diverged_at(self) -> int | None:
+        """First step at which the loss or the states were not finite; None if they always were."""
+        return json.loads((self.folder / MANIFEST).read_text())["diverged_at"]
 
     @cached_property
     def model(self) -> HookedTransformer:
@@ -114,17 +123,37 @@ def _new_folder(target: Path) -> Iterator[Path]:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def save(experiment: Experiment, history: pd.DataFrame, checkpoints: dict[int, dict[str, Tensor]]) -> Run:
-    """Write a run at once or not at all; `checkpoints` are state dicts by step."""
+def save(
+    experiment: Experiment,
+    history: pd.DataFrame,
+    checkpoints: dict[int, dict[str, Tensor]],
+    diverged_at: int | None = None,
+) -> Run:
+    """Write a run at once or not at all; `checkpoints` are state dicts by step. Raises OSError if it cannot."""
     target = folder_of(experiment)
     with _new_folder(target) as folder:
         flat = {f"{step}/{name}": p.contiguous() for step, ps in checkpoints.items() for name, p in ps.items()}
-        save_file(flat, folder / WEIGHTS)
+        _save_tensors(flat, folder / WEIGHTS)
         history.to_parquet(folder / HISTORY, index=False)
         (folder / EXPERIMENT).write_text(experiment.model_dump_json(indent=1))
         sums = {name: _digest(folder / name) for name in (WEIGHTS, HISTORY, EXPERIMENT)}
-        (folder / MANIFEST).write_text(json.dumps({"format": DATA_FORMAT, "sha256": sums}, indent=1))
+        manifest = {"format": DATA_FORMAT, "diverged_at": diverged_at}
+        sums[MANIFEST] = _manifest_digest(manifest)
+        (folder / MANIFEST).write_text(json.dumps(manifest | {"sha256": sums}, indent=1))
     return Run(experiment, target)
+
+
+def _save_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
+    try:
+        save_file(tensors, path, metadata=metadata)
+    except SafetensorError as error:  # how safetensors tells of a disk that is full
+        number = re.search(r"os error (\d+)", str(error))
+        raise OSError(int(number[1]) if number else errno.EIO, str(error)) from error
+
+
+def _manifest_digest(manifest: dict) -> str:
+    """Checksum of what a manifest says besides checksums."""
+    return hashlib.sha256(json.dumps([manifest["format"], manifest["diverged_at"]]).encode()).hexdigest()
 
 
 def load(experiment: Experiment) -> Run | None:
@@ -142,7 +171,10 @@ def load(experiment: Experiment) -> Run | None:
 
 def _damage(folder: Path) -> str | None:
     try:
-        sums = dict(json.loads((folder / MANIFEST).read_text())["sha256"])
+        manifest = json.loads((folder / MANIFEST).read_text())
+        sums = dict(manifest["sha256"])
+        if sums.get(MANIFEST) != _manifest_digest(manifest):
+            return f"{MANIFEST} does not match its checksum"
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"{MANIFEST} cannot be read: {type(error).__name__}"
     for name in (WEIGHTS, HISTORY, EXPERIMENT):
@@ -158,18 +190,19 @@ class Progress:
 
     def __init__(self, experiments: list[Experiment]) -> None:
         """The file belongs to exactly these experiments, trained together in this order."""
-        keys = "".join(experiment.key(DATA_FORMAT) for experiment in experiments)
-        name = hashlib.sha256(keys.encode()).hexdigest()[:20]
-        self.path = paths.home() / "interrupted" / f"{name}.safetensors"
+        self._keys = [experiment.key(DATA_FORMAT) for experiment in experiments]
+        name = hashlib.sha256("".join(self._keys).encode()).hexdigest()[:20]
+        self.path = _progress_folder() / f"{name}.safetensors"
 
     def save(self, tensors: dict[str, Tensor], state: dict) -> None:
         """Replace the file by these tensors and this JSON-able state."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = self.path.with_suffix(f".{os.getpid()}.tmp")
+        scratch = self.path.with_suffix(f".{os.getpid()}-{threading.get_ident()}.tmp")
         text = json.dumps(state)
         tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
         try:
-            save_file(tensors, scratch, metadata={"state": text, "sha256": _tensor_digest(tensors, text)})
+            sums = {"state": text, "sha256": _tensor_digest(tensors, text)}
+            _save_tensors(tensors, scratch, {**sums, "experiments": " ".join(self._keys)})
             os.replace(scratch, self.path)
         finally:
             scratch.unlink(missing_ok=True)
@@ -194,6 +227,22 @@ class Progress:
     def remove(self) -> None:
         """Forget it."""
         self.path.unlink(missing_ok=True)
+
+
+def _progress_folder() -> Path:
+    return paths.home() / "interrupted"
+
+
+def stacks_under_way() -> list[list[str]]:
+    """Keys of the experiments of every interrupted stack, in the order in which they were trained together."""
+    stacks = []
+    for path in sorted(_progress_folder().glob("*.safetensors")):
+        try:
+            with safe_open(path, framework="pt") as file:
+                stacks.append(file.metadata()["experiments"].split())
+        except (OSError, SafetensorError, KeyError, TypeError):  # damaged, or gone by now: told when it is read
+            continue
+    return stacks
 
 
 def _tensor_digest(tensors: dict[str, Tensor], text: str) -> str:
