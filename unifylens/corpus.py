@@ -209,7 +209,7 @@ class Corpus:
 
     @cached_property
     def answer_positions(self) -> Int[Tensor, "template row answer"]:
-        """Positions whose next token belongs to the answer; padded with the last position, behind which nothing is due."""
+        """Positions whose next token is the answer's; padded with the last one, behind which nothing is due."""
         last = torch.tensor([self.position("answer", template) for template in range(len(self.templates))])
         return last[:, None, None].expand(-1, self.n_rows, 1)
 

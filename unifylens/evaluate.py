@@ -7,7 +7,7 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
@@ -61,16 +61,18 @@ class Questions:
             )
         )
 
-    def chosen(self, logits: Float[Tensor, "row vocab"]) -> Int[Tensor, " row"]:
-        """Best token among the relation's objects in the language asked (the calibrated choice)."""
-        allowed = self.corpus.choices[torch.from_numpy(self.language), torch.from_numpy(self.relation)]
-        return measures.object_choice(logits, allowed)
+    def chooses(
+        self, logits: Float[Tensor, "row vocab"], asked: Bool[np.ndarray, " row"]
+    ) -> Bool[np.ndarray, " asked"]:
+        """Whether the asked rows are right in the calibrated choice, among the relation's objects in the language."""
+        allowed = self.corpus.choices[torch.from_numpy(self.language[asked]), torch.from_numpy(self.relation[asked])]
+        rows = torch.from_numpy(asked)
+        return (measures.object_choice(logits[rows], allowed) == self._answer[rows]).numpy()
 
     def accuracy(self, logits: Float[Tensor, "row vocab"]) -> dict[str, float]:
         """Recall by kind of copy, transfer with its error types; nan where there is nothing to ask."""
         predicted = logits.argmax(-1)
         types = self.answer_types(predicted)
-        choice = (self.chosen(logits) == self._answer).numpy()
         right = types == 0
         n_kind = np.bincount(self.corpus.kind.ravel(), minlength=len(KINDS))
         by_kind = [_mean(right[self.kind == code]) for code in range(len(KINDS))]
@@ -81,7 +83,7 @@ class Questions:
             "recall": float(np.average([by_kind[c] for c in known], weights=n_kind[known])),
             **{f"recall_{KINDS[code]}": by_kind[code] for code in range(3)},
             "transfer": by_kind[3],
-            "transfer_choice": _mean(choice[held_out]),
+            "transfer_choice": _mean(self.chooses(logits, held_out)),
         }
         for code, name in enumerate(("wrong_language", "wrong_object", "other"), start=1):
             out[f"transfer_{name}"] = _mean(types[held_out] == code)
@@ -175,12 +177,12 @@ def transfer(model: HookedTransformer, corpus: Corpus) -> pd.DataFrame:
     questions = Questions.all(corpus)
     logits, _ = run_prompts(model, questions.prompts)
     types = questions.answer_types(logits.argmax(-1))
-    choice = (questions.chosen(logits) == corpus.answers[questions.rows]).numpy()
     records = []
     for index, language in enumerate(corpus.languages):
         asked = (questions.kind == 3) & (questions.language == index)
         shares = {name: _mean(types[asked] == code) for code, name in enumerate(measures.ANSWER_TYPES)}
-        records.append({"language": language.name, "n": int(asked.sum()), **shares, "choice": _mean(choice[asked])})
+        choice = _mean(questions.chooses(logits, asked))
+        records.append({"language": language.name, "n": int(asked.sum()), **shares, "choice": choice})
     return pd.DataFrame(records).set_index("language")
 
 
