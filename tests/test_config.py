@@ -34,6 +34,10 @@ OTHER_VALUES = {
     "model.d_mlp": 16,
     "model.act_fn": "relu",
     "model.normalization": None,
+    "model.positional_embedding_type": "rotary",
+    "model.attn_only": True,
+    "model.gated_mlp": True,
+    "model.parallel_attn_mlp": True,
     "train.steps": 41,
     "train.batch_size": 16,
     "train.lr": 1e-3,
@@ -44,6 +48,7 @@ OTHER_VALUES = {
     "train.final_lr": 0.2,
     "train.cycles": 2,
     "train.loss": "full",
+    "train.precision": "bfloat16",
     "train.n_evaluations": 5,
     "train.n_checkpoints": 2,
     "train.eval_facts": 8,
@@ -145,7 +150,7 @@ BAD = {
         ["changes.0.step", "input_value=0", "equal to 1"],
     ),
     "seed": ({"seed": -1}, ["seed", "input_value=-1", "greater than or equal to 0"]),
-    "activation": ({"model.act_fn": "tanh"}, ["model.act_fn", "'tanh'", "'gelu' or 'relu'"]),
+    "activation": ({"model.act_fn": "tanh"}, ["model.act_fn", "'tanh'", "'gelu', 'relu'"]),
 }
 
 

@@ -6,7 +6,6 @@ from collections import defaultdict
 
 import numpy as np
 import pytest
-import torch
 from conftest import tiny
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,7 +13,6 @@ from hypothesis import strategies as st
 import unifylens as ul
 from unifylens.config import TEMPLATES
 from unifylens.corpus import KINDS, Corpus, parallel_window
-from unifylens.train import Batches
 
 shares = st.integers(0, 20).map(lambda k: k / 20)
 seeds = st.integers(0, 50)
@@ -323,43 +321,6 @@ def test_statistics_against_a_count_of_examples(experiment):
         assert table[name] == pytest.approx(value, abs=1e-9), name
     assert corpus.baseline == table["no-knowledge baseline"]
     assert table["facts"] == corpus.n_facts and table["parallel facts"] == corpus.parallel.sum()
-
-
-# --- batches -------------------------------------------------------------------------------------------------
-
-
-def test_batches_follow_the_exposures_of_their_stage():
-    changes = tuple(
-        ul.CorpusChange(step=step, corpus=ul.CorpusConfig(**dials))
-        for step, dials in [(10, {"parallel": 0.0}), (30, {"parallel": 1.0, "exposure_balance": 0.5})]
-    )
-    experiment = tiny(changes=changes, **{"train.batch_size": 2000, "language.templates": ("plain", "of", "has")})
-    corpus = Corpus.build(experiment)
-    batches = Batches(experiment, corpus)
-    for start, stop, exposure in corpus.stages:
-        drawn = [batches[step] for step in range(start, stop)]
-        rows = torch.cat([rows for _, rows in drawn]).numpy()
-        expected = exposure.ravel() * len(rows)
-        counts = np.bincount(rows, minlength=corpus.n_rows)
-        assert (counts[expected == 0] == 0).all()
-        # chi-square with many degrees of freedom: mean n, deviation sqrt(2 n)
-        used = expected > 0
-        chi_square = ((counts - expected)[used] ** 2 / expected[used]).sum()
-        assert abs(chi_square - used.sum()) < 5 * math.sqrt(2 * used.sum())
-        templates = np.bincount(torch.cat([templates for templates, _ in drawn]).numpy(), minlength=3)
-        assert np.abs(templates / len(rows) - 1 / 3).max() < 0.02
-
-
-def test_batches_depend_on_seed_and_step_alone():
-    experiment = tiny(**{"train.steps": 200})
-    corpus = Corpus.build(experiment)
-    in_order = Batches(experiment, corpus)
-    drawn = [in_order[step] for step in range(200)]
-    for step in (150, 3, 199, 64, 63):
-        again = Batches(experiment, corpus)[step]
-        assert all((a == b).all() for a, b in zip(again, drawn[step], strict=True))
-    assert not (drawn[0][1] == drawn[1][1]).all() and not (drawn[0][1] == drawn[64][1]).all()
-    assert not (Batches(experiment.replace(seed=1), corpus)[0][1] == drawn[0][1]).all()
 
 
 # --- parallel_window -----------------------------------------------------------------------------------------
