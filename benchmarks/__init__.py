@@ -1,0 +1,1 @@
+"""Measurements of how fast models train: `python -m benchmarks.training`. No part of the installed package."""
