@@ -39,3 +39,5 @@ class Training:
     n_models: int
     n_steps: int = 1
     """Optimiser steps of every model in one call of `step`."""
+    counted: Callable[[], Any] | None = None
+    """One step of every model in the calling thread, for counting operations, where `step` uses several threads."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from unittest.mock import patch
 
 import unifylens as ul
@@ -15,9 +16,11 @@ from benchmarks.common import Size, Training
 
 training = importlib.import_module("unifylens.train")  # `unifylens.train` itself is the function
 N_RELATIONS, N_OBJECTS = 8, 16
+STEPS_AT_ONCE = 10
+"""Steps that stacks take on their own before they wait for each other, as they do at the end of a sweep only."""
 
 
-def experiment(size: Size, seed: int) -> ul.Experiment:
+def experiment(size: Size, seed: int, precision: str) -> ul.Experiment:
     """An experiment of exactly this shape, long enough never to end."""
     words = ["{relation}", "{object}"]
     filling = ["of"] * (size.length - 2 - len(words))
@@ -27,29 +30,39 @@ def experiment(size: Size, seed: int) -> ul.Experiment:
         world=ul.WorldConfig(n_subjects=size.d_vocab - others, n_relations=N_RELATIONS, n_objects=N_OBJECTS),
         language=ul.LanguageConfig(templates=(" ".join(["{subject}", *filling, *words]),), shared_function_words=1.0),
         model=ul.ModelConfig(d_model=size.d_model, n_layers=size.n_layers, n_heads=size.n_heads, d_mlp=size.d_mlp),
-        train=ul.TrainConfig(
-            steps=10**6,
-            schedule="constant",
-            batch_size=size.batch,
-            # answers are single tokens: the loss on all tokens is the nearest thing to that on several
-            loss="answer" if size.n_answer == 1 else "full",
-        ),
+        train=ul.TrainConfig(steps=10**6, schedule="constant", batch_size=size.batch, precision=precision),
         seed=seed,
     )
 
 
-def ours(size: Size, n_models: int) -> Training:
-    """Models of this size in training, on the device that unifylens chooses."""
-    stack = training._Stack([experiment(size, seed) for seed in range(n_models)])
-    assert (stack.sequences.shape[-1], stack.cfg.d_vocab) == (size.length, size.d_vocab)
+def ours(size: Size, n_models: int, precision: str = "float32") -> Training:
+    """Models of this size in training as in a sweep: on a CPU, a stack in a thread of its own for every core."""
+    import torch
+
+    last = torch.arange(size.length - 1 - size.n_answer, size.length - 1)
+    whole = property(lambda corpus: last.expand(1, corpus.n_rows, -1))
+    experiments = [experiment(size, seed, precision) for seed in range(n_models)]
+    n_stacks = min(ul.sweeps.worker_count(), n_models)
+    with patch.object(ul.Corpus, "answer_positions", whole):  # answers of the dish are single tokens
+        stacks = [training._Stack(experiments[i::n_stacks]) for i in range(n_stacks)]
+    if n_stacks == 1:
+        return Training(lambda: advance(stacks[0]), n_models)
+    pool = ThreadPoolExecutor(n_stacks, initializer=torch.set_num_threads, initargs=(1,))
 
     def step():
-        stack.advance()
-        loss = stack.loss_sum.mean()
-        stack.loss_sum.zero_()
-        return loss
+        return torch.stack(list(pool.map(lambda s: [advance(s) for _ in range(STEPS_AT_ONCE)][-1], stacks))).mean()
 
-    return Training(step, n_models)
+    return Training(step, n_models, STEPS_AT_ONCE, counted=lambda: [advance(stack) for stack in stacks])
+
+
+def advance(stack):
+    stack.advance()
+    return stack.losses.mean()
+
+
+def ours_bfloat16(size: Size, n_models: int) -> Training:
+    """The same with matrices multiplied in bfloat16."""
+    return ours(size, n_models, "bfloat16")
 
 
 def sweep() -> dict[str, float]:
@@ -69,7 +82,7 @@ def sweep() -> dict[str, float]:
     experiments = [e for _, e in ul.designs.parallel_levels()]
     stack = training._Stack
     with (  # stacks may train in several threads, so shares are those of their time taken together
-        patch.object(training, "_train_stack", timed("all", training._train_stack)),
+        patch.object(ul.sweeps, "train_stack", timed("all", training.train_stack)),
         patch.object(stack, "evaluate", timed("evaluate", stack.evaluate)),
         patch.object(stack, "checkpoint", timed("checkpoint", stack.checkpoint)),
         patch.object(stack, "finish", timed("finish", stack.finish)),

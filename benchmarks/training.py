@@ -54,6 +54,7 @@ ROUTES = {
     "vmap": Route("vmap over HookedTransformer", "routes.vmap_loop", stacked=True),
     "compact": Route("nanoGPT-style", "routes.compact_gpt"),
     "ours": Route("unifylens", "ours.ours", stacked=True),
+    "ours-bfloat16": Route("unifylens, bfloat16", "ours.ours_bfloat16", stacked=True),
 }
 BASELINE = "plain"
 
@@ -187,8 +188,8 @@ def count_flops(trained: Training) -> float:
         getattr(torch.ops.aten, f"{attention}_backward"): backward,
     }
     with flop_counter.FlopCounterMode(display=False, custom_mapping=formulas) as counter:
-        trained.step()
-    return counter.get_total_flops() / trained.n_steps
+        (trained.counted or trained.step)()
+    return counter.get_total_flops() / (1 if trained.counted else trained.n_steps)
 
 
 def matmul_peak(device: str, synchronize: Callable[[], None], size: int = PEAK_SIZE) -> float:
