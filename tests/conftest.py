@@ -1,11 +1,15 @@
 """Every test has an empty store of its own; `tiny` is an experiment that trains in well under a second."""
 
+import signal
+
+import pandas as pd
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
 import unifylens as ul
 from unifylens import sweeps
+from unifylens.train import _Stack
 
 torch.set_num_threads(1)  # threads that wait for each other on a busy machine made some tests 50 times slower
 settings.register_profile(
@@ -45,3 +49,62 @@ def tiny(**changes) -> ul.Experiment:
             eval_facts=16,
         ),
     ).replace(**changes)
+
+
+def quietly(*experiments):
+    return ul.train_many(experiments, progress=False)
+
+
+def weights(run, step=None):
+    model = run.model if step is None else run.checkpoint(step)
+    return {name: p.detach() for name, p in model.named_parameters()}
+
+
+def assert_equal_runs(a, b):
+    """Bit for bit the same weights at every checkpoint, and the same history."""
+    assert a.steps == b.steps
+    for step in a.steps:
+        theirs = weights(b, step)
+        assert all(torch.equal(p, theirs[name]) for name, p in weights(a, step).items())
+    pd.testing.assert_frame_equal(a.history, b.history, check_exact=True)
+
+
+def distance(a, b):
+    """Largest difference of two runs' weights.
+
+    Key biases are left out: softmax ignores them, so their gradient is rounding, which Adam scales up.
+    """
+    return max(float((p - b[name]).detach().abs().max()) for name, p in a.items() if not name.endswith("attn.b_K"))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """One trained model for the tests that only look."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("UNIFYLENS_HOME", str(tmp_path_factory.mktemp("trained")))
+        return quietly(tiny())[0]
+
+
+@pytest.fixture
+def press_ctrl_c(monkeypatch):
+    """Press Ctrl-C while a member of a given width takes a step; `steps` lists (width, step) of all steps taken."""
+
+    class Keyboard:
+        steps = ()
+        at = None
+        times = 1
+
+    keyboard = Keyboard()
+    keyboard.steps = []
+    advance = _Stack.advance
+
+    def step(self):
+        here = (self.cfg.d_model, self.step)
+        keyboard.steps.append(here)
+        if here == keyboard.at:
+            for _ in range(keyboard.times):
+                signal.raise_signal(signal.SIGINT)
+        advance(self)
+
+    monkeypatch.setattr(_Stack, "advance", step)
+    return keyboard

@@ -11,11 +11,10 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import tiny
+from conftest import assert_equal_runs, distance, quietly, tiny, weights
 from transformer_lens import HookedTransformer
 
 import unifylens as ul
-from unifylens import sweeps
 from unifylens.corpus import Corpus
 from unifylens.evaluate import transfer
 from unifylens.model import build_model
@@ -23,40 +22,6 @@ from unifylens.train import Batches, _Stack
 
 training = importlib.import_module("unifylens.train")  # `ul.train` is the function
 SEVERAL_TEMPLATES = {"language.templates": ("plain", "topic", "of")}
-
-
-def quietly(*experiments):
-    return ul.train_many(experiments, progress=False)
-
-
-def weights(run, step=None):
-    model = run.model if step is None else run.checkpoint(step)
-    return {name: p.detach() for name, p in model.named_parameters()}
-
-
-def assert_equal_runs(a, b):
-    """Bit for bit the same weights at every checkpoint, and the same history."""
-    assert a.steps == b.steps
-    for step in a.steps:
-        theirs = weights(b, step)
-        assert all(torch.equal(p, theirs[name]) for name, p in weights(a, step).items())
-    pd.testing.assert_frame_equal(a.history, b.history, check_exact=True)
-
-
-def distance(a, b):
-    """Largest difference of two runs' weights.
-
-    Key biases are left out: softmax ignores them, so their gradient is rounding, which Adam scales up.
-    """
-    return max(float((p - b[name]).detach().abs().max()) for name, p in a.items() if not name.endswith("attn.b_K"))
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """One trained model for the tests that only look."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("UNIFYLENS_HOME", str(tmp_path_factory.mktemp("trained")))
-        return quietly(tiny())[0]
 
 
 # --- what is computed ----------------------------------------------------------------------------------------
@@ -264,22 +229,6 @@ def test_a_corpus_that_changes_is_learnt_in_stages(monkeypatch):
 # --- many at once --------------------------------------------------------------------------------------------
 
 
-def test_a_sweep_keeps_order_and_labels():
-    over = {"corpus.parallel": [0.5, 0.0], "seed": range(2)}
-    runs = ul.sweep(tiny(), over=over, progress=False)
-    labels = [(run.experiment.corpus.parallel, run.experiment.seed) for run in runs]
-    assert labels == [(0.5, 0), (0.5, 1), (0.0, 0), (0.0, 1)] and len(runs) == 4
-    history, final = runs.history, runs.final
-    assert list(history)[:3] == ["corpus.parallel", "seed", "step"]
-    assert len(history) == sum(len(run.history) for run in runs)
-    for run, label in zip(runs, labels, strict=True):
-        own = history[(history["corpus.parallel"] == label[0]) & (history["seed"] == label[1])]
-        assert own["loss"].tolist() == run.history["loss"].tolist()
-    assert list(zip(final["corpus.parallel"], final["seed"], strict=True)) == labels
-    assert final["loss"].tolist() == [run.history["loss"].iloc[-1] for run in runs]
-    assert runs[-1].experiment == runs.runs[3].experiment
-
-
 def test_sweeps_over_shapes_and_over_templates_of_equal_length():
     same_length = [("x {subject} {relation} {object}",), ("{subject} {relation} {object} x",)]
     runs = ul.sweep(tiny(), over={"language.templates": same_length, "model.d_model": [16, 8]}, progress=False)
@@ -288,38 +237,6 @@ def test_sweeps_over_shapes_and_over_templates_of_equal_length():
     for run in runs:
         expected, _ = plain_loop(run.experiment)
         assert distance(expected, weights(run)) < 1e-4
-
-
-def test_sweep_over_the_number_of_templates():
-    templates = [("topic",), ("topic", "plain")]
-    runs = ul.sweep(tiny(), over={"language.templates": templates}, progress=False)
-    assert [run.experiment.language.templates for run in runs] == templates
-
-
-def test_sweep_over_whole_corpora():
-    corpora = [ul.CorpusConfig(parallel=0.2), ul.CorpusConfig(parallel=0.6)]
-    runs = ul.sweep(tiny(), over={"corpus": corpora}, progress=False)
-    assert [run.experiment.corpus for run in runs] == corpora
-    assert runs.history["corpus"].tolist() == [c for c in corpora for _ in range(4)]
-    assert runs.final["corpus"].tolist() == corpora
-
-
-def test_equal_experiments_are_trained_once_and_then_read(monkeypatch):
-    stacked = []
-    init = _Stack.__init__
-    monkeypatch.setattr(_Stack, "__init__", lambda self, es: (stacked.append(list(es)), init(self, es))[1])
-    first, other, second = quietly(tiny(), tiny(seed=1), tiny())
-    assert stacked == [[tiny(), tiny(seed=1)]]
-    assert first.folder == second.folder != other.folder
-    assert_equal_runs(ul.train(tiny(), progress=False), first)
-    assert len(stacked) == 1, "the second call must read the store"
-
-
-def test_more_than_a_stack_of_models(monkeypatch):
-    monkeypatch.setattr(sweeps, "STACK_SIZE", 2)
-    runs = ul.sweep(tiny(), over={"seed": range(3)}, progress=False)
-    assert [run.experiment.seed for run in runs] == [0, 1, 2]
-    assert len({float(weights(run)["unembed.W_U"].sum()) for run in runs}) == 3
 
 
 def test_a_member_that_diverges_is_named_and_the_others_go_on(monkeypatch, trained):
@@ -361,31 +278,6 @@ def test_a_run_that_diverges_from_the_start_is_stored_and_reported(monkeypatch):
 # --- interruption --------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def press_ctrl_c(monkeypatch):
-    """Press Ctrl-C while a member of a given width takes a step; `steps` lists (width, step) of all steps taken."""
-
-    class Keyboard:
-        steps = ()
-        at = None
-        times = 1
-
-    keyboard = Keyboard()
-    keyboard.steps = []
-    advance = _Stack.advance
-
-    def step(self):
-        here = (self.cfg.d_model, self.step)
-        keyboard.steps.append(here)
-        if here == keyboard.at:
-            for _ in range(keyboard.times):
-                signal.raise_signal(signal.SIGINT)
-        advance(self)
-
-    monkeypatch.setattr(_Stack, "advance", step)
-    return keyboard
-
-
 @pytest.mark.parametrize("at", [0, 1, 17, 36, 38])
 def test_an_interrupted_training_goes_on_bit_for_bit(press_ctrl_c, at, trained, empty_store):
     handler = signal.getsignal(signal.SIGINT)
@@ -411,43 +303,6 @@ def test_an_interrupted_stack_of_three_goes_on_bit_for_bit(press_ctrl_c, monkeyp
     press_ctrl_c.at = None
     for run, expected in zip(quietly(*experiments), whole, strict=True):
         assert_equal_runs(run, expected)
-
-
-def test_an_interruption_keeps_finished_stacks(press_ctrl_c, trained):
-    first, second = tiny(), tiny(**{"model.d_model": 8})
-    press_ctrl_c.at = (8, 12)
-    with pytest.raises(KeyboardInterrupt, match="stopped after step 13 of 40"):
-        quietly(first, second)
-    press_ctrl_c.at, taken = None, len(press_ctrl_c.steps)
-    assert_equal_runs(quietly(first, second)[0], trained)
-    assert press_ctrl_c.steps[taken:] == [(8, step) for step in range(13, 40)]
-
-
-def test_ctrl_c_in_the_last_step_stops_before_the_next_stack(press_ctrl_c):
-    first, second = tiny(), tiny(**{"model.d_model": 8})
-    press_ctrl_c.at = (16, 39)
-    with pytest.raises(KeyboardInterrupt, match="goes on from there"):
-        quietly(first, second)
-    assert {width for width, _ in press_ctrl_c.steps} == {16}
-    press_ctrl_c.at, taken = None, len(press_ctrl_c.steps)
-    quietly(first, second)
-    assert press_ctrl_c.steps[taken:] == [(8, step) for step in range(40)]
-
-
-def test_two_stacks_at_a_time_give_the_same_runs_and_can_be_interrupted(press_ctrl_c, monkeypatch, tmp_path):
-    experiments = [tiny(seed=seed) for seed in range(4)]
-    one_at_a_time = quietly(*experiments)
-    monkeypatch.setenv("UNIFYLENS_HOME", str(tmp_path / "two workers"))
-    monkeypatch.setattr(sweeps, "worker_count", lambda: 2)
-    press_ctrl_c.at = (16, 20)
-    with pytest.raises(KeyboardInterrupt, match="goes on from there"):
-        quietly(*experiments)
-    press_ctrl_c.at = None
-    for run, expected in zip(quietly(*experiments), one_at_a_time, strict=True):
-        assert run.experiment == expected.experiment
-        for name, weight in weights(expected).items():
-            if not name.endswith("b_K"):  # without a gradient of their own: rounding, blown up by Adam
-                assert torch.allclose(weights(run)[name], weight, atol=1e-5), name
 
 
 def test_a_second_ctrl_c_stops_at_once(press_ctrl_c, empty_store):

@@ -556,7 +556,8 @@ def _results(tasks: list, workers: _Workers) -> Iterator[list[Result]]:
         return
     arriving = joblib.Parallel(return_as="generator_unordered", **options)(tasks)
     try:
-        yield from arriving
+        for results in arriving:  # noqa: UP028 - `yield from` would close it before the warning below is silenced
+            yield results
     finally:
         with warnings.catch_warnings():  # joblib warns of tasks that were not waited for
             warnings.filterwarnings("ignore", category=UserWarning, module="joblib")

@@ -1,0 +1,391 @@
+"""Many experiments: what trains together, on which workers, in how much memory, and what is kept when it goes wrong."""
+
+import errno
+import importlib
+import os
+import shutil
+import signal
+from collections import namedtuple
+from pathlib import Path
+
+import joblib
+import pytest
+import torch
+from conftest import assert_equal_runs, distance, quietly, tiny, weights
+
+import unifylens as ul
+from unifylens import memory, store, sweeps
+from unifylens.train import _Stack, train_stack
+
+training = importlib.import_module("unifylens.train")  # `ul.train` is the function
+
+
+def test_a_sweep_keeps_order_and_labels():
+    over = {"corpus.parallel": [0.5, 0.0], "seed": range(2)}
+    runs = ul.sweep(tiny(), over=over, progress=False)
+    labels = [(run.experiment.corpus.parallel, run.experiment.seed) for run in runs]
+    assert labels == [(0.5, 0), (0.5, 1), (0.0, 0), (0.0, 1)] and len(runs) == 4
+    history, final = runs.history, runs.final
+    assert list(history)[:3] == ["corpus.parallel", "seed", "step"]
+    assert len(history) == sum(len(run.history) for run in runs)
+    for run, label in zip(runs, labels, strict=True):
+        own = history[(history["corpus.parallel"] == label[0]) & (history["seed"] == label[1])]
+        assert own["loss"].tolist() == run.history["loss"].tolist()
+    assert list(zip(final["corpus.parallel"], final["seed"], strict=True)) == labels
+    assert final["loss"].tolist() == [run.history["loss"].iloc[-1] for run in runs]
+    assert runs[-1].experiment == runs.runs[3].experiment
+
+
+def test_sweep_over_the_number_of_templates():
+    templates = [("topic",), ("topic", "plain")]
+    runs = ul.sweep(tiny(), over={"language.templates": templates}, progress=False)
+    assert [run.experiment.language.templates for run in runs] == templates
+
+
+def test_sweep_over_whole_corpora():
+    corpora = [ul.CorpusConfig(parallel=0.2), ul.CorpusConfig(parallel=0.6)]
+    runs = ul.sweep(tiny(), over={"corpus": corpora}, progress=False)
+    assert [run.experiment.corpus for run in runs] == corpora
+    assert runs.history["corpus"].tolist() == [c for c in corpora for _ in range(4)]
+    assert runs.final["corpus"].tolist() == corpora
+
+
+def test_equal_experiments_are_trained_once_and_then_read(monkeypatch):
+    stacked = []
+    init = _Stack.__init__
+    monkeypatch.setattr(_Stack, "__init__", lambda self, es: (stacked.append(list(es)), init(self, es))[1])
+    first, other, second = quietly(tiny(), tiny(seed=1), tiny())
+    assert stacked == [[tiny(), tiny(seed=1)]]
+    assert first.folder == second.folder != other.folder
+    assert_equal_runs(ul.train(tiny(), progress=False), first)
+    assert len(stacked) == 1, "the second call must read the store"
+
+
+def test_more_than_a_stack_of_models(monkeypatch):
+    monkeypatch.setattr(sweeps, "STACK_SIZE", 2)
+    runs = ul.sweep(tiny(), over={"seed": range(3)}, progress=False)
+    assert [run.experiment.seed for run in runs] == [0, 1, 2]
+    assert len({float(weights(run)["unembed.W_U"].sum()) for run in runs}) == 3
+
+
+def test_an_interruption_keeps_finished_stacks(press_ctrl_c, trained):
+    first, second = tiny(), tiny(**{"model.d_model": 8})
+    press_ctrl_c.at = (8, 12)
+    with pytest.raises(KeyboardInterrupt, match="stopped after step 13 of 40"):
+        quietly(first, second)
+    press_ctrl_c.at, taken = None, len(press_ctrl_c.steps)
+    assert_equal_runs(quietly(first, second)[0], trained)
+    assert press_ctrl_c.steps[taken:] == [(8, step) for step in range(13, 40)]
+
+
+def test_ctrl_c_in_the_last_step_stops_before_the_next_stack(press_ctrl_c):
+    first, second = tiny(), tiny(**{"model.d_model": 8})
+    press_ctrl_c.at = (16, 39)
+    with pytest.raises(KeyboardInterrupt, match="goes on from there"):
+        quietly(first, second)
+    assert {width for width, _ in press_ctrl_c.steps} == {16}
+    press_ctrl_c.at, taken = None, len(press_ctrl_c.steps)
+    quietly(first, second)
+    assert press_ctrl_c.steps[taken:] == [(8, step) for step in range(40)]
+
+
+def test_two_stacks_at_a_time_give_the_same_runs_and_can_be_interrupted(press_ctrl_c, monkeypatch, tmp_path):
+    experiments = [tiny(seed=seed) for seed in range(4)]
+    one_at_a_time = quietly(*experiments)
+    monkeypatch.setenv("UNIFYLENS_HOME", str(tmp_path / "two workers"))
+    monkeypatch.setattr(sweeps, "worker_count", lambda: 2)
+    press_ctrl_c.at = (16, 20)
+    with pytest.raises(KeyboardInterrupt, match="goes on from there"):
+        quietly(*experiments)
+    press_ctrl_c.at = None
+    for run, expected in zip(quietly(*experiments), one_at_a_time, strict=True):
+        assert run.experiment == expected.experiment
+        for name, weight in weights(expected).items():
+            if not name.endswith("b_K"):  # without a gradient of their own: rounding, blown up by Adam
+                assert torch.allclose(weights(run)[name], weight, atol=1e-5), name
+
+
+# --- what trains together ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def stacked(monkeypatch):
+    """The stacks that are trained, as lists of experiments."""
+    stacks, init = [], _Stack.__init__
+    monkeypatch.setattr(_Stack, "__init__", lambda self, es: (stacks.append(list(es)), init(self, es))[1])
+    return stacks
+
+
+def test_learning_rate_and_decay_alone_may_differ_within_a_stack(stacked):
+    over = {"train.lr": [2e-3, 1e-3], "train.weight_decay": [0.0, 0.5], "seed": [0, 1], "train.warmup": [5, 6]}
+    ul.sweep(tiny(**{"train.steps": 10}), over=over, progress=False)
+    assert [len(stack) for stack in stacked] == [8, 8]
+    for stack in stacked:
+        assert len({experiment.train.warmup for experiment in stack}) == 1
+        settings = [(experiment.train.lr, experiment.train.weight_decay) for experiment in stack]
+        assert settings == sorted(settings)
+
+
+@pytest.mark.xfail(strict=True, reason="until stacks take per-member optimiser settings")
+def test_every_member_is_trained_with_its_own_learning_rate_and_decay(monkeypatch, tmp_path):
+    experiments = [tiny(), tiny(**{"train.lr": 1e-3}), tiny(**{"train.weight_decay": 2.0})]
+    together = quietly(*experiments)
+    monkeypatch.setenv("UNIFYLENS_HOME", str(tmp_path / "apart"))
+    for run, experiment in zip(together, experiments, strict=True):
+        alone = quietly(experiment)[0]
+        assert distance(weights(run), weights(alone)) < 1e-5
+        assert run.history["learning_rate"].tolist() == alone.history["learning_rate"].tolist()
+
+
+def test_an_interrupted_stack_goes_on_in_the_company_in_which_it_began(press_ctrl_c, stacked):
+    quick, slow = tiny(**{"train.steps": 12}), [tiny(seed=seed) for seed in range(3)]
+    press_ctrl_c.at = (16, 20)
+    with pytest.raises(KeyboardInterrupt):
+        quietly(*slow)
+    press_ctrl_c.at = None
+    stacked.clear(), press_ctrl_c.steps.clear()
+    quietly(tiny(seed=9), *reversed(slow), quick)  # more of the same shape, in another order
+    assert slow in stacked and [tiny(seed=9)] in stacked
+    assert sum(step > 20 for _, step in press_ctrl_c.steps) == 19 * 2 and (16, 21) in press_ctrl_c.steps
+
+
+def test_a_run_that_diverged_says_so(monkeypatch):
+    losses = _Stack.losses
+    monkeypatch.setattr(_Stack, "losses", lambda self, s: losses(self, s) * (float("inf") if s > 20 else 1.0))
+    with pytest.warns(UserWarning, match=r"a run \(seed 3\) diverged at step \d+: its loss"):
+        runs = ul.sweep(tiny(seed=3), over={"train.steps": [40, 20]}, progress=False)
+    assert runs[0].diverged_at > 20 and runs[1].diverged_at is None
+    assert f"diverged at step {runs[0].diverged_at})" in repr(runs[0]) and "diverged" not in repr(runs[1])
+    assert runs.final["diverged_at"].tolist()[0] == runs[0].diverged_at and runs.final["diverged_at"].isna()[1]
+
+
+# --- in how much memory --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [0, -1, 2.0, "8", True])
+def test_a_stack_size_that_is_none_is_refused(size, stacked):
+    with pytest.raises(ValueError, match=r"stack_size=.*; allowed: a whole number from 1 on, or None to choose"):
+        ul.sweep(tiny(), over={"seed": range(2)}, stack_size=size, progress=False)
+    assert not stacked
+
+
+def test_a_given_stack_size_is_kept_to(stacked):
+    ul.sweep(tiny(**{"train.steps": 10}), over={"seed": range(7)}, stack_size=3, progress=False)
+    assert [len(stack) for stack in stacked] == [3, 3, 1]
+
+
+def per_model(experiment):
+    return memory.bytes_per_model(experiment, ul.Corpus.build(experiment))
+
+
+def test_stacks_fit_into_the_free_memory(stacked, monkeypatch):
+    experiment = tiny(**{"train.steps": 10})
+    once = memory.bytes_per_stack(experiment, ul.Corpus.build(experiment))
+    free = int((2 * once + 7 * per_model(experiment)) / sweeps.SHARE_OF_FREE_MEMORY) + 2
+    monkeypatch.setattr(memory, "free_bytes", lambda device: free)
+    monkeypatch.setattr(sweeps, "worker_count", lambda: 2)
+    ul.sweep(experiment, over={"seed": range(8)}, progress=False)
+    assert sorted(len(stack) for stack in stacked) == [2, 2, 2, 2]
+    stacked.clear()
+    with pytest.raises(ValueError) as refused:
+        ul.sweep(experiment, over={"seed": range(100, 200)}, stack_size=64, progress=False)
+    text = str(refused.value)
+    assert text.startswith("stack_size=64 needs about ") and "a model, 2 stacks at a time); " in text
+    assert text.endswith(" are free; allowed: 1 to 3, or None to choose") and not stacked
+    ul.sweep(experiment, over={"seed": range(100, 103)}, stack_size=64, progress=False)  # is only one stack of 3
+    assert [len(stack) for stack in stacked] == [3]
+
+
+def test_fewer_workers_where_memory_is_short_and_a_refusal_where_no_model_fits(stacked, monkeypatch):
+    experiment = tiny(**{"train.steps": 10})
+    one = per_model(experiment) + memory.bytes_per_stack(experiment, ul.Corpus.build(experiment))
+    monkeypatch.setattr(sweeps, "worker_count", lambda: 4)
+    monkeypatch.setattr(memory, "free_bytes", lambda device: int(1.05 * one / sweeps.SHARE_OF_FREE_MEMORY))
+    ul.sweep(experiment, over={"seed": range(3)}, progress=False)
+    assert [len(stack) for stack in stacked] == [1, 1, 1]
+    monkeypatch.setattr(memory, "free_bytes", lambda device: one // 2)
+    for size in (None, 5):
+        with pytest.raises(MemoryError, match=r"one model \(seed 9\) needs about .*train.batch_size, model.d_model"):
+            ul.sweep(experiment, over={"seed": [9]}, stack_size=size, progress=False)
+
+
+# --- on which workers ----------------------------------------------------------------------------------------
+
+
+def test_the_active_joblib_configuration_decides(monkeypatch):
+    monkeypatch.setattr(sweeps, "worker_count", lambda: 5)
+    before = sweeps._Workers.active()
+    assert (before.count, before.shared, before.streams) == (5, True, True)
+    with joblib.parallel_config(n_jobs=3):
+        assert (sweeps._Workers.active().count, sweeps._Workers.active().shared) == (3, True)
+    for backend, streams in (("loky", True), ("multiprocessing", False)):
+        with joblib.parallel_config(backend):
+            assert sweeps._Workers.active().count == 5
+        with joblib.parallel_config(backend, n_jobs=2):
+            workers = sweeps._Workers.active()
+        assert (workers.count, workers.shared, workers.streams, workers.threads) == (2, False, streams, 1)
+
+
+@pytest.fixture
+def here(monkeypatch, tmp_path):
+    """Runs of a sweep as one thread of this process trains them, for comparison."""
+
+    def sweep(experiment, over, stack_size):
+        with monkeypatch.context() as patch:
+            patch.setenv("UNIFYLENS_HOME", str(tmp_path / "trained here"))
+            runs = ul.sweep(experiment, over=over, stack_size=stack_size, progress=False)
+            [(run.history, run.diverged_at) for run in runs]
+            return runs
+
+    return sweep
+
+
+@pytest.mark.parametrize("backend", ["loky", "multiprocessing"])
+def test_worker_processes_train_the_same_models(backend, here, capsys):
+    over = {"seed": range(3), "model.d_model": [16, 8]}
+    with joblib.parallel_config(backend, n_jobs=2):
+        runs = ul.sweep(tiny(), over=over, stack_size=2)
+    for run, expected in zip(runs, here(tiny(), over, stack_size=2), strict=True):
+        assert_equal_runs(run, expected)
+    assert "6/6 models, loss=" in capsys.readouterr().err
+
+
+def test_stacks_are_cut_so_that_every_worker_process_gets_several():
+    workers = sweeps._Workers(count=4, shared=False, streams=True, here=True, memory=None)
+    members = [sweeps._Member.of(tiny(seed=seed)) for seed in range(40)]
+    stacks, _ = sweeps._plan(members, workers, None)
+    assert len(stacks) >= 16 and {len(stack.members) for stack in stacks} <= {1, 2}
+    assert sorted(e.seed for stack in stacks for e in stack.experiments) == list(range(40))
+
+
+def test_an_interruption_of_worker_processes_keeps_what_was_saved(monkeypatch):
+    save = store.save
+
+    def press(*content):
+        run = save(*content)
+        os.kill(os.getpid(), signal.SIGINT)
+        return run
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # it is not heard where tests run in the background
+    with monkeypatch.context() as patch, joblib.parallel_config("loky", n_jobs=2):
+        patch.setattr(store, "save", press)
+        with pytest.raises(KeyboardInterrupt, match="stopped with 0 of 4 models saved; the same call goes on"):
+            ul.sweep(tiny(), over={"seed": range(4)}, stack_size=1, progress=False)
+    assert len([seed for seed in range(4) if store.load(tiny(seed=seed))]) == 1
+
+
+def test_a_cluster_that_loses_a_worker_gives_the_same_runs(monkeypatch, tmp_path, here):
+    distributed = pytest.importorskip("distributed", reason="needs the extra: pip install unifylens[distributed]")
+    import dask
+
+    over, save, killed = {"seed": range(10)}, store.save, []
+    quiet = {"distributed.scheduler.work-stealing": False, "distributed.worker.memory.terminate": False}
+    cluster_options = {
+        "n_workers": 2,
+        "threads_per_worker": 1,
+        "processes": True,
+        "dashboard_address": None,
+        "local_directory": str(tmp_path / "workers"),
+        "silence_logs": 50,
+        "worker_dashboard_address": None,
+    }
+    with (
+        dask.config.set(quiet),
+        distributed.LocalCluster(**cluster_options) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        workers = client.run(os.getpid)
+
+        def kill_one(*content):
+            if not killed:
+                killed.append(next(iter(workers.values())))
+                os.kill(killed[0], signal.SIGKILL)
+            return save(*content)
+
+        monkeypatch.setattr(store, "save", kill_one)
+        with joblib.parallel_config("dask"):
+            runs = ul.sweep(tiny(**{"train.steps": 120}), over=over, stack_size=2, progress=False)
+        assert killed and killed[0] not in client.run(os.getpid).values()
+    for run, expected in zip(runs, here(tiny(**{"train.steps": 120}), over, stack_size=2), strict=True):
+        assert_equal_runs(run, expected)
+
+
+# --- the bar -------------------------------------------------------------------------------------------------
+
+
+def test_the_bar_weighs_stacks_by_their_arithmetic(capsys):
+    small, large = (sweeps._Member.of(tiny(**{"model.d_model": width})) for width in (16, 64))
+    assert 6 < large.flops / small.flops < 16
+    bar = sweeps._Bar([sweeps._StackPlan([small]), sweeps._StackPlan([large] * 3)], progress=True)
+    assert bar.bar.total == 40 * (small.flops + 3 * large.flops)
+    bar.advance(20 * small.flops, resumed=True)
+    assert (bar.bar.n, bar.bar.initial) == (20 * small.flops, 20 * small.flops)
+    bar.advance(40 * 3 * large.flops)
+    bar.show({"loss": 1.5, "recall": 0.25}, done=3)
+    bar.bar.close()
+    last = capsys.readouterr().err.split("\r")[-1]
+    assert last.startswith("training 4 models:  98%|") and "3/4 models, loss=1.50, recall=0.25" in last
+
+
+# --- a disk that is full -------------------------------------------------------------------------------------
+
+Disk = namedtuple("Disk", "total used free")
+
+
+def test_too_small_a_disk_is_refused_before_training(monkeypatch, stacked, empty_store):
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: Disk(0, 0, 100_000))
+    told = r"training 9 models writes about .* 97\.7 KiB are free in .*UNIFYLENS_HOME"
+    with pytest.raises(OSError, match=told) as full:
+        ul.sweep(tiny(), over={"seed": range(9)}, progress=False)
+    assert full.value.errno == errno.ENOSPC and str(empty_store) in str(full.value) and not stacked
+
+
+def no_space(*args, **kwargs):
+    raise OSError(errno.ENOSPC, "no space left on device")
+
+
+def test_progress_that_cannot_be_saved_is_told_once_and_training_goes_on(monkeypatch, trained, empty_store):
+    monkeypatch.setattr(training, "SECONDS_BETWEEN_SAVES", 0.0)
+    monkeypatch.setattr(store.Progress, "save", no_space)
+    with pytest.warns(UserWarning, match="could not be saved in .*no space left.*training goes on") as caught:
+        run = quietly(tiny())[0]
+    assert len(caught) == 1 and str(empty_store) in str(caught[0].message)
+    assert_equal_runs(run, trained)
+
+
+def test_a_run_that_cannot_be_saved_keeps_the_others_and_its_progress(monkeypatch, press_ctrl_c, empty_store, trained):
+    monkeypatch.setattr(training, "SECONDS_BETWEEN_SAVES", 0.0)
+    first, second = tiny(**{"model.d_model": 32}), tiny()
+    save = store.save
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "save", lambda e, *content: (no_space if e == second else save)(e, *content))
+        patch.setattr(store.Progress, "remove", lambda self: None)
+        with pytest.raises(OSError, match=r"\(seed 0\) could not be saved in .*no space left.* goes on from") as full:
+            quietly(first, second)
+    assert full.value.errno == errno.ENOSPC and str(empty_store) in str(full.value)
+    assert store.load(first) and not store.load(second)
+    press_ctrl_c.steps.clear()
+    assert_equal_runs(quietly(first, second)[1], trained)
+    assert not press_ctrl_c.steps, "it was saved at its last step"
+
+
+def test_progress_makes_room_for_the_runs_it_led_to(monkeypatch, empty_store, trained):
+    monkeypatch.setattr(training, "SECONDS_BETWEEN_SAVES", 0.0)
+    save, progress = store.save, empty_store / "interrupted"
+
+    def save_if_there_is_room(*content):
+        return no_space() if list(progress.glob("*")) else save(*content)
+
+    monkeypatch.setattr(store, "save", save_if_there_is_room)
+    assert_equal_runs(quietly(tiny())[0], trained)
+
+
+def test_results_do_not_need_a_store(tmp_path, monkeypatch, trained):
+    monkeypatch.setenv("UNIFYLENS_HOME", str(tmp_path / "a worker's"))
+    (result,) = train_stack([tiny()])
+    assert result.experiment == tiny() and result.diverged_at is None
+    assert list(result.checkpoints) == trained.steps
+    for step, state in result.checkpoints.items():
+        expected = weights(trained, step)
+        assert all(torch.equal(p, expected[name]) for name, p in state.items())
+    assert not Path(tmp_path / "a worker's").exists()
