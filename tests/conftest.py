@@ -99,7 +99,7 @@ def press_ctrl_c(monkeypatch):
     advance = _Stack.advance
 
     def step(self):
-        here = (self.cfg.d_model, self.step)
+        here = (self.experiments[0].model.d_model, self.step)
         keyboard.steps.append(here)
         if here == keyboard.at:
             for _ in range(keyboard.times):
