@@ -352,7 +352,7 @@ def test_progress_that_cannot_be_saved_is_told_once_and_training_goes_on(monkeyp
     monkeypatch.setattr(training, "SECONDS_BETWEEN_SAVES", 0.0)
     monkeypatch.setattr(store.Progress, "save", no_space)
     with pytest.warns(UserWarning, match="could not be saved in .*no space left.*training goes on") as caught:
-        run = quietly(tiny())[0]
+        run, *_ = quietly(tiny(), tiny(**{"model.d_model": 8}))
     assert len(caught) == 1 and str(empty_store) in str(caught[0].message)
     assert_equal_runs(run, trained)
 

@@ -17,14 +17,14 @@ WEIGHT_COPIES = 4
 """Of every parameter: the weight, its gradient, and Adam's two moments."""
 CHECKPOINT_COPIES = 2
 """Of every checkpoint: as it was taken, and, at the end, split into members for the store."""
-D_MODEL_COPIES = 22
+D_MODEL_COPIES = 14
 """Tensors as wide as the residual stream that one block holds for each token until its gradients are there."""
-D_MLP_COPIES = 4
+D_MLP_COPIES = 3
 ATTENTION_COPIES = 4
 """Tensors of one number a pair of tokens and a head."""
 PAIR_COPIES = 2
 """Tensors of the model's width a pair of tokens: elementwise attention; freed after each block."""
-LOGIT_COPIES = 3
+LOGIT_COPIES = 2
 ROW_BYTES = 120
 """What tables by (language, fact) take besides tokens: exposures, answers, kinds."""
 PROCESS_BYTES = 450 * 2**20
@@ -38,7 +38,8 @@ def parts_per_model(experiment: Experiment, corpus: Corpus) -> dict[str, int]:
 
     With P parameters: 4 P numbers for weight, gradient and moments; 2 P for every checkpoint; the prompts (int64),
     and tables by (language, fact); and what one step holds for its gradients: for each token and block some
-    tensors of width d_model and d_mlp and the attention, and three times the logits of the tokens asked for.
+    tensors of width d_model and d_mlp and the attention (in the last block: for the tokens asked for), and their logits
+    twice.
     """
     config, train = experiment.model, experiment.train
     numbers = n_parameters(config, corpus.d_vocab, corpus.n_ctx)
@@ -46,13 +47,15 @@ def parts_per_model(experiment: Experiment, corpus: Corpus) -> dict[str, int]:
     tokens = train.batch_size * (n_pos - 1)
     asked = tokens if train.loss == "full" else train.batch_size
     attention = config.n_heads * (n_pos - 1) * ATTENTION_COPIES
-    per_token = config.n_layers * (D_MODEL_COPIES * config.d_model + D_MLP_COPIES * config.d_mlp + attention)
-    per_token += PAIR_COPIES * (n_pos - 1) * config.d_model
+    block = D_MODEL_COPIES * config.d_model + D_MLP_COPIES * config.d_mlp + attention
+    pairs = PAIR_COPIES * (n_pos - 1) * config.d_model
+    # after the attention of the last block, only the tokens asked for count
+    held = tokens * ((config.n_layers - 1) * block + pairs) + asked * (block + LOGIT_COPIES * corpus.d_vocab)
     return {
         "weights": WEIGHT_COPIES * numbers * FLOAT,
         "checkpoints": CHECKPOINT_COPIES * len(train.checkpoint_steps()) * numbers * FLOAT,
         "data": n_rows * (2 * n_templates * n_pos * DOUBLE + ROW_BYTES + 2 * DOUBLE * len(corpus.stages)),
-        "step": FLOAT * (tokens * per_token + LOGIT_COPIES * asked * corpus.d_vocab),
+        "step": FLOAT * held,
     }
 
 
@@ -66,7 +69,7 @@ def bytes_per_stack(experiment: Experiment, corpus: Corpus) -> int:
     logits = corpus.n_rows * corpus.d_vocab
     states = corpus.n_rows * experiment.model.n_layers * experiment.model.d_model
     batch = min(BATCH_ROWS, corpus.n_rows) * corpus.n_ctx * (D_MODEL_COPIES * experiment.model.d_model)
-    return FLOAT * (2 * logits + 2 * states + batch)
+    return FLOAT * (3 * logits + 2 * states + batch)
 
 
 def fields_that_decide(experiment: Experiment, corpus: Corpus) -> list[str]:
@@ -95,7 +98,7 @@ def _left_in_control_groups() -> list[int]:
     for folder, limit, usage in _control_groups():
         try:
             allowed, used = (folder / limit).read_text().strip(), (folder / usage).read_text().strip()
-            statistics = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+            statistics = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines() if line)
         except (OSError, ValueError):
             continue
         if allowed.isdigit():  # not "max"

@@ -449,6 +449,7 @@ class _Bar:
     def __init__(self, stacks: list[_StackPlan], progress: bool) -> None:
         self.n_models = sum(len(stack.members) for stack in stacks)
         self.done = 0
+        self.told_of_a_problem = False
         self._means: dict[str, float] = {}
         self.bar = tqdm(
             total=sum(stack.flops * stack.steps for stack in stacks),
@@ -492,6 +493,11 @@ class _SharedMonitor(Monitor):
 
     def stopped(self, where: str) -> None:
         self._interrupt.stopped.append(where)
+
+    def not_saved(self, problem: str) -> None:
+        if not self._bar.told_of_a_problem:  # all stacks write to the same disk
+            self._bar.told_of_a_problem = True
+            super().not_saved(problem)
 
 
 def _train_stacks(stacks: list[_StackPlan], workers: _Workers, progress: bool) -> Iterator[Run]:

@@ -56,6 +56,10 @@ class Monitor:
     def stopped(self, where: str) -> None:
         """The stack stopped because it was requested."""
 
+    def not_saved(self, problem: str) -> None:
+        """Where the stack stands could not be saved, for the first time."""
+        warnings.warn(problem, stacklevel=2)
+
 
 def train_stack(experiments: list[Experiment], monitor: Monitor | None = None, threads: int = 1) -> list[Result]:
     """Train one stack to its end, or until its monitor stops it: then it is saved, and nothing comes back."""
@@ -66,7 +70,7 @@ def train_stack(experiments: list[Experiment], monitor: Monitor | None = None, t
     with _threads(threads):
         trainer = _Stack(experiments)
         monitor.advanced(trainer.step, resumed=True)
-        saver = _ProgressSaver(trainer)
+        saver = _ProgressSaver(trainer, monitor)
         while True:
             if trainer.step in trainer.evaluation_steps and trainer.step not in trainer.evaluated:
                 trainer.evaluate()
@@ -103,8 +107,8 @@ def _threads(count: int) -> Iterator[None]:
 class _ProgressSaver:
     """Saves a stack every `SECONDS_BETWEEN_SAVES`; a disk that is full costs a warning, not the training."""
 
-    def __init__(self, trainer: _Stack) -> None:
-        self._trainer = trainer
+    def __init__(self, trainer: _Stack, monitor: Monitor) -> None:
+        self._trainer, self._monitor = trainer, monitor
         self._saved = self._began = time.monotonic()
         self._warned = False
 
@@ -126,11 +130,10 @@ class _ProgressSaver:
         except OSError as error:
             if not self._warned:
                 self._warned = True
-                warnings.warn(
+                self._monitor.not_saved(
                     f"a stack under way could not be saved in {self._trainer.progress.path.parent} ({error}); training "
                     "goes on, but would start anew after an interruption. Make space there; UNIFYLENS_HOME moves "
-                    "what the next call saves",
-                    stacklevel=2,
+                    "what the next call saves"
                 )
             return f" (not saved: {error})"
         return ""

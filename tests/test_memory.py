@@ -1,0 +1,132 @@
+"""How much memory training takes and how much there is: against real models, a real process, and made-up machines."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from conftest import tiny
+
+import unifylens as ul
+from unifylens import memory
+from unifylens.model import n_parameters
+
+ROOT = Path(__file__).parents[1]
+SCRIPT = """
+import json, resource, sys
+import torch
+torch.set_num_threads(1)
+import unifylens as ul
+from unifylens import memory
+from unifylens.train import train_stack
+
+experiment = ul.Experiment.model_validate_json(sys.stdin.read())
+
+def peak(n_models):
+    train_stack([experiment.replace(seed=seed) for seed in range(n_models)])
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+first, second = peak(8), peak(24)
+print(json.dumps([(second - first) / 16, memory.bytes_per_model(experiment, ul.Corpus.build(experiment))]))
+"""
+
+
+@pytest.mark.parametrize("normalization", ["LN", "LNPre", "RMS", "RMSPre", None])
+def test_parameters_are_counted_without_building_the_model(normalization):
+    config = ul.ModelConfig(d_model=24, n_layers=3, n_heads=4, d_mlp=40, normalization=normalization)
+    model = ul.build_model(config, 37, 5)
+    assert n_parameters(config, 37, 5) == sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the script reads the peak from Unix' resource module")
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"train.batch_size": 1024, "model.d_model": 64, "model.d_mlp": 256},
+        {"train.batch_size": 32, "model.d_model": 256, "model.d_mlp": 512},
+    ],
+    ids=["a large batch", "a large model"],
+)
+def test_what_a_model_takes_is_within_a_factor_of_two_of_a_real_process(changes, empty_store):
+    experiment = tiny(**{"train.steps": 2, "train.warmup": 0, "train.n_evaluations": 2, **changes})
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT],
+        input=experiment.model_dump_json(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+    )
+    assert done.returncode == 0, done.stderr
+    real, estimated = json.loads(done.stdout)
+    assert real > 10 * 2**20, "too small to be measured"
+    assert 0.5 < estimated / real < 2
+
+
+def test_each_dial_moves_its_part_and_the_largest_is_named():
+    def parts(**changes):
+        experiment = tiny(**changes)
+        return memory.parts_per_model(experiment, ul.Corpus.build(experiment))
+
+    plain = parts()
+    for changes, moved in [
+        ({"train.n_checkpoints": 6}, {"checkpoints"}),
+        ({"train.batch_size": 64}, {"step"}),
+        ({"train.loss": "full"}, {"step"}),
+        ({"model.d_mlp": 64}, {"weights", "checkpoints", "step"}),
+        ({"world.n_relations": 30}, {"weights", "checkpoints", "data", "step"}),
+    ]:
+        changed = parts(**changes)
+        assert {name for name in plain if changed[name] > plain[name]} == moved
+        assert all(changed[name] >= plain[name] for name in plain)
+    for changes, field in [
+        ({"train.batch_size": 10_000}, "train.batch_size"),
+        ({"model.d_model": 512}, "n_checkpoints"),
+    ]:
+        experiment = tiny(**changes)
+        assert field in " ".join(memory.fields_that_decide(experiment, ul.Corpus.build(experiment)))
+
+
+@pytest.fixture
+def machine(monkeypatch, tmp_path):
+    """A machine with 1000 bytes free and no control groups; returns a function that makes one."""
+    monkeypatch.setattr(memory.psutil, "virtual_memory", lambda: SimpleNamespace(available=1000))
+    monkeypatch.setattr(memory, "_CGROUP", tmp_path / "cgroup")
+
+    def group(version, limit, used, statistics=""):
+        folder = tmp_path / "cgroup" / ("" if version == 2 else "memory")
+        folder.mkdir(parents=True, exist_ok=True)
+        names = ("memory.max", "memory.current") if version == 2 else ("memory.limit_in_bytes", "memory.usage_in_bytes")
+        for name, text in zip((*names, "memory.stat"), (limit, used, statistics), strict=True):
+            (folder / name).write_text(f"{text}\n")
+
+    return group
+
+
+def free():
+    return memory.free_bytes(torch.device("cpu"))
+
+
+def test_free_memory_is_the_machines_or_what_the_control_group_leaves(machine):
+    assert free() == 1000
+    machine(2, "max", 700)
+    assert free() == 1000
+    machine(2, 900, 700)
+    assert free() == 200
+    machine(2, 900, 700, "anon 1\ninactive_file 100")  # a cache, given back when it is needed
+    assert free() == 300
+    machine(1, 9223372036854771712, 700)
+    assert free() == 300
+    machine(1, 800, 750, "total_inactive_file 30")
+    assert free() == 80
+    machine(1, 800, 850)
+    assert free() == 0
+
+
+def test_a_gpus_memory_is_asked_of_torch(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (5, 9))
+    assert memory.free_bytes(torch.device("cuda")) == 5
