@@ -13,6 +13,7 @@ import json
 import os
 import platform
 import resource
+import signal
 import statistics
 import subprocess
 import sys
@@ -256,17 +257,24 @@ def run_measurement(spec: dict[str, Any]) -> dict[str, Any]:
         environment = os.environ | {"UNIFYLENS_HOME": store, "UNIFYLENS_PROFILE": "quick"}
         if spec["device"] == "cpu":
             environment["CUDA_VISIBLE_DEVICES"] = ""
-        done = subprocess.run(
+        process = subprocess.Popen(
             measure_command(spec),
             cwd=ROOT,
             env=environment,
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            start_new_session=True,  # Ctrl-C is for this process, which then ends the other
+            start_new_session=True,  # Ctrl-C is for this process, which then ends the other with all that it started
         )
-    if done.returncode:
-        return {"error": (done.stderr.strip().splitlines() or [f"ended with code {done.returncode}"])[-1]}
-    return json.loads(done.stdout.splitlines()[-1])
+        try:
+            out, errors = process.communicate()
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+            raise
+    if process.returncode:
+        return {"error": (errors.strip().splitlines() or [f"ended with code {process.returncode}"])[-1]}
+    return json.loads(out.splitlines()[-1])
 
 
 def cases(args: argparse.Namespace) -> list[dict[str, Any]]:
@@ -521,6 +529,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     }
     todo = [{**case, "repeat": repeat} for repeat in range(args.repeats) for case in cases(args)]
     status = 0
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # the same as Ctrl-C
     try:
         for case in (bar := tqdm(todo, desc="measuring", unit="measurement")):
             bar.set_postfix_str(f"{case['route']}, {case['size']}, {case['n_models']}")
@@ -530,6 +539,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stopped; what was measured is written", file=sys.stderr)
         status = 130
+    finally:
+        signal.signal(signal.SIGTERM, before)
     if results["measurements"]:
         print(report(results))
     if any("error" in m for m in results["measurements"]):

@@ -1,8 +1,10 @@
 """The benchmark of training: every route trains, they do the same work, and the arithmetic of the report is right."""
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import asdict
 
 import pytest
@@ -142,6 +144,23 @@ def test_processes_at_the_same_time_add_up():
 def test_a_failed_measurement_is_told(tmp_path):
     spec = {"route": "nothing", "device": "cpu"}
     assert bench.run_measurement(spec)["error"] == "KeyError: 'nothing'"
+
+
+def test_an_interruption_ends_all_processes(tmp_path, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    late, before = tmp_path / "late", signal.signal(signal.SIGALRM, interrupt)
+    monkeypatch.setattr(bench, "measure_command", lambda spec: ["sh", "-c", f"(sleep 0.8; touch '{late}') & wait"])
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.3)
+        with pytest.raises(KeyboardInterrupt):
+            bench.run_measurement({"device": "cpu"})
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    time.sleep(1)
+    assert not late.exists()
 
 
 # --- summary and report --------------------------------------------------------------------------------------
