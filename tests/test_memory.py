@@ -26,18 +26,32 @@ from unifylens.train import train_stack
 
 experiment = ul.Experiment.model_validate_json(sys.stdin.read())
 
-def peak(n_models):
+def peak(n_models, experiment):
     train_stack([experiment.replace(seed=seed) for seed in range(n_models)])
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
-first, second = peak(8), peak(24)
-print(json.dumps([(second - first) / 16, memory.bytes_per_model(experiment, ul.Corpus.build(experiment))]))
+small = {"train.batch_size": 8, "model.d_model": 16, "model.d_mlp": 16}
+before, after = peak(1, experiment.replace(**small)), peak(24, experiment)
+corpus, cpu = ul.Corpus.build(experiment), torch.device("cpu")
+estimated = memory.bytes_per_stack(experiment, corpus, cpu) + 24 * memory.bytes_per_model(experiment, corpus, cpu)
+print(json.dumps([after - before, estimated]))
 """
 
 
 @pytest.mark.parametrize("normalization", ["LN", "LNPre", "RMS", "RMSPre", None])
-def test_parameters_are_counted_without_building_the_model(normalization):
-    config = ul.ModelConfig(d_model=24, n_layers=3, n_heads=4, d_mlp=40, normalization=normalization)
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"positional_embedding_type": "rotary"},
+        {"attn_only": True},
+        {"gated_mlp": True},
+        {"parallel_attn_mlp": True},
+    ],
+    ids=str,
+)
+def test_parameters_are_counted_without_building_the_model(normalization, fields):
+    config = ul.ModelConfig(d_model=24, n_layers=3, n_heads=4, d_mlp=40, normalization=normalization, **fields)
     model = ul.build_model(config, 37, 5)
     assert n_parameters(config, 37, 5) == sum(p.numel() for p in model.parameters())
 

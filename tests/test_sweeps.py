@@ -179,12 +179,16 @@ def test_a_given_stack_size_is_kept_to(stacked):
 
 
 def per_model(experiment):
-    return memory.bytes_per_model(experiment, ul.Corpus.build(experiment))
+    return memory.bytes_per_model(experiment, ul.Corpus.build(experiment), torch.device("cpu"))
+
+
+def per_stack(experiment):
+    return memory.bytes_per_stack(experiment, ul.Corpus.build(experiment), torch.device("cpu"))
 
 
 def test_stacks_fit_into_the_free_memory(stacked, monkeypatch):
     experiment = tiny(**{"train.steps": 10})
-    once = memory.bytes_per_stack(experiment, ul.Corpus.build(experiment))
+    once = per_stack(experiment)
     free = int((2 * once + 7 * per_model(experiment)) / sweeps.SHARE_OF_FREE_MEMORY) + 2
     monkeypatch.setattr(memory, "free_bytes", lambda device: free)
     monkeypatch.setattr(sweeps, "worker_count", lambda: 2)
@@ -202,7 +206,7 @@ def test_stacks_fit_into_the_free_memory(stacked, monkeypatch):
 
 def test_fewer_workers_where_memory_is_short_and_a_refusal_where_no_model_fits(stacked, monkeypatch):
     experiment = tiny(**{"train.steps": 10})
-    one = per_model(experiment) + memory.bytes_per_stack(experiment, ul.Corpus.build(experiment))
+    one = per_model(experiment) + per_stack(experiment)
     monkeypatch.setattr(sweeps, "worker_count", lambda: 4)
     monkeypatch.setattr(memory, "free_bytes", lambda device: int(1.05 * one / sweeps.SHARE_OF_FREE_MEMORY))
     ul.sweep(experiment, over={"seed": range(3)}, progress=False)

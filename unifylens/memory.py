@@ -11,6 +11,7 @@ from unifylens.config import Experiment
 from unifylens.corpus import Corpus
 from unifylens.evaluate import BATCH_ROWS
 from unifylens.model import n_parameters
+from unifylens.optimize import PART_SIZE
 
 FLOAT, DOUBLE = 4, 8
 WEIGHT_COPIES = 4
@@ -59,17 +60,23 @@ def parts_per_model(experiment: Experiment, corpus: Corpus) -> dict[str, int]:
     }
 
 
-def bytes_per_model(experiment: Experiment, corpus: Corpus) -> int:
-    """Bytes that one more model adds to a stack; see `parts_per_model` for the sum."""
-    return sum(parts_per_model(experiment, corpus).values())
+def bytes_per_model(experiment: Experiment, corpus: Corpus, device: torch.device) -> int:
+    """Bytes that one more model adds to a stack: its parts, but on a CPU, where members take turns, not the step."""
+    parts = parts_per_model(experiment, corpus)
+    return sum(parts.values()) - (parts["step"] if device.type == "cpu" else 0)
 
 
-def bytes_per_stack(experiment: Experiment, corpus: Corpus) -> int:
-    """Bytes that a stack takes once: its members are evaluated one after the other, on all facts at the end."""
+def bytes_per_stack(experiment: Experiment, corpus: Corpus, device: torch.device) -> int:
+    """Bytes that a stack takes once, for the members that compute at a time.
+
+    On a CPU these are `PART_SIZE` in a step; everywhere they are evaluated one after the other, on all facts at the
+    end.
+    """
+    step = PART_SIZE * parts_per_model(experiment, corpus)["step"] if device.type == "cpu" else 0
     logits = corpus.n_rows * corpus.d_vocab
     states = corpus.n_rows * experiment.model.n_layers * experiment.model.d_model
     batch = min(BATCH_ROWS, corpus.n_rows) * corpus.n_ctx * (D_MODEL_COPIES * experiment.model.d_model)
-    return FLOAT * (3 * logits + 2 * states + batch)
+    return max(step, FLOAT * (3 * logits + 2 * states + batch))
 
 
 def fields_that_decide(experiment: Experiment, corpus: Corpus) -> list[str]:

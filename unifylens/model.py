@@ -47,10 +47,12 @@ def build_model(config: ModelConfig, d_vocab: int, n_ctx: int, seed: int = 0) ->
 
 def n_parameters(config: ModelConfig, d_vocab: int, n_ctx: int) -> int:
     """Number of trained numbers of a model of this shape, without building it."""
-    d, mlp = config.d_model, config.d_mlp
-    per_normalization = {"LN": 2 * d, "RMS": d}.get(config.normalization, 0)
-    block = 4 * d * d + 4 * d + 2 * d * mlp + mlp + d + 2 * per_normalization
-    return (2 * d_vocab + n_ctx) * d + d_vocab + config.n_layers * block + per_normalization
+    d, d_mlp = config.d_model, config.d_mlp
+    normalization = {"LN": 2 * d, "RMS": d}.get(config.normalization, 0)
+    attention = 4 * d * d + 4 * d + normalization
+    mlp = 0 if config.attn_only else (3 if config.gated_mlp else 2) * d * d_mlp + d_mlp + d + normalization
+    positions = 0 if config.positional_embedding_type == "rotary" else n_ctx * d
+    return 2 * d_vocab * d + d_vocab + positions + config.n_layers * (attention + mlp) + normalization
 
 
 def untrained_like(model: HookedTransformer, seed: int = 0) -> HookedTransformer:

@@ -13,6 +13,9 @@ from torch.optim.adamw import adamw
 from unifylens.config import TrainConfig
 from unifylens.stack import Parameters
 
+PART_SIZE = 4
+"""Members that a step computes together on a CPU: what they need stays in its cache."""
+
 
 class StackedAdamW:
     """PyTorch's fused AdamW; decay acts on embeddings and weight matrices only.

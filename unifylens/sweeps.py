@@ -190,8 +190,8 @@ class _Member:
         return cls(
             experiment=experiment,
             key=(model, shared, corpus.d_vocab, tuple(corpus.sequences.shape), answers),
-            bytes=memory.bytes_per_model(experiment, corpus),
-            stack_bytes=memory.bytes_per_stack(experiment, corpus),
+            bytes=memory.bytes_per_model(experiment, corpus, device()),
+            stack_bytes=memory.bytes_per_stack(experiment, corpus, device()),
             run_bytes=n_checkpoints * numbers * memory.FLOAT + 2**16,
             progress_bytes=(3 + n_checkpoints) * numbers * memory.FLOAT,
             # a product forward, two backward; and the optimiser's pass over the parameters

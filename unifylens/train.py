@@ -21,13 +21,11 @@ from unifylens.config import Experiment
 from unifylens.corpus import Corpus
 from unifylens.evaluate import BATCH_ROWS, Questions
 from unifylens.model import build_model
-from unifylens.optimize import Graph, StackedAdamW
+from unifylens.optimize import PART_SIZE, Graph, StackedAdamW
 from unifylens.stack import Parameters, Stacked, network_of, stack_parameters, unstack
 
 SECONDS_BETWEEN_SAVES = 60.0
 COUNTERS = ("loss_sum", "taken", "diverged_at")
-PART_SIZE = 4
-"""Members that a step computes together on a CPU: what they need stays in its cache."""
 
 
 @dataclass
