@@ -1,5 +1,6 @@
 """Many experiments: what trains together, on which workers, in how much memory, and what is kept when it goes wrong."""
 
+import concurrent.futures
 import errno
 import importlib
 import os
@@ -7,6 +8,8 @@ import shutil
 import signal
 from collections import namedtuple
 from pathlib import Path
+from types import SimpleNamespace
+from typing import ClassVar
 
 import joblib
 import pytest
@@ -316,6 +319,24 @@ def test_a_cluster_that_loses_a_worker_gives_the_same_runs(monkeypatch, tmp_path
         assert killed and killed[0] not in client.run(os.getpid).values()
     for run, expected in zip(runs, here(tiny(**{"train.steps": 120}), over, stack_size=2), strict=True):
         assert_equal_runs(run, expected)
+
+
+def test_stacks_that_the_cluster_gives_up_are_heard_of_and_others_taken_back(monkeypatch):
+    future, heard, cancelled = concurrent.futures.Future(), [], []
+
+    class Cluster:
+        client = SimpleNamespace(cancel=lambda futures, force: cancelled.extend(futures))
+        _results: ClassVar = {"a stack": None}
+
+        def submit(self, function, callback):
+            return future
+
+    cluster = Cluster()
+    monkeypatch.setattr(sweeps, "get_active_backend", lambda prefer: (cluster, None))
+    with sweeps._filling_gaps_of_dask():
+        assert cluster.submit(len, heard.append) is future
+        future.set_exception(lost := RuntimeError("its workers died"))
+    assert heard == [lost] and cancelled == ["a stack"]
 
 
 # --- the bar -------------------------------------------------------------------------------------------------

@@ -518,6 +518,7 @@ def _train_stacks(stacks: list[_StackPlan], workers: _Workers, progress: bool) -
         interrupt.listening() if workers.shared else nullcontext(),
         # for all threads of this process: each stack sets it too, but would set it back under the others
         threadpool_limits(1, user_api="blas") if workers.shared else nullcontext(),
+        _filling_gaps_of_dask(),
         closing(_results(tasks, workers)) as arriving,
     ):
         try:
@@ -531,10 +532,10 @@ def _train_stacks(stacks: list[_StackPlan], workers: _Workers, progress: bool) -
                         raise
                     interrupt.requested, failure = True, failure or error  # stacks under way are saved where they are
                     continue
+                bar.show(mean_of_last([run.final for run in runs]), done=len(runs))
                 if not workers.shared:
                     plan = plan_of[results[0].experiment]
                     bar.advance(plan.flops * plan.steps)
-                bar.show(mean_of_last([run.final for run in runs]), done=len(runs))
                 yield from runs
         except KeyboardInterrupt:
             interrupt.requested = True
@@ -549,6 +550,32 @@ def _train_stacks(stacks: list[_StackPlan], workers: _Workers, progress: bool) -
         raise failure
     if interrupt.stopped:
         raise KeyboardInterrupt(f"stopped {interrupt.stopped[0]}; the same call goes on from there")
+
+
+@contextmanager
+def _filling_gaps_of_dask() -> Iterator[None]:
+    """Let joblib's dask backend say that the cluster gave a task up, and take back tasks when it is interrupted.
+
+    Without, it would wait for ever in the first case, and the cluster train on for nobody in the second.
+    """
+    backend, _ = get_active_backend(prefer="threads")
+    if not hasattr(backend, "client"):
+        yield
+        return
+    submit = backend.submit
+
+    def submit_and_hear(function: Callable, callback: Callable) -> Any:
+        future = submit(function, callback)
+        future.add_done_callback(lambda done: callback(done.exception()) if done.exception() else None)
+        return future
+
+    backend.submit = submit_and_hear
+    try:
+        yield
+    finally:
+        del backend.submit
+        if left := list(getattr(backend, "_results", {})):
+            backend.client.cancel(left, force=True)
 
 
 def _results(tasks: list, workers: _Workers) -> Iterator[list[Result]]:
