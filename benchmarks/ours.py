@@ -69,7 +69,20 @@ def ours_bfloat16(size: Size, n_models: int) -> Training:
     return ours(size, n_models, "bfloat16")
 
 
-def sweep() -> dict[str, float]:
+def swept(device: str) -> list[ul.Experiment]:
+    """The quick sweep of notebook 01; on a GPU a grid of 10 x 10 dials and 5 seeds."""
+    if device == "cpu":
+        return [experiment for _, experiment in ul.designs.parallel_levels()]
+    tenths = [i / 10 for i in range(10)]
+    return [
+        ul.Experiment(corpus=ul.CorpusConfig(parallel=parallel, object_skew=skew), seed=seed)
+        for parallel in tenths
+        for skew in tenths
+        for seed in range(5)
+    ]
+
+
+def sweep(device: str) -> dict[str, float]:
     """Seconds of a quick sweep end to end, and the shares of them spent measuring and keeping models."""
     spent: Counter[str] = Counter()
 
@@ -83,7 +96,7 @@ def sweep() -> dict[str, float]:
 
         return wrapper
 
-    experiments = [e for _, e in ul.designs.parallel_levels()]
+    experiments = swept(device)
     stack = training._Stack
     with (  # stacks may train in several threads, so shares are those of their time taken together
         patch.object(ul.sweeps, "train_stack", timed("all", training.train_stack)),

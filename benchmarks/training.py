@@ -31,8 +31,11 @@ from benchmarks.common import SIZES, Size, Training
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
 MAX_MODELS = 1024
-MODELS = {"cpu": [1, 4, 16, 64], "cuda": [1, 16, 64, 256]}
-SWEEP = {"size": "default", "n_models": 24, "n_steps": 900}
+MODELS = {"cpu": [1, 4, 16, 64], "cuda": [1, 16, 64, 256, 1024]}
+MODELS_OF_OTHER_SIZES = {"cpu": [1, 16], "cuda": [1, 64]}
+SWEEP = {"size": "default", "n_steps": 900}
+N_SWEPT = {"cpu": 24, "cuda": 500}
+"""Models of the quick sweep, end to end: 6 levels x 4 seeds; on a GPU a grid of 10 x 10 x 5 seeds."""
 PEAK_SIZE = 2048
 
 
@@ -83,7 +86,7 @@ TARGETS = (
 def measure(spec: dict[str, Any]) -> dict[str, Any]:
     """Carry out one measurement: `route` (or "sweep"), fields of `size`, `device`, `n_models`, `seconds`."""
     if spec["route"] == "sweep":
-        result = importlib.import_module("benchmarks.ours").sweep()
+        result = importlib.import_module("benchmarks.ours").sweep(spec["device"])
         return {**result, "memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
     route = ROUTES[spec["route"]]
     if route.one_per_core and "n_threads" not in spec:
@@ -283,10 +286,11 @@ def cases(args: argparse.Namespace) -> list[dict[str, Any]]:
     for size in args.sizes:
         for name in args.only:
             if args.device in ROUTES[name].devices:
-                counts = args.models if ROUTES[name].stacked else [1]
+                usual = MODELS if size == SWEEP["size"] else MODELS_OF_OTHER_SIZES
+                counts = (args.models or usual[args.device]) if ROUTES[name].stacked else [1]
                 found += [{"size": size, "route": name, "n_models": count} for count in counts]
     if args.sweep and "ours" in args.only:
-        found.append({"size": SWEEP["size"], "route": "sweep", "n_models": SWEEP["n_models"]})
+        found.append({"size": SWEEP["size"], "route": "sweep", "n_models": N_SWEPT[args.device]})
     return found
 
 
@@ -428,13 +432,14 @@ def sweep_report(rows: list[dict[str, Any]]) -> list[str]:
             f"{what} {100 * row[f'share_{what}']['median']:.1f} %" for what in ("evaluate", "checkpoint", "finish")
         ]
         notes = f"Shares of the stacks' time end to end: {', '.join(shares)}. "
+    n_models = measured[0]["n_models"]
     for row in rows:
         if row["size"] == SWEEP["size"] and row["route"] != "sweep" and "ms" in row:
-            seconds = interval(row["ms"], SWEEP["n_models"] * SWEEP["n_steps"] / 1000)
+            seconds = interval(row["ms"], n_models * SWEEP["n_steps"] / 1000)
             lines.append([label(row), seconds, "computed, training alone"])
     return [
-        f"## A full quick sweep: {SWEEP['n_models']} models of size `{SWEEP['size']}`, {SWEEP['n_steps']} steps each",
-        notes + f"Computed: {SWEEP['n_models']} × {SWEEP['n_steps']} × ms per model and step, without any evaluation.",
+        f"## A full quick sweep: {n_models} models of size `{SWEEP['size']}`, {SWEEP['n_steps']} steps each",
+        notes + f"Computed: {n_models} × {SWEEP['n_steps']} × ms per model and step, without any evaluation.",
         table(["route", "seconds", "how"], lines),
     ]
 
@@ -494,7 +499,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", choices=list(ROUTES), default=list(ROUTES), help="routes to measure")
     parser.add_argument("--sizes", nargs="+", choices=list(SIZES), default=list(SIZES))
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    help_models = f"how many models at once, for routes that take it (default: {MODELS})"
+    help_models = (
+        "how many models at once, for routes that take it "
+        f"(default: {MODELS}; for sizes other than the default one {MODELS_OF_OTHER_SIZES})"
+    )
     parser.add_argument("--models", nargs="+", type=count, help=help_models)
     parser.add_argument("--repeats", type=count, default=5)
     parser.add_argument("--seconds", type=positive, default=3.0, help="of timed steps per measurement (default 3)")
@@ -508,8 +516,6 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
             if not torch.cuda.is_available():
                 parser.error("argument --device: torch sees no GPU here; allowed: cpu")
-        if args.models is None:
-            args.models = MODELS[args.device]
         if not cases(args):
             allowed = ", ".join(name for name, route in ROUTES.items() if args.device in route.devices)
             parser.error(f"argument --only: nothing chosen runs on {args.device}; allowed: {allowed}")

@@ -90,8 +90,10 @@ def test_our_experiments_have_the_shape_of_a_size(size):
 
 def test_the_sweep_is_timed_with_its_parts(monkeypatch):
     monkeypatch.setattr(ours.ul.designs, "parallel_levels", lambda: [({}, tiny(seed=seed)) for seed in range(3)])
-    result = ours.sweep()
+    result = ours.sweep("cpu")
     assert (result["n_models"], result["n_steps"]) == (3, 40)
+    grid = ours.swept("cuda")
+    assert len(set(grid)) == bench.N_SWEPT["cuda"] and len({e.train for e in grid}) == 1
     shares = [result[f"share_{part}"] for part in ("evaluate", "checkpoint", "finish")]
     assert result["seconds"] > 0 and min(shares) > 0 and sum(shares) < 1
 

@@ -285,3 +285,19 @@ def test_what_the_stack_does_not_compute_is_named(shape):
     with pytest.raises(ValueError, match=f"{field}=.* is not computed by the stack"):
         Stacked(cfg)
     assert unsupported(network().cfg) is None
+
+
+@pytest.mark.parametrize("kind", ["last", "several", "ragged"])
+@pytest.mark.parametrize("shape", [{}, {"positional_embedding_type": "rotary", "rotary_dim": 4}], ids=str)
+def test_everything_stays_on_the_device_of_the_parameters(kind, shape):
+    """Meta tensors know shapes and devices only, so nothing can be read back or come out elsewhere."""
+    models = networks(2, **shape)
+    question = Question(kind, 2, True, 0)
+    parameters = stack_parameters(models, "meta")
+    tokens, due = question.tokens.to("meta"), question.due.to("meta")
+    query = question.query.to("meta") if kind == "ragged" else question.query
+    way = Stacked(models[0].cfg)
+    losses, gradients = way.loss_and_gradients(parameters, tokens, due, query, question.shared)
+    output = way.forward(parameters, tokens, query, question.shared)
+    assert {x.device.type for x in (losses, output.logits, *output.residual, *gradients.values())} == {"meta"}
+    assert {name: g.shape for name, g in gradients.items()} == {name: p.shape for name, p in parameters.items()}

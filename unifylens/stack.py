@@ -158,16 +158,16 @@ class Stacked:
             raise ValueError(f"{reason}.")
         self.cfg = cfg
         self.bfloat16 = bfloat16
-        self._geometry: tuple[tuple, _Geometry] | None = None
+        self._geometries: dict[tuple, _Geometry] = {}
 
     def geometry(self, tokens: Tensor, query: Query, shared: int) -> _Geometry:
-        """Where rows stand; made anew only when the shape of the batch changes."""
+        """Where rows stand; made once for each shape of the batch, and kept: a CUDA graph may have recorded it."""
         if isinstance(query, Tensor):
             return _Geometry(*tokens.shape, query, shared, tokens.device)
         key = (*tokens.shape, query.start, query.stop, shared, tokens.device)
-        if self._geometry is None or self._geometry[0] != key:
-            self._geometry = key, _Geometry(*tokens.shape, query, shared, tokens.device)
-        return self._geometry[1]
+        if key not in self._geometries:
+            self._geometries[key] = _Geometry(*tokens.shape, query, shared, tokens.device)
+        return self._geometries[key]
 
     def forward(
         self, parameters: Parameters, tokens: Int[Tensor, "model batch pos"], query: Query = None, shared: int = 0
