@@ -249,7 +249,7 @@ class _Geometry:
     def gather(self, gradient: Float[Tensor, "model pos batch head d_head"], out: Tensor) -> None:
         """Into `out` `[model, row, head, d_head]`, the gradient of what `everywhere` repeated."""
         if self.shared:
-            torch.sum(gradient[:, 0], 1, out=out[:, 0])
+            out[:, 0] = gradient[:, 0].sum(1)
         self.by_position(out).copy_(gradient[:, self.shared :])
 
 
@@ -425,7 +425,7 @@ class _Pass:
             g = self.block_backward(g, layer)
         if cfg.positional_embedding_type == "standard":
             positions = self.gradients["pos_embed.W_pos"] = torch.zeros_like(p["pos_embed.W_pos"])
-            torch.sum(at.by_position(g), 2, out=positions[:, at.shared : at.n_pos])
+            positions[:, at.shared : at.n_pos] = at.by_position(g).sum(2)
             if at.shared:
                 positions[:, 0] = g[:, 0]
         embedding = self.gradients["embed.W_E"] = torch.zeros_like(p["embed.W_E"])
