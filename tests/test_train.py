@@ -5,6 +5,7 @@ import random
 import re
 import signal
 import warnings
+from contextlib import contextmanager
 
 import numpy as np
 import pandas as pd
@@ -22,6 +23,7 @@ from unifylens.batches import Batches
 from unifylens.corpus import Corpus
 from unifylens.evaluate import transfer
 from unifylens.model import build_model
+from unifylens.optimize import Graph
 from unifylens.train import _Stack, train_stack
 
 training = importlib.import_module("unifylens.train")  # `ul.train` is the function
@@ -199,6 +201,38 @@ def test_tiny_models_learn_their_facts(name, loss):
         assert run.final["loss"] < run.corpus.baseline / 2
     else:  # who is asked about cannot be known, so more is lost on the other tokens than on the answer
         assert run.final["loss"] > run.corpus.baseline / 2
+
+
+@pytest.mark.parametrize("fields", [{}, SEVERAL_TEMPLATES], ids=["one template", "three templates"])
+def test_a_recorded_step_is_replayed_on_each_batch(monkeypatch, fields):
+    """CUDA's graph is played by a stand-in, which, like it, does nothing while recording."""
+    eager, graphed = (_Stack([tiny(**fields), tiny(seed=1, **fields)]) for _ in range(2))
+    graphed.update = Graph(graphed._update)
+    state = {**graphed.parameters, **graphed.optimizer.moments}
+    state |= {name: getattr(graphed, name) for name in ("losses", "loss_sum", "taken", "diverged_at")}
+    counts = [count for groups in graphed.optimizer._groups.values() for group in groups for count in group.steps]
+    replayed = []
+
+    class Recording:
+        def replay(self):
+            replayed.append(graphed.step)
+            graphed._update(*graphed.update.inputs)
+
+    @contextmanager
+    def record(graph):
+        before = [tensor.clone() for tensor in (*state.values(), *counts)]
+        yield
+        for tensor, value in zip((*state.values(), *counts), before, strict=True):
+            tensor.copy_(value)
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Recording)
+    monkeypatch.setattr(torch.cuda, "graph", record)
+    for _ in range(10):
+        eager.advance()
+        graphed.advance()
+    assert replayed == list(range(Graph.WARM_UP, 10))
+    assert all(torch.equal(p, graphed.parameters[name]) for name, p in eager.parameters.items())
+    assert torch.equal(eager.loss_sum, graphed.loss_sum) and int(graphed.taken) == 10
 
 
 # --- history, checkpoints ------------------------------------------------------------------------------------

@@ -25,7 +25,9 @@ class Batch(NamedTuple):
 class Batches:
     """Batches of K members by step: what a member sees depends on its seed and the step alone, so it can resume."""
 
-    def __init__(self, experiments: list[Experiment], corpora: list[Corpus], device: torch.device | str = "cpu"):
+    def __init__(
+        self, experiments: list[Experiment], corpora: list[Corpus], device: torch.device | str = "cpu"
+    ) -> None:
         """All experiments share batch size, loss and shape of their sequences."""
         config = experiments[0].train
         self.seeds = [experiment.seed for experiment in experiments]

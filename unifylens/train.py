@@ -209,7 +209,7 @@ class _Stack:
         """One optimiser step of every member."""
         batch = self.batches[self.step]
         self.optimizer.set_rates(self.step)
-        self.update(*batch)
+        self.update(*(tensor for tensor in batch if tensor is not None))
         self.step += 1
         self.loss_steps += 1
 
