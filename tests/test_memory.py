@@ -18,6 +18,7 @@ from unifylens.model import n_parameters
 ROOT = Path(__file__).parents[1]
 SCRIPT = """
 import json, resource, sys
+from pathlib import Path
 import torch
 torch.set_num_threads(1)
 import unifylens as ul
@@ -26,9 +27,15 @@ from unifylens.train import train_stack
 
 experiment = ul.Experiment.model_validate_json(sys.stdin.read())
 
+def peak_of_this_process():
+    status = Path("/proc/self/status")
+    if status.exists():  # getrusage would count the parent, whose pages a child has until it runs its own program
+        return 1024 * next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
 def peak(n_models, experiment):
     train_stack([experiment.replace(seed=seed) for seed in range(n_models)])
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return peak_of_this_process()
 
 small = {"train.batch_size": 8, "model.d_model": 16, "model.d_mlp": 16}
 before, after = peak(1, experiment.replace(**small)), peak(24, experiment)

@@ -18,9 +18,9 @@ WEIGHT_COPIES = 4
 """Of every parameter: the weight, its gradient, and Adam's two moments."""
 CHECKPOINT_COPIES = 2
 """Of every checkpoint: as it was taken, and, at the end, split into members for the store."""
-D_MODEL_COPIES = 14
+D_MODEL_COPIES = 20
 """Tensors as wide as the residual stream that one block holds for each token until its gradients are there."""
-D_MLP_COPIES = 3
+D_MLP_COPIES = 4
 ATTENTION_COPIES = 4
 """Tensors of one number a pair of tokens and a head."""
 PAIR_COPIES = 2
@@ -45,8 +45,9 @@ def parts_per_model(experiment: Experiment, corpus: Corpus) -> dict[str, int]:
     config, train = experiment.model, experiment.train
     numbers = n_parameters(config, corpus.d_vocab, corpus.n_ctx)
     n_templates, n_rows, n_pos = corpus.sequences.shape
-    tokens = train.batch_size * (n_pos - 1)
-    asked = tokens if train.loss == "full" else train.batch_size
+    # the last token is only predicted, and the first, <bos>, is computed once for the batch if nothing is asked there
+    tokens = train.batch_size * (n_pos - (1 if train.loss == "full" else 2))
+    asked = tokens if train.loss == "full" else train.batch_size * corpus.answer_positions.shape[-1]
     attention = config.n_heads * (n_pos - 1) * ATTENTION_COPIES
     block = D_MODEL_COPIES * config.d_model + D_MLP_COPIES * config.d_mlp + attention
     pairs = PAIR_COPIES * (n_pos - 1) * config.d_model
