@@ -22,7 +22,7 @@ Query = slice | Int[Tensor, "model batch query"] | None
 
 ACTIVATIONS = ("gelu", "relu")
 NORMALIZATIONS = ("LN", "LNPre", "RMS", "RMSPre", None)
-FEW_POSITIONS = 5
+FEW_POSITIONS = 8
 """Up to here attention is written out elementwise: on a CPU, matrix products this small take longer (measured)."""
 
 
