@@ -5,7 +5,7 @@ import os
 # Before torch loads OpenMP: its threads spin while they wait, which beside another busy process costs a factor of 30.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
-from unifylens import claims, designs, evaluate, measures, phases, plots
+from unifylens import claims, designs, evaluate, hooks, measures, patching, phases, plots, subspaces
 from unifylens.config import (
     CorpusChange,
     CorpusConfig,
@@ -39,12 +39,15 @@ __all__ = [
     "claims",
     "designs",
     "evaluate",
+    "hooks",
     "measures",
     "parallel_window",
+    "patching",
     "phases",
     "plots",
     "profile",
     "states",
+    "subspaces",
     "sweep",
     "train",
     "train_design",

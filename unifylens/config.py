@@ -73,6 +73,8 @@ class LanguageConfig(Config):
     shared_relations: Share = 0.0
     shared_objects: Share = 0.0
     shared_function_words: Share = 0.0
+    subject_words: Annotated[int, Field(ge=1, le=4)] = 1
+    """Words in a subject's name. With more than one, many subjects share each: only together they tell which."""
     language_token: bool = False
     """Put a token that names the language in front of every prompt."""
     templates: Annotated[tuple[str, ...], Field(min_length=1)] = ("plain",)

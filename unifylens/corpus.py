@@ -167,15 +167,17 @@ class Corpus:
                 if self.language_token:
                     slots["language"] = len(columns)
                     columns.append(np.full(world.n_facts, encode([language_tag(language)])[0]))
-                fillers = {
-                    "{subject}": np.array(encode(language.subjects))[world.subject],
-                    "{relation}": np.array(encode(language.relations))[world.relation],
-                    "{object}": np.array(encode(language.objects))[world.object],
+                named = {
+                    "{subject}": (language.subjects, world.subject),
+                    "{relation}": (language.relations, world.relation),
+                    "{object}": (language.objects, world.object),
                 }
                 for word in words:
-                    if word in fillers:
-                        slots[word[1:-1]] = len(columns)
-                        columns.append(fillers[word])
+                    if word in named:
+                        names, which = named[word]
+                        tokens = np.array([encode(name.split()) for name in names])[which]
+                        columns += list(tokens.T)
+                        slots[word[1:-1]] = len(columns) - 1
                     else:
                         columns.append(np.full(world.n_facts, encode([language.function_words[word]])[0]))
                 per_language.append(np.stack(columns, 1))
@@ -197,7 +199,7 @@ class Corpus:
         return self.sequences.shape[2]
 
     def position(self, slot: str = "answer", template: int = 0) -> int:
-        """Where a slot stands in a prompt: `subject`, `relation`, `language`, or `answer`.
+        """Where a slot stands in a prompt: `subject` (its last word), `relation`, `language`, or `answer`.
 
         `answer` is the last prompt token, whose logits predict the object. Raises ValueError for another slot.
         """
@@ -284,7 +286,7 @@ class Corpus:
         """Tokens that belong to one language only."""
         owners = np.zeros(self.d_vocab, dtype=int)
         for language in self.languages:
-            owners[self.tokenizer.encode([language_tag(language), *sorted(language.words())])] += 1
+            owners[self.tokenizer.encode([language_tag(language), *language.words()])] += 1
         return owners == 1
 
     def _refuse_ambiguous_prompts(self) -> None:

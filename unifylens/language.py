@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,9 +24,10 @@ class Language:
     objects: tuple[str, ...]
     function_words: dict[str, str]
 
-    def words(self) -> set[str]:
-        """All words of the language."""
-        return {*self.subjects, *self.relations, *self.objects, *self.function_words.values()}
+    def words(self) -> list[str]:
+        """All words of the language, each once, those of several-word names one by one."""
+        named = [*self.subjects, *self.relations, *self.objects, *self.function_words.values()]
+        return list(dict.fromkeys(word for name in named for word in name.split()))
 
 
 def _invent_words(n: int, draw: np.random.Generator, taken: set[str], syllables: int) -> list[str]:
@@ -37,6 +39,18 @@ def _invent_words(n: int, draw: np.random.Generator, taken: set[str], syllables:
             taken.add(word)
             words.append(word)
     return words
+
+
+def _invent_names(n: int, n_words: int, draw: np.random.Generator, taken: set[str], syllables: int) -> list[str]:
+    """`n` names of several words, each from the inventory of its place: half of all combinations are used."""
+    if n_words == 1:
+        return _invent_words(n, draw, taken, syllables)
+    size = math.ceil((2 * n) ** (1 / n_words))
+    places = [_invent_words(size, draw, taken, syllables) for _ in range(n_words)]
+    chosen = draw.permutation(size**n_words)[:n]
+    indices = np.unravel_index(chosen, [size] * n_words)
+    columns = [[place[i] for i in index] for place, index in zip(places, indices, strict=True)]
+    return [" ".join(words) for words in zip(*columns, strict=True)]
 
 
 def _share(own: list[str], first: list[str], share: float, draw: np.random.Generator) -> list[str]:
@@ -66,7 +80,8 @@ def make_languages(world: World, config: LanguageConfig, seed: int = 0) -> tuple
             # one-syllable words run out with many languages; then they grow
             room = (len(ONSETS) * len(VOWELS)) ** syllables
             syllables += room < 4 * n * config.n_languages
-            own = _invent_words(n, rng(seed, f"{kind} of language {index}"), taken, syllables)
+            n_words = config.subject_words if kind == "subjects" else 1
+            own = _invent_names(n, n_words, rng(seed, f"{kind} of language {index}"), taken, syllables)
             words[kind] = _share(own, first[kind], share, rng(seed, f"shared {kind}")) if index else own
         first = first or words
         languages.append(

@@ -27,12 +27,7 @@ class WordTokenizer:
         """Special tokens, a tag per language, then every word once, in the languages' order."""
         words = [PAD, BOS, *(language_tag(language) for language in languages)]
         for language in languages:
-            words += [
-                *language.subjects,
-                *language.relations,
-                *language.objects,
-                *language.function_words.values(),
-            ]
+            words += language.words()
         vocabulary = tuple(dict.fromkeys(words))
         return cls(vocabulary, {word: i for i, word in enumerate(vocabulary)})
 
