@@ -146,7 +146,7 @@ def experiment(
     Row i of `target` is patched from row i of `source`; of several sources, such as one fact in several languages, from
     their mean. They run in `source_model` (None: in `model`), of the same shape and vocabulary, such as another
     checkpoint. A metric maps the logits at the last position to a number; a `Metric` is computed batch by batch, for
-    any other function all logits are kept. `batch_size` is the number of rows run at a time (None: what fits in memory).
+    any other function all logits are kept. `batch_size` rows are run at a time (None: what memory allows).
 
     Raises ValueError, naming what does not fit, before anything runs; no hook stays behind after an error.
     """
