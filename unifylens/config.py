@@ -133,14 +133,18 @@ class ModelConfig(Config):
     act_fn: Literal["gelu", "relu", "gelu_new", "gelu_fast", "silu"] = "gelu"
     normalization: Literal["LN", "LNPre", "RMS", "RMSPre"] | None = "LN"
     positional_embedding_type: Literal["standard", "rotary"] = "standard"
+    local_blocks: Annotated[int, Field(ge=0)] = 0
+    """Blocks, from the first, in which a token attends to itself and the token before it alone."""
     attn_only: bool = False
     gated_mlp: bool = False
     parallel_attn_mlp: bool = False
 
     @model_validator(mode="after")
-    def _heads_divide_the_width(self) -> Self:
+    def _parts_fit(self) -> Self:
         if self.d_model % self.n_heads:
             raise ValueError(f"n_heads={self.n_heads} must divide d_model={self.d_model}.")
+        if self.local_blocks >= self.n_layers:
+            raise ValueError(f"local_blocks={self.local_blocks} must stay below n_layers={self.n_layers}.")
         if self.positional_embedding_type == "rotary" and self.d_model // self.n_heads % 2:
             raise ValueError(
                 f"positional_embedding_type='rotary' turns pairs of dimensions; d_model={self.d_model} over "

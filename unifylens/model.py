@@ -10,6 +10,9 @@ from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 from unifylens.config import ModelConfig, torch_seed
 
+LOCAL_WINDOW = 2
+"""Positions that a token sees in a local block: its own and the one before."""
+
 _ONE_AT_A_TIME = threading.Lock()  # the global generator and the warning filters belong to the whole process
 
 
@@ -36,6 +39,9 @@ def build_model(config: ModelConfig, d_vocab: int, n_ctx: int, seed: int = 0) ->
             normalization_type=config.normalization,
             positional_embedding_type=config.positional_embedding_type,
             rotary_dim=d_head if config.positional_embedding_type == "rotary" else None,
+            use_local_attn=config.local_blocks > 0,
+            window_size=LOCAL_WINDOW if config.local_blocks else None,
+            attn_types=["local"] * config.local_blocks + ["global"] * (config.n_layers - config.local_blocks),
             attn_only=config.attn_only,
             gated_mlp=config.gated_mlp,
             parallel_attn_mlp=config.parallel_attn_mlp,

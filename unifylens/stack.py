@@ -103,7 +103,6 @@ def unsupported(cfg: HookedTransformerConfig) -> str | None:
         "gated_mlp": (False,),
         "attention_dir": ("causal",),
         "scale_attn_by_inverse_layer_idx": (False,),
-        "use_local_attn": (False,),
         "attn_scores_soft_cap": (-1.0,),
         "output_logits_soft_cap": (-1.0,),
         "n_key_value_heads": (None, cfg.n_heads),
@@ -118,6 +117,8 @@ def unsupported(cfg: HookedTransformerConfig) -> str | None:
         "use_dynamic_ntk_rope": (False,),
         "rotary_scaling_factor": (1.0,),
     }
+    if cfg.use_local_attn and cfg.attn_types[-1] != "global":
+        return "attn_types ends in a local block, which is not computed by the stack (supported: a global one)"
     for field, allowed in needs.items():
         value = getattr(cfg, field, allowed[0])
         if value not in allowed:
@@ -162,18 +163,19 @@ class Stacked:
 
     def geometry(self, tokens: Tensor, query: Query, shared: int) -> _Geometry:
         """Where rows stand; made once for each shape of the batch, and kept: a CUDA graph may have recorded it."""
+        window = self.cfg.window_size if self.cfg.use_local_attn else None
         if isinstance(query, Tensor):
-            return _Geometry(*tokens.shape, query, shared, tokens.device)
+            return _Geometry(*tokens.shape, query, shared, tokens.device, window)
         key = (*tokens.shape, query.start, query.stop, shared, tokens.device)
         if key not in self._geometries:
-            self._geometries[key] = _Geometry(*tokens.shape, query, shared, tokens.device)
+            self._geometries[key] = _Geometry(*tokens.shape, query, shared, tokens.device, window)
         return self._geometries[key]
 
     def forward(
         self, parameters: Parameters, tokens: Int[Tensor, "model batch pos"], query: Query = None, shared: int = 0
     ) -> Output:
         """What the K models compute at the asked positions."""
-        run = _Pass(self, parameters, tokens, query, shared, bfloat16=False)
+        run = Pass(self, parameters, tokens, query, shared, bfloat16=False)
         logits = run.forward()
         *before, last = run.residual
         return Output(run.at.by_batch(logits), [run.at.by_batch(x) for x in (*map(run.at.asked, before), last)])
@@ -187,7 +189,7 @@ class Stacked:
         shared: int = 0,
     ) -> tuple[Float[Tensor, " model"], Parameters]:
         """Mean cross-entropy of each model in nats over the `due` tokens that are not padding (0); its gradients."""
-        run = _Pass(self, parameters, tokens, query, shared, self.bfloat16)
+        run = Pass(self, parameters, tokens, query, shared, self.bfloat16)
         losses, gradient = cross_entropy(run.forward(), due.transpose(1, 2).flatten(1))
         return losses, run.backward(gradient)
 
@@ -199,11 +201,24 @@ class _Geometry:
     position, the batch. So an asked position is a block of rows, and what a batch shares is computed once.
     """
 
-    def __init__(self, n_models: int, n_batch: int, n_pos: int, query: Query, shared: int, device: torch.device):
+    def __init__(
+        self,
+        n_models: int,
+        n_batch: int,
+        n_pos: int,
+        query: Query,
+        shared: int,
+        device: torch.device,
+        window: int | None = None,
+    ) -> None:
         self.n_models, self.n_batch, self.n_pos, self.shared = n_models, n_batch, n_pos, shared
         self.positions = torch.arange(n_pos, device=device)
         self.own_positions = self.positions[shared:, None]
         self.hidden = self._hidden(self.own_positions)
+        self.locally_hidden = None
+        if window is not None:
+            too_old = self.positions.unsqueeze(-1) <= self.own_positions.unsqueeze(-2) - window
+            self.locally_hidden = self.hidden | too_old.unsqueeze(-1)
         if isinstance(query, slice):
             self.n_query = query.stop - query.start
             self.rows = slice(*(shared + (at - shared) * n_batch for at in (query.start, query.stop)))
@@ -253,7 +268,7 @@ class _Geometry:
         self.by_position(out).copy_(gradient[:, self.shared :])
 
 
-class _Pass:
+class Pass:
     """One forward pass and what its gradient needs."""
 
     def __init__(
@@ -282,6 +297,7 @@ class _Pass:
         return torch.baddbmm(bias, x, weight) if onto is None else (onto + bias).baddbmm_(x, weight)
 
     def linear_backward(self, gradient: Tensor, x: Tensor, layer: str, which: str = "") -> Tensor:
+        """Gradient by the input of `linear`; those of its weight and bias are kept."""
         weight, bias = f"{layer}.W{which}", f"{layer}.b{which}"
         matrix = self.p[weight].flatten(1, -2)  # W_O stands head by head
         self.gradients[weight] = self.multiply(x.transpose(1, 2), gradient).view(self.p[weight].shape)
@@ -289,6 +305,7 @@ class _Pass:
         return self.multiply(gradient, matrix.transpose(1, 2))
 
     def normalize(self, x: Tensor, name: str, trace: dict[str, Tensor]) -> Tensor:
+        """LayerNorm or RMSNorm, with its weights where it has any."""
         kind, cfg = self.cfg.normalization_type, self.cfg
         if kind is None:
             return x
@@ -303,6 +320,7 @@ class _Pass:
         return unit * self.p[f"{name}.w"].unsqueeze(1) if kind == "RMS" else unit
 
     def normalize_backward(self, gradient: Tensor, name: str, trace: dict[str, Tensor]) -> Tensor:
+        """Gradient by the input of `normalize`."""
         kind = self.cfg.normalization_type
         if kind is None:
             return gradient
@@ -330,6 +348,7 @@ class _Pass:
     def heads_backward(
         self, gradient: Float[Tensor, "model row n head d_head"], x: Tensor, block: str, names: str, trace: dict
     ) -> Tensor:
+        """Gradient by the input of `heads`."""
         shape = gradient.shape[2:]
         gradient = gradient.flatten(2)
         weights = self.multiply(x.transpose(1, 2), gradient).unflatten(2, shape).permute(2, 0, 3, 1, 4).contiguous()
@@ -358,14 +377,19 @@ class _Pass:
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, hidden: Tensor | None, trace: dict[str, Tensor]) -> Tensor:
         """Mixed values `[model, row, head * d_head]`; `hidden` keys are not seen."""
-        scores = _dot(q, k).mul_(1 / self.cfg.attn_scale)
-        if hidden is not None:
-            scores.masked_fill_(hidden, -torch.inf)
-        pattern = scores.softmax(2)
+        pattern = self.pattern(q, k, hidden)
         trace["attention"] = q, k, v, pattern
         return _mix(pattern, v).flatten(3).flatten(1, 2)
 
+    def pattern(self, q: Tensor, k: Tensor, hidden: Tensor | None) -> Float[Tensor, "model query key batch head"]:
+        """How much every query attends to every key."""
+        scores = _dot(q, k).mul_(1 / self.cfg.attn_scale)
+        if hidden is not None:
+            scores.masked_fill_(hidden, -torch.inf)
+        return scores.softmax(2)
+
     def attend_backward(self, gradient: Tensor, trace: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Gradients by queries, keys and values."""
         q, k, v, pattern = trace["attention"]
         by_pattern = _dot(gradient, v).mul_(pattern)
         scores = by_pattern.sub_(pattern * by_pattern.sum(2, keepdim=True)).mul_(1 / self.cfg.attn_scale)
@@ -403,7 +427,8 @@ class _Pass:
         else:
             q, k, v = self.heads(normal, block, "QKV", trace).unbind(2)
             q = self.rotate(at.by_position(q), at.own_positions)
-        hidden = at.asked_hidden if last else at.hidden
+        local = self.cfg.use_local_attn and self.cfg.attn_types[layer] == "local"
+        hidden = at.asked_hidden if last else at.locally_hidden if local else at.hidden
         z = self.attend(q, self.rotate(at.everywhere(k), at.positions[:, None]), at.everywhere(v), hidden, trace)
         if last:
             x = at.asked(x)

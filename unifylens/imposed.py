@@ -1,0 +1,128 @@
+"""Training under the attention patterns of another model, after Zucchet et al. 2025 (arXiv 2503.21676).
+
+A fresh model learns everything but where to attend: at every step its patterns are those that a reference has on the
+same batch. What a plateau in learning waits for, other than attention, is still to be waited for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import joblib
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from unifylens import sweeps
+from unifylens.batches import Batches
+from unifylens.evaluate import Questions
+from unifylens.model import build_model
+from unifylens.optimize import PART_SIZE, StackedAdamW
+from unifylens.stack import Parameters, Pass, Stacked, cross_entropy, stack_parameters
+from unifylens.store import Run
+
+__all__ = ["train_with_attention"]
+
+
+def train_with_attention(runs: Sequence[Run], steps: Sequence[int], *, progress: bool = True) -> pd.DataFrame:
+    """Train every run's experiment anew, attending as the run did after each of `steps`; one history a run and step.
+
+    Weights start, and batches come, as in the run itself; only attention differs, so its own history is the comparison.
+    Columns: `attention_step`, `seed`, and those of `run.history` but the learning rate. Nothing is stored.
+
+    Raises ValueError for no run, runs of different shapes, or a step that was not kept.
+    """
+    if not runs or not steps:
+        raise ValueError(f"runs has {len(runs)} entries and steps {len(steps)}; allowed: one or more of both.")
+    if len({(run.experiment.model, run.experiment.train, run.corpus.d_vocab) for run in runs}) > 1:
+        raise ValueError("runs differ in model, train or vocabulary; allowed: runs that differ in data and seed alone.")
+    references = [(run, step, run.checkpoint(step)) for run in runs for step in steps]
+    parts = [references[i : i + PART_SIZE] for i in range(0, len(references), PART_SIZE)]
+    total = len(references) * runs[0].experiment.train.steps
+    with tqdm(total=total, desc="training under imposed attention", unit="step", disable=not progress) as bar:
+        workers = joblib.Parallel(n_jobs=sweeps.worker_count(), backend="threading")
+        return pd.concat(workers(joblib.delayed(_train)(part, bar) for part in parts), ignore_index=True)
+
+
+@torch.no_grad()
+def _train(references: list[tuple[Run, int, torch.nn.Module]], bar: tqdm) -> pd.DataFrame:
+    torch.set_num_threads(1)
+    experiments = [run.experiment for run, _, _ in references]
+    corpora = [run.corpus for run, _, _ in references]
+    shape, train = experiments[0].model, experiments[0].train
+    models = [build_model(shape, c.d_vocab, c.n_ctx, e.seed) for e, c in zip(experiments, corpora, strict=True)]
+    parameters = stack_parameters(models)
+    network = _Imposed(models[0].cfg, stack_parameters([model for _, _, model in references]))
+    batches = Batches(experiments, corpora)
+    optimizer = StackedAdamW(parameters, [e.train for e in experiments], len(experiments))
+    sampled = [Questions.sample(c, train.eval_facts, e.seed) for e, c in zip(experiments, corpora, strict=True)]
+    evaluated, records, losses = set(train.evaluation_steps()), [], []
+    for step in range(train.steps + 1):
+        if step in evaluated:
+            mean = torch.stack(losses).mean(0) if losses else torch.full((len(experiments),), torch.nan)
+            for member, (run, at, _) in enumerate(references):
+                questions = Questions.all(corpora[member]) if step == train.steps else sampled[member]
+                logits, states = network.answer(parameters, member, questions.prompts)
+                labels = {"attention_step": at, "seed": run.experiment.seed, "step": step, "loss": float(mean[member])}
+                records.append(labels | questions.accuracy(logits) | questions.representation(states))
+            losses = []
+        if step < train.steps:
+            tokens, due, _ = batches[step]
+            optimizer.set_rates(step)
+            loss, gradients = network.loss_and_gradients(parameters, tokens, due, batches.query, batches.shared)
+            optimizer.update(optimizer.parts[0], gradients)
+            losses.append(loss)
+            bar.update(len(experiments))
+    return pd.DataFrame(records)
+
+
+class _Imposed:
+    """K models, each attending as its reference does."""
+
+    def __init__(self, cfg: object, reference: Parameters) -> None:
+        self.network, self.reference = Stacked(cfg), reference
+
+    def loss_and_gradients(
+        self, parameters: Parameters, tokens: Tensor, due: Tensor, query: slice, shared: int
+    ) -> tuple[Float[Tensor, " model"], Parameters]:
+        run = self._run(self.reference, parameters, tokens, query, shared)
+        losses, gradient = cross_entropy(run.forward(), due.transpose(1, 2).flatten(1))
+        return losses, run.backward(gradient)
+
+    def answer(
+        self, parameters: Parameters, member: int, prompts: Int[Tensor, "row pos"]
+    ) -> tuple[Float[Tensor, "row d_vocab"], list[Float[Tensor, "row d_model"]]]:
+        """Logits and states by layer of one member at the last position."""
+        own, reference = (
+            {name: p[member : member + 1] for name, p in of.items()} for of in (parameters, self.reference)
+        )
+        run = self._run(reference, own, prompts[None], slice(prompts.shape[1] - 1, prompts.shape[1]), shared=1)
+        logits = run.forward()
+        *before, last = run.residual
+        return run.at.by_batch(logits)[0, :, 0], [
+            run.at.by_batch(x)[0, :, 0] for x in (*map(run.at.asked, before), last)
+        ]
+
+    def _run(self, reference: Parameters, parameters: Parameters, *where: object) -> _ImposedPass:
+        shown = Pass(self.network, reference, *where, bfloat16=False)
+        shown.forward()
+        run = _ImposedPass(self.network, parameters, *where, bfloat16=False)
+        run.imposed = [trace["attention"][3] for trace in shown.trace[:-1]]
+        return run
+
+
+class _ImposedPass(Pass):
+    """A pass whose patterns are given by layer; queries and keys then have no gradient."""
+
+    imposed: list[Float[Tensor, "model query key batch head"]]
+
+    def pattern(self, q: Tensor, k: Tensor, hidden: Tensor | None) -> Float[Tensor, "model query key batch head"]:
+        """The reference's pattern of the layer under way."""
+        return self.imposed[len(self.trace) - 1]
+
+    def attend_backward(self, gradient: Tensor, trace: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """The values' alone."""
+        q, k, *_ = trace["attention"]
+        return torch.zeros_like(q), torch.zeros_like(k), super().attend_backward(gradient, trace)[2]

@@ -1,0 +1,228 @@
+"""Interchange across languages in the dish: pairs of prompts, the four answers they may give, and language swaps.
+
+What is patched here with `unifylens.patching` is chosen with the corpus' ground truth: which fact was never seen in
+which language, and what every answer means.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from itertools import permutations
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformer_lens import HookedTransformer
+
+from unifylens import hooks, patching, subspaces
+from unifylens.config import rng
+from unifylens.corpus import Corpus
+from unifylens.evaluate import main_layer, states
+from unifylens.patching import Batch, Edit, Hook, Metric
+
+ANSWERS = (
+    "source object, target language",
+    "source object, source language",
+    "target object, target language",
+    "target object, source language",
+)
+"""The four answers of *Separating Tongue from Thought* (arXiv 2411.08745)."""
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Prompts to patch from one language into another: row i of `source` into row i of `target`."""
+
+    corpus: Corpus
+    source_language: int
+    target_language: int
+    source_fact: Int[np.ndarray, " pair"]
+    """Facts that the source prompts ask for."""
+    target_fact: Int[np.ndarray, " pair"]
+    due_fact: Int[np.ndarray, " pair"]
+    """Facts whose object counts as the source's: of its subject, and its own relation or the target's."""
+
+    @property
+    def source(self) -> Int[Tensor, "pair pos"]:
+        """Source prompts."""
+        return self.prompts(self.source_language)
+
+    @property
+    def target(self) -> Int[Tensor, "pair pos"]:
+        """Target prompts."""
+        return self.corpus.prompts(self.target_language * self.corpus.n_facts + self.target_fact)
+
+    def prompts(self, language: int) -> Int[Tensor, "pair pos"]:
+        """The source facts asked in another language, for means over languages."""
+        return self.corpus.prompts(language * self.corpus.n_facts + self.source_fact)
+
+    def answers(self) -> dict[str, Int[Tensor, " pair"]]:
+        """Token of each of the four `ANSWERS`."""
+        n, answers = self.corpus.n_facts, self.corpus.answers
+        a, b = self.source_language * n, self.target_language * n
+        tokens = (
+            answers[f] for f in (b + self.due_fact, a + self.due_fact, b + self.target_fact, a + self.target_fact)
+        )
+        return dict(zip(ANSWERS, tokens, strict=True))
+
+    def probabilities(self) -> dict[str, Metric]:
+        """Probability of each of the four answers."""
+        return {name: patching.probability(token) for name, token in self.answers().items()}
+
+    def shares(self) -> dict[str, Metric]:
+        """Share of pairs that answer each of the four."""
+        return {name: patching.answered(token) for name, token in self.answers().items()}
+
+    def shuffled(self, seed: int = 0) -> Pairs:
+        """Control: every pair keeps its prompts and gets another pair's due fact."""
+        order = rng(seed, "shuffled pairs").permutation(len(self.due_fact))
+        return Pairs(
+            self.corpus,
+            self.source_language,
+            self.target_language,
+            self.source_fact,
+            self.target_fact,
+            self.due_fact[np.roll(order, 1)[np.argsort(order)]],
+        )
+
+
+def pairs(
+    corpus: Corpus,
+    source_language: int = 0,
+    target_language: int = 1,
+    *,
+    moved: str = "fact",
+    n_pairs: int = 500,
+    seed: int = 0,
+) -> Pairs:
+    """Random pairs whose due fact was learnt in the source language and never seen in the target language.
+
+    `moved="fact"`: the due fact is the source fact; the target asks for the same relation of another subject. With
+    `moved="subject"` the source prompt asks another relation: the due fact is of its subject and the target's relation.
+    Target facts are seen in the target language and have another object. Where both languages are one (a ceiling), the
+    due fact is seen in it.
+
+    Raises ValueError for a language that does not exist, an unknown `moved`, or no such facts.
+    """
+    for name, value in (("source_language", source_language), ("target_language", target_language)):
+        if not 0 <= value < corpus.n_languages:
+            raise ValueError(f"{name}={value}: allowed are 0 to {corpus.n_languages - 1}.")
+    if moved not in ("fact", "subject"):
+        raise ValueError(f"moved={moved!r}; allowed: 'fact', 'subject'.")
+    world, draw = corpus.world, rng(seed, f"pairs {source_language} {target_language} {moved}")
+    due = np.flatnonzero(~corpus.parallel & (corpus.home == source_language))
+    known = np.flatnonzero(corpus.seen[target_language])
+    if not len(due) or world.n_relations < 1 + (moved == "subject"):
+        raise ValueError(
+            f"no facts to patch from language {source_language}: none is seen there alone, or too few relations."
+        )
+    due = draw.permutation(due)[:n_pairs]
+    by_relation = [draw.permutation(known[world.relation[known] == r]) for r in range(world.n_relations)]
+    target = np.array([_another(by_relation[world.relation[f]], world.object, f, draw) for f in due])
+    kept = target >= 0
+    due, target = due[kept], target[kept]
+    source = due
+    if moved == "subject":
+        fact_of = np.full((world.n_subjects, world.n_relations), -1)
+        fact_of[world.subject, world.relation] = np.arange(world.n_facts)
+        other = (world.relation[due] + draw.integers(1, world.n_relations, len(due))) % world.n_relations
+        source = fact_of[world.subject[due], other]
+    if not len(due):
+        raise ValueError("no target fact with another object of the same relation is seen in the target language.")
+    return Pairs(corpus, source_language, target_language, source, target, due)
+
+
+def _another(candidates: np.ndarray, objects: np.ndarray, fact: int, draw: np.random.Generator) -> int:
+    """A random fact of another object, or -1."""
+    for candidate in draw.choice(candidates, 20) if len(candidates) else ():
+        if objects[candidate] != objects[fact]:
+            return int(candidate)
+    return -1
+
+
+# --- language swap -------------------------------------------------------------------------------------------
+
+SHIFTS = ("all", "relation", "object")
+"""Facts that share one shift from language to language: all, those of a relation, those of an object."""
+
+
+def halves(corpus: Corpus, seed: int = 0) -> tuple[Int[np.ndarray, " fact"], Int[np.ndarray, " fact"]]:
+    """The monolingual facts in two random halves: to fit on, and to test on."""
+    facts = rng(seed, "fit or test").permutation(np.flatnonzero(~corpus.parallel))
+    return np.sort(facts[: len(facts) // 2]), np.sort(facts[len(facts) // 2 :])
+
+
+def language_swap(
+    model: HookedTransformer,
+    corpus: Corpus,
+    layer: int | None = None,
+    *,
+    by: str = "relation",
+    seed: int = 0,
+    batch_size: int | None = None,
+) -> pd.DataFrame:
+    """Shift the state at the last position from one language to another: does the answer change language, not object?
+
+    The shift is the difference of the two languages' mean states over the fit facts (half of the monolingual ones) of
+    the same group (`by`, one of `SHIFTS`). Tested on the other half: facts learnt in the source language and never seen
+    in the target language. `layer` is numbered as in `unifylens.states` (None: where the unification score is taken).
+
+    A row an ordered pair of languages. Shares of the `n` facts: `right` object in the target language; `flipped`, any
+    of the relation's objects there; `unchanged` answers. Controls, shares of right answers: `random`, a shift of random
+    direction and the same length; `mismatched`, the next group's shift. Raises ValueError for an unknown `by` or layer.
+    """
+    if by not in SHIFTS:
+        raise ValueError(f"by={by!r}; allowed: {', '.join(SHIFTS)}.")
+    corpus.check_model(model.cfg.d_vocab, model.cfg.n_ctx)
+    layer = 1 + main_layer(model.cfg.n_layers) if layer is None else layer
+    name, world, n = patching.residual(model, layer), corpus.world, corpus.n_facts
+    fit, test = halves(corpus, seed)
+    group = {"all": np.zeros(n, dtype=int), "relation": world.relation, "object": world.object}[by]
+    shifts = subspaces.language_shifts(states(model, corpus, fit)[layer], torch.from_numpy(group[fit])).nan_to_num()
+    noise = torch.randn(len(shifts), shifts.shape[2], generator=torch.Generator().manual_seed(seed))
+    noise = noise / noise.norm(dim=1, keepdim=True)
+    records = []
+    for a, b in permutations(range(corpus.n_languages), 2):
+        facts = test[corpus.home[test] == a]
+        own = torch.from_numpy(group[facts])
+        relation = torch.from_numpy(world.relation[facts])
+        shift = shifts[own, b] - shifts[own, a]
+        wrong = (own + 1) % len(shifts)
+        vectors = {
+            "swap": shift,
+            "random": noise[own] * shift.norm(dim=1, keepdim=True),
+            "mismatched": shifts[wrong, b] - shifts[wrong, a],
+        }
+        answers = corpus.answers
+        metrics = {
+            "right": patching.answered(answers[b * n + facts]),
+            "flipped": patching.answered_among(corpus.choices[b, relation]),
+            "unchanged": patching.answered(answers[a * n + facts]),
+        }
+        edits = [steer_at(name, {"shift": kind}, vector) for kind, vector in vectors.items()]
+        found = patching.experiment(
+            model, corpus.prompts(a * n + facts), edits, metrics, batch_size=batch_size, progress=False
+        ).set_index("shift")
+        records.append(
+            {
+                "source": corpus.languages[a].name,
+                "target": corpus.languages[b].name,
+                "n": len(facts),
+                **found.loc["swap"],
+                "random": found.loc["random", "right"],
+                "mismatched": found.loc["mismatched", "right"] if len(shifts) > 1 else float("nan"),
+            }
+        )
+    return pd.DataFrame(records)
+
+
+def steer_at(name: str, labels: dict[str, object], vector: Float[Tensor, "row d_model"]) -> Edit:
+    """The edit that adds each row its vector at the last position."""
+
+    def at(batch: Batch) -> list[Hook]:
+        return [(name, partial(hooks.steer, vector=vector[batch.rows], positions=-1))]
+
+    return Edit(labels, at)
