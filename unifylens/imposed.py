@@ -98,7 +98,7 @@ class _Imposed:
         own, reference = (
             {name: p[member : member + 1] for name, p in of.items()} for of in (parameters, self.reference)
         )
-        run = self._run(reference, own, prompts[None], slice(prompts.shape[1] - 1, prompts.shape[1]), shared=1)
+        run = self._run(reference, own, prompts[None], slice(prompts.shape[1] - 1, prompts.shape[1]), 1)
         logits = run.forward()
         *before, last = run.residual
         return run.at.by_batch(logits)[0, :, 0], [

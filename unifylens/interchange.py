@@ -6,6 +6,7 @@ which language, and what every answer means.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import permutations
@@ -22,6 +23,7 @@ from unifylens.config import rng
 from unifylens.corpus import Corpus
 from unifylens.evaluate import main_layer, states
 from unifylens.patching import Batch, Edit, Hook, Metric
+from unifylens.subspaces import Subspace
 
 ANSWERS = (
     "source object, target language",
@@ -185,38 +187,139 @@ def language_swap(
     noise = torch.randn(len(shifts), shifts.shape[2], generator=torch.Generator().manual_seed(seed))
     noise = noise / noise.norm(dim=1, keepdim=True)
     records = []
-    for a, b in permutations(range(corpus.n_languages), 2):
-        facts = test[corpus.home[test] == a]
-        own = torch.from_numpy(group[facts])
-        relation = torch.from_numpy(world.relation[facts])
+    for swap in swaps(corpus, test):
+        own = torch.from_numpy(group[swap.facts])
+        a, b, wrong = swap.source, swap.target, (own + 1) % len(shifts)
         shift = shifts[own, b] - shifts[own, a]
-        wrong = (own + 1) % len(shifts)
-        vectors = {
-            "swap": shift,
-            "random": noise[own] * shift.norm(dim=1, keepdim=True),
-            "mismatched": shifts[wrong, b] - shifts[wrong, a],
-        }
-        answers = corpus.answers
-        metrics = {
-            "right": patching.answered(answers[b * n + facts]),
-            "flipped": patching.answered_among(corpus.choices[b, relation]),
-            "unchanged": patching.answered(answers[a * n + facts]),
-        }
-        edits = [steer_at(name, {"shift": kind}, vector) for kind, vector in vectors.items()]
+        edits = [
+            steer_at(name, {"shift": "swap"}, shift),
+            steer_at(name, {"shift": "random"}, noise[own] * shift.norm(dim=1, keepdim=True)),
+            steer_at(name, {"shift": "mismatched"}, shifts[wrong, b] - shifts[wrong, a]),
+        ]
         found = patching.experiment(
-            model, corpus.prompts(a * n + facts), edits, metrics, batch_size=batch_size, progress=False
+            model, swap.prompts(a), edits, swap.shares(), batch_size=batch_size, progress=False
         ).set_index("shift")
         records.append(
             {
-                "source": corpus.languages[a].name,
-                "target": corpus.languages[b].name,
-                "n": len(facts),
+                **swap.labels(),
                 **found.loc["swap"],
                 "random": found.loc["random", "right"],
                 "mismatched": found.loc["mismatched", "right"] if len(shifts) > 1 else float("nan"),
             }
         )
     return pd.DataFrame(records)
+
+
+def subspace_swap(
+    model: HookedTransformer,
+    corpus: Corpus,
+    spaces: Mapping[str, Subspace],
+    layer: int | None = None,
+    *,
+    seed: int = 0,
+    batch_size: int | None = None,
+) -> pd.DataFrame:
+    """Take a subspace's component from the same fact asked in the other language, at the last position.
+
+    Facts, layers and shares as in `language_swap`; fit `spaces` on the first of `halves`. A row a subspace and ordered
+    pair of languages: space, rank, source, target, n, right, flipped, unchanged.
+    """
+    corpus.check_model(model.cfg.d_vocab, model.cfg.n_ctx)
+    name = patching.residual(model, 1 + main_layer(model.cfg.n_layers) if layer is None else layer)
+    edits = [
+        patching.patch_at(name, {"space": label, "rank": space.rank}, positions=-1, subspace=space)
+        for label, space in spaces.items()
+    ]
+    tables = []
+    for swap in swaps(corpus, halves(corpus, seed)[1]):
+        prompts = swap.prompts(swap.source), swap.prompts(swap.target)
+        found = patching.experiment(
+            model, prompts[0], edits, swap.shares(), source=prompts[1], batch_size=batch_size, progress=False
+        )
+        tables.append(found.assign(**swap.labels()))
+    return pd.concat(tables, ignore_index=True)
+
+
+def ablate(
+    model: HookedTransformer,
+    corpus: Corpus,
+    spaces: Mapping[str, Subspace],
+    layer: int | None = None,
+    *,
+    seed: int = 0,
+    batch_size: int | None = None,
+) -> pd.DataFrame:
+    """Set a subspace's component at the last position to its mean over facts and languages: what is left?
+
+    Asked are the second of `halves`. A row a subspace: space, rank, `home` recall (facts in their own language) and
+    `transfer` (the same facts in the other languages), shares of right answers; and `wrong language`, the right object
+    in another language, over both.
+    """
+    corpus.check_model(model.cfg.d_vocab, model.cfg.n_ctx)
+    layer = 1 + main_layer(model.cfg.n_layers) if layer is None else layer
+    fit, test = halves(corpus, seed)
+    name, around = patching.residual(model, layer), states(model, corpus, fit)[layer].mean((0, 1))
+    rows = corpus.rows(test)
+    language, fact = np.divmod(rows, corpus.n_facts)
+    home = torch.from_numpy(corpus.home[fact] == language)
+    due = torch.from_numpy(corpus.world.object[fact])
+    right, meant = corpus.answers[rows], corpus.token_object
+
+    def share(of: Tensor) -> Metric:
+        """Right answers among some rows, as a mean over all."""
+        weight = of.double() / of.double().mean()
+        return Metric(lambda logits, token, w: (logits.argmax(-1) == token) * w, right, weight)
+
+    metrics = {
+        "home": share(home),
+        "transfer": share(~home),
+        "wrong language": Metric(lambda x, d, r: (meant[x.argmax(-1)] == d) & (x.argmax(-1) != r), due, right),
+    }
+    edits = [
+        Edit(
+            {"space": label, "rank": space.rank},
+            lambda batch, space=space: [
+                (name, partial(hooks.project_out, subspace=space, around=around, positions=-1))
+            ],
+        )
+        for label, space in spaces.items()
+    ]
+    return patching.experiment(model, corpus.prompts(rows), edits, metrics, batch_size=batch_size, progress=False)
+
+
+@dataclass(frozen=True)
+class Swap:
+    """Facts learnt in one language and never seen in another, whose answers shall change language."""
+
+    corpus: Corpus
+    source: int
+    target: int
+    facts: Int[np.ndarray, " fact"]
+
+    def prompts(self, language: int) -> Int[Tensor, "fact pos"]:
+        """The facts asked in a language."""
+        return self.corpus.prompts(language * self.corpus.n_facts + self.facts)
+
+    def labels(self) -> dict[str, object]:
+        """Names of the two languages, and the number of facts."""
+        names = [self.corpus.languages[i].name for i in (self.source, self.target)]
+        return {"source": names[0], "target": names[1], "n": len(self.facts)}
+
+    def shares(self) -> dict[str, Metric]:
+        """Shares of facts: right object in the target language; any of the relation's objects there; unchanged."""
+        corpus, n = self.corpus, self.corpus.n_facts
+        relation = torch.from_numpy(corpus.world.relation[self.facts])
+        return {
+            "right": patching.answered(corpus.answers[self.target * n + self.facts]),
+            "flipped": patching.answered_among(corpus.choices[self.target, relation]),
+            "unchanged": patching.answered(corpus.answers[self.source * n + self.facts]),
+        }
+
+
+def swaps(corpus: Corpus, facts: Int[np.ndarray, " fact"]) -> list[Swap]:
+    """Every ordered pair of languages, with those of the facts whose home is the first."""
+    found = [Swap(corpus, a, b, facts[corpus.home[facts] == a]) for a, b in permutations(range(corpus.n_languages), 2)]
+    return [swap for swap in found if len(swap.facts)]
 
 
 def steer_at(name: str, labels: dict[str, object], vector: Float[Tensor, "row d_model"]) -> Edit:
