@@ -5,7 +5,19 @@ import os
 # Before torch loads OpenMP: its threads spin while they wait, which beside another busy process costs a factor of 30.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
-from unifylens import claims, designs, evaluate, hooks, measures, patching, phases, plots, subspaces
+from unifylens import (
+    claims,
+    designs,
+    evaluate,
+    hooks,
+    imposed,
+    interchange,
+    measures,
+    patching,
+    phases,
+    plots,
+    subspaces,
+)
 from unifylens.config import (
     CorpusChange,
     CorpusConfig,
@@ -40,6 +52,8 @@ __all__ = [
     "designs",
     "evaluate",
     "hooks",
+    "imposed",
+    "interchange",
     "measures",
     "parallel_window",
     "patching",

@@ -145,8 +145,48 @@ CLAIMS: dict[str, Claim] = {
             control_threshold=0.2,
             control_direction="at most",
         ),
+        Claim(
+            id="B2-subject",
+            statement="Causal: what unified models know of a subject after the first block works in a prompt of "
+            "another language; in separate models it does not.",
+            notebook="05_activation_patching",
+            effect_name="right object in the target language after patching the subject's positions from another "
+            "language's prompt, unified minus separate models",
+            threshold=0.5,
+            direction="at least",
+            control_name="the same difference with due facts shuffled over pairs",
+            control_threshold=0.1,
+            control_direction="at most",
+        ),
+        Claim(
+            id="B2",
+            statement="Causal: shifting the last position from one language to the other changes the answer's "
+            "language and keeps its object in unified models, and loses the object in separate ones.",
+            notebook="06_language_subspace",
+            effect_name="right object in the other language after a shift per relation, on facts never seen there, "
+            "unified minus separate models",
+            threshold=0.55,
+            direction="at least",
+            control_name="right object under random shifts of the same length, unified models",
+            control_threshold=0.05,
+            control_direction="at most",
+        ),
+        Claim(
+            id="B2-transfer",
+            statement="How often the language swap succeeds tracks how much a model transfers.",
+            notebook="06_language_subspace",
+            effect_name="rank correlation of swap success and transfer over models",
+            threshold=0.9,
+            direction="at least",
+            control_name="the same correlation with transfer shuffled over models",
+            control_threshold=0.2,
+            control_direction="at most",
+        ),
     )
 }
+
+SWAP_UNIFIED_AT_LEAST, SWAP_SEPARATE_AT_MOST = 0.7, 0.15
+"""Language swaps that succeed (B2): lower bound for unified, upper bound for separate models."""
 
 SEPARATE_BELOW, UNIFIED_ABOVE = 0.25, 0.45
 """Scores that count as separate and as unified representations (C3); between them a model counts as neither."""

@@ -53,9 +53,40 @@ MIXED_DIALS: dict[str, dict[str, Any]] = {
 }
 
 
+UNIFIED_AND_SEPARATE = {"unified": 0.6, "separate": 0.0}
+"""Shares of parallel facts that give models of the two kinds for certain (notebook 01)."""
+
+LATE_READING: dict[str, Any] = {
+    "world.n_subjects": 300,
+    "language.n_languages": 4,
+    "language.templates": ("the {subject} has {relation} {object}",),
+    "model.n_layers": 3,
+    "model.local_blocks": 1,
+    "train.steps": 1300,
+}
+"""A dish whose last position cannot read the subject in the first block, which sees one token back: until then all that
+is known of the subject stands at two positions, its own and the next, mixed with words that tell the language."""
+LATE_READING_POSITIONS = (2, 3)
+
+
 def seeds() -> range:
     """Seeds that are reported: 4 in `quick`, 10 in `full`."""
     return range(10 if profile() == "full" else 4)
+
+
+def causal_seeds() -> range:
+    """Seeds of the interventions: 5 in `quick`, 10 in `full`."""
+    return range(10 if profile() == "full" else 5)
+
+
+def unified_and_separate(**changes: Any) -> Design:
+    """Models of both kinds for interventions, in the default dish with some settings changed."""
+    base = Experiment().replace(**changes)
+    return [
+        ({"kind": kind, "seed": seed}, base.replace(**{"corpus.parallel": parallel, "seed": seed}))
+        for kind, parallel in UNIFIED_AND_SEPARATE.items()
+        for seed in causal_seeds()
+    ]
 
 
 def parallel_levels() -> Design:
@@ -88,6 +119,15 @@ def critical_period() -> Design:
                 labels = {"schedule": schedule, "condition": condition, "boundary": boundary, "seed": seed}
                 design.append((labels, experiment))
     return design
+
+
+def many_models() -> dict[str, Design]:
+    """The models of notebook 04, by family: they differ in data, its order, words and optimisation."""
+    return {
+        "parallel share": parallel_levels(),
+        "critical period": critical_period(),
+        "mixed dials": mixed_dials(),
+    }
 
 
 def mixed_dials() -> Design:

@@ -6,7 +6,7 @@ which language, and what every answer means.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import permutations
@@ -143,6 +143,41 @@ def _another(candidates: np.ndarray, objects: np.ndarray, fact: int, draw: np.ra
         if objects[candidate] != objects[fact]:
             return int(candidate)
     return -1
+
+
+def subject_patch(
+    model: HookedTransformer,
+    corpus: Corpus,
+    positions: Sequence[int],
+    *,
+    layers: Sequence[int] | None = None,
+    n_pairs: int = 100,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Patch what is known of the subject from another language's prompt: is its object named, in the target language?
+
+    `positions` are those at which the subject is known before its relation is read. The prompts differ in subject,
+    relation and language; the fact of source subject and target relation was never seen in the target language.
+
+    A row a layer (numbered as in `unifylens.states`): `right`, share of pairs that name that fact's object in the target
+    language; controls `shuffled` (another pair's object) and `ceiling` (source and target in one language, in which
+    the fact is known). Means over all ordered pairs of languages, `n_pairs` of each. Raises ValueError as `pairs` does.
+    """
+    layers = range(model.cfg.n_layers + 1) if layers is None else layers
+    edits = [
+        patching.patch_at(patching.residual(model, layer), {"layer": layer}, positions=list(positions))
+        for layer in layers
+    ]
+
+    def right(a: int, b: int) -> pd.DataFrame:
+        some = pairs(corpus, a, b, moved="subject", n_pairs=n_pairs, seed=seed)
+        metrics = {"right": some.shares()[ANSWERS[0]], "shuffled": some.shuffled(seed).shares()[ANSWERS[0]]}
+        return patching.experiment(model, some.target, edits, metrics, source=some.source, progress=False)
+
+    languages = range(corpus.n_languages)
+    across = pd.concat([right(a, b) for a, b in permutations(languages, 2)]).groupby("layer").mean()
+    within = pd.concat([right(a, a) for a in languages]).groupby("layer").mean()
+    return across.assign(ceiling=within["right"]).reset_index()
 
 
 # --- language swap -------------------------------------------------------------------------------------------

@@ -184,11 +184,13 @@ def shares(data: pd.DataFrame, ax: Axes) -> Axes:
     return ax
 
 
-def heatmap(table: pd.DataFrame, ax: Axes, label: str, vmin: float = -1, vmax: float = 1) -> Axes:
-    """Annotated table of numbers."""
-    return sns.heatmap(
-        table, annot=True, fmt=".2f", cmap="vlag", vmin=vmin, vmax=vmax, ax=ax, cbar_kws={"label": label}
-    )
+def heatmap(
+    table: pd.DataFrame, ax: Axes, label: str | None, vmin: float = -1, vmax: float = 1, **options: object
+) -> Axes:
+    """Annotated table of numbers; `label` names the colour bar, None for no bar. `options` go to `seaborn.heatmap`."""
+    bar = {"cbar": False} if label is None else {"cbar_kws": {"label": label}}
+    look = {"annot": True, "fmt": ".2f", "cmap": "vlag", "vmin": vmin, "vmax": vmax}
+    return sns.heatmap(table, ax=ax, **look | bar | options)
 
 
 def curve(
