@@ -6,6 +6,9 @@ Fix what follows `hook` with `functools.partial`, and run
 Activations are `[row, pos, d]` (residual stream, attention and MLP outputs, neurons) or `[row, pos, head, d_head]`
 (`hook_q`, `hook_k`, `hook_v`, `hook_z`, `hook_result`). `positions` names the same positions in every row, negative
 ones counted from the end, or is a mask `[row, pos]`, one that may differ by row; None means all.
+
+In a TransformerBridge an edit at `hook_resid_mid` reaches the MLP alone; for the residual stream after attention, edit
+`hook_attn_out` (or `hook_resid_pre`).
 """
 
 from __future__ import annotations
@@ -140,6 +143,7 @@ def impose_pattern(
 ) -> Float[Tensor, "row head query key"]:
     """Let heads attend as in another run, at some query positions (None: all). For `attn.hook_pattern` only.
 
+    Models of `TransformerBridge.boot_native` pass over edits of their pattern: there it has no effect.
     Raises KeyError if the cache lacks the hook's name, ValueError for what does not fit or another hook.
     """
     if not (hook.name or "").endswith("hook_pattern"):

@@ -45,7 +45,7 @@ Model = HookedTransformer | TransformerBridge
 Tokens = Int[Tensor, "row pos"]
 Hook = tuple[str, Callable[..., Tensor]]
 
-FINAL_NORM = "ln_final.hook_normalized"
+LAST_STEP = "unembed.hook_in"
 MOST_ROWS = 512
 """Rows run at a time where memory allows: more gain nothing on a CPU (benchmarks/patching.py)."""
 SHARE_OF_FREE_MEMORY = 0.5
@@ -184,8 +184,8 @@ def experiment(
 
 
 def last_logits(model: Model, tokens: Tokens, fwd_hooks: Iterable[Hook] = ()) -> Float[Tensor, "row vocab"]:
-    """Logits at the last position under some hooks; where the model has a final norm, only these are computed."""
-    last = [(FINAL_NORM, lambda x, hook: x[:, -1:])] if FINAL_NORM in model.hook_dict else []
+    """Logits at the last position under some hooks; where the model has `LAST_STEP`, only these are computed."""
+    last = [(LAST_STEP, lambda x, hook: x[:, -1:])] if LAST_STEP in model.hook_dict else []
     return model.run_with_hooks(tokens, fwd_hooks=[*fwd_hooks, *last])[:, -1].float()
 
 
