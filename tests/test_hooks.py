@@ -120,7 +120,8 @@ def test_positions_count_in_each_run_on_its_own(length):
 
 
 def test_a_mean_cache_holds_the_mean_of_each_entry():
-    caches = [{RESIDUAL: normal(2, 3, 4, seed=i), Z: normal(2, 3, 2, 2, seed=i)} for i in range(3)]
+    tokens = {"embed.hook_in": torch.zeros(2, 3, dtype=torch.long)}
+    caches = [{RESIDUAL: normal(2, 3, 4, seed=i), Z: normal(2, 3, 2, 2, seed=i), **tokens} for i in range(3)]
     found = hooks.mean_cache(caches)
     assert set(found) == {RESIDUAL, Z}
     for name, mean in found.items():
@@ -200,6 +201,7 @@ def in_model(name, source):
         "patch": [("blocks.0.hook_resid_post", partial(hooks.patch, source=source, positions=[1, -1]))],
         "patch heads": [(z, partial(hooks.patch, source=source, heads=1))],
         "patch a subspace": [("blocks.0.hook_mlp_out", partial(hooks.patch, source=source, subspace=subspace))],
+        "patch a mean": [("blocks.0.hook_mlp_out", partial(hooks.patch, source=hooks.mean_cache([source] * 2)))],
         "swap": [("blocks.1.hook_resid_pre", partial(hooks.swap, partner=torch.tensor([1, 0, 3, 2]), positions=2))],
         "project out": [("blocks.0.hook_resid_post", partial(hooks.project_out, subspace=subspace))],
         "keep": [("blocks.0.hook_attn_out", partial(hooks.keep, subspace=subspace, positions=-1))],
@@ -213,7 +215,9 @@ def in_model(name, source):
     }[name]
 
 
-IN_MODEL = "patch, patch heads, patch a subspace, swap, project out, keep, steer, steer heads, several at once"
+IN_MODEL = (
+    "patch, patch heads, patch a subspace, patch a mean, swap, project out, keep, steer, steer heads, several at once"
+)
 
 
 @torch.no_grad()

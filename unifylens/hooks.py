@@ -160,13 +160,16 @@ def impose_pattern(
 def mean_cache(caches: Sequence[Mapping[str, Tensor]], names: Sequence[str] | None = None) -> dict[str, Tensor]:
     """Mean of several runs' activations, such as of one fact asked in several languages, as a source to patch from.
 
-    `names` are the entries wanted (None: all of the first cache). Raises ValueError for no cache or unequal shapes,
-    KeyError for a missing entry.
+    `names` are the entries wanted; None: all of the first cache that have a mean (token IDs have none). With a bridge,
+    whose hooks look for names of their own, such as `blocks.0.hook_in`, leave it None to patch from the mean.
+    Raises ValueError for no cache or unequal shapes, KeyError for a missing entry.
     """
     if not caches:
         raise ValueError("caches is empty; allowed: one cache or more.")
+    if names is None:
+        names = [name for name, entry in caches[0].items() if entry is not None and entry.is_floating_point()]
     mean = {}
-    for name in caches[0] if names is None else names:
+    for name in names:
         entries = [_lookup(cache, name) for cache in caches]
         if len({entry.shape for entry in entries}) > 1:
             raise ValueError(
