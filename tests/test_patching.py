@@ -471,6 +471,10 @@ BAD = {
     ),
     "layer below 0": (lambda m: by_layer(m, TARGET, SOURCE, DIFFERENCE, layers=[-1]), ["layer=-1"]),
     "position": (lambda m: by_layer(m, TARGET, SOURCE, DIFFERENCE, positions=[5]), ["positions=5", "allowed: -5 to 4"]),
+    "position of a path": (
+        lambda m: patching.by_path(m, TARGET, SOURCE[:, :3], DIFFERENCE, position=3),
+        ["position=3", "have 3", "allowed: -3 to 2"],
+    ),
     "neuron": (
         lambda m: patching.by_neurons(m, TARGET, SOURCE, DIFFERENCE, groups={"a": {0: [32]}}),
         ["chosen=[32]", "0 to 31"],

@@ -323,13 +323,16 @@ def by_path(
     direct effect. Columns: sender, receiver (`L0H3`, `MLP1`, `logits`), the metrics.
 
     Raises ValueError for models whose outputs do not simply add to the residual stream (norms after attention or MLP,
-    as in Gemma 2; MLPs beside attention).
+    as in Gemma 2; MLPs beside attention), and a position that a prompt lacks.
     """
     if not _outputs_add_up(model):
         raise ValueError(
             "by_path needs outputs that add to the residual stream one after the other; this model normalises or "
             "scales them, or runs attention and MLP side by side. Use by_head and by_component."
         )
+    shortest = min(tokens.shape[-1] for tokens in (target, source))
+    if not -shortest <= position < shortest:
+        raise ValueError(f"position={position}: the prompts have {shortest}; allowed: {-shortest} to {shortest - 1}.")
     cfg = model.cfg
     heads = [(f"L{block}H{head}", block, head) for block in range(cfg.n_layers) for head in range(cfg.n_heads)]
     mlps = [(f"MLP{b}", b, None) for b in range(cfg.n_layers) if _has(model, _output(b, None))]
