@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformer_lens import patching as transformer_lens_patching
 from transformer_lens.model_bridge import TransformerBridge
-from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
+from transformer_lens.model_bridge.sources import build_bridge_from_module
 from transformers import Gemma2Config, Gemma2ForCausalLM, GPT2Config, GPT2LMHeadModel
 
 import unifylens as ul
