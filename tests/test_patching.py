@@ -97,7 +97,9 @@ def by_hand(model, where, target=TARGET, sources=(SOURCE,), sender=None):
     """Mean logit difference with some parts `{hook name: index}` from the sources' mean, one prompt at a time."""
     last = []
     for row in range(len(target)):
-        caches = [(sender or model).run_with_cache(tokens[row : row + 1])[1] for tokens in sources]
+        caches = [
+            (sender or model).run_with_cache(tokens[row : row + 1], names_filter=list(where))[1] for tokens in sources
+        ]
 
         def put(x, hook, name, caches=caches):
             x = x.clone()
@@ -308,8 +310,10 @@ def path_by_hand(model, sender, receiver, position):
     return np.mean(differences(logits[:, -1]))
 
 
-@pytest.mark.parametrize("position", [-1, 2])
-@pytest.mark.parametrize("kind", ["plain", "rotary", "native", "gpt2", "attention only"])
+@pytest.mark.parametrize(
+    ("kind", "position"),
+    [("plain", -1), ("plain", 2), ("rotary", -1), ("native", -1), ("gpt2", 2), ("attention only", -1)],
+)
 def test_a_path_is_what_freezing_everything_else_leaves(kind, position):
     model = made(kind)
     table = patching.by_path(model, TARGET, SOURCE, DIFFERENCE, position=position, **quiet)
