@@ -19,6 +19,7 @@ OTHER_VALUES = {
     "language.shared_relations": 0.5,
     "language.shared_objects": 0.5,
     "language.shared_function_words": 0.5,
+    "language.subject_words": 2,
     "language.language_token": True,
     "language.templates": ("of", "plain"),
     "corpus.parallel": 0.25,
@@ -119,6 +120,14 @@ BAD = {
     "one language": (
         {"language.n_languages": 1},
         ["language.n_languages", "input_value=1", "greater than or equal to 2"],
+    ),
+    "names without words": (
+        {"language.subject_words": 0},
+        ["language.subject_words", "input_value=0", "greater than or equal to 1"],
+    ),
+    "names too long": (
+        {"language.subject_words": 5},
+        ["language.subject_words", "input_value=5", "less than or equal to 4"],
     ),
     "no relation": ({"world.n_relations": 0}, ["world.n_relations", "input_value=0", "greater than or equal to 1"]),
     "too many parallel": ({"corpus.n_parallel": 73}, ["corpus.n_parallel=73", "0 to 72"]),

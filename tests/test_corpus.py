@@ -6,7 +6,7 @@ from collections import defaultdict
 
 import numpy as np
 import pytest
-from conftest import tiny
+from conftest import quietly, tiny
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -42,6 +42,7 @@ def experiments(draw, max_changes=2):
             shared_relations=draw(shares) if language_token else 0.0,
             shared_objects=draw(shares),
             shared_function_words=draw(shares),
+            subject_words=draw(st.integers(1, 3)),
             language_token=language_token,
             templates=tuple(draw(st.lists(st.sampled_from(list(TEMPLATES)), min_size=1, max_size=3))),
         ),
@@ -186,8 +187,9 @@ def test_the_answer_follows_the_prompt_in_every_template(experiment):
             due = [encode([language.objects[o]])[0] for o in world.object]
             assert block[:, at + 1].tolist() == due
             assert corpus.answers[corpus.rows(np.arange(corpus.n_facts))].tolist()[code * len(due) :][: len(due)] == due
-            subjects = encode([language.subjects[s] for s in world.subject])
-            assert block[:, corpus.position("subject", template)].tolist() == subjects
+            names = [encode(language.subjects[s].split()) for s in world.subject]
+            last = corpus.position("subject", template)
+            assert block[:, last + 1 - len(names[0]) : last + 1].tolist() == names
             relations = encode([language.relations[r] for r in world.relation])
             assert block[:, corpus.position("relation", template)].tolist() == relations
             if corpus.language_token:
@@ -211,6 +213,22 @@ def test_positions_by_name():
         corpus.position("object")
     with pytest.raises(ValueError, match=r"position='language'.*allowed: subject, relation, answer\."):
         Corpus.build(tiny()).position("language")
+
+
+def test_positions_count_every_word_of_a_name():
+    corpus = Corpus.build(tiny(**{"language.templates": ("topic", "plain"), "language.subject_words": 3}))
+    # <bos> as-for subject subject subject the relation is → answer
+    assert [corpus.position(slot) for slot in ("subject", "relation", "answer")] == [4, 6, 7]
+    assert [corpus.position(slot, 1) for slot in ("subject", "relation", "answer")] == [3, 4, 4]
+    one = Corpus.build(tiny(**{"language.templates": ("topic", "plain")}))
+    assert corpus.n_ctx == one.n_ctx + 2 and corpus.d_vocab != one.d_vocab
+
+
+def test_a_corpus_of_longer_names_trains():
+    run = quietly(tiny(**{"language.subject_words": 2, "train.steps": 10}))[0]
+    assert run.model.cfg.n_ctx == run.corpus.n_ctx == Corpus.build(tiny()).n_ctx + 1
+    assert ul.states(run.model, run.corpus, np.arange(5), position="subject").isfinite().all()
+    assert run.history["loss"].notna().all()
 
 
 def test_text_refuses_what_is_not_there():

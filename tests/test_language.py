@@ -1,5 +1,8 @@
 """Words: shared exactly as the dials say, everything else left as it was."""
 
+import math
+from collections import Counter
+
 import pytest
 from conftest import tiny
 from hypothesis import given
@@ -16,6 +19,7 @@ ALL_TEMPLATES = tuple(TEMPLATES)
 FUNCTION_WORDS = {w for text in TEMPLATES.values() for w in text.split() if not w.startswith("{")}
 shares = st.integers(0, 20).map(lambda k: k / 20)
 dials = st.fixed_dictionaries({f"shared_{kind}": shares for kind in KINDS})
+word_counts = st.integers(1, 3)
 
 
 def languages(seed=0, n_languages=3, n_subjects=25, **values):
@@ -47,8 +51,9 @@ def test_shares_are_exact_and_all_other_words_unique(values, n_languages, seed):
     assert len({language.name for language in (first, *others)}) == n_languages
 
 
-@given(dials, st.sampled_from(KINDS), shares, st.integers(2, 4))
-def test_raising_a_share_changes_only_the_words_it_must(values, kind, other_share, n_languages):
+@given(dials, st.sampled_from(KINDS), shares, st.integers(2, 4), word_counts)
+def test_raising_a_share_changes_only_the_words_it_must(values, kind, other_share, n_languages, subject_words):
+    values["subject_words"] = subject_words
     low, high = sorted([values[f"shared_{kind}"], other_share])
     before = languages(n_languages=n_languages, **{**values, f"shared_{kind}": low})
     after = languages(n_languages=n_languages, **{**values, f"shared_{kind}": high})
@@ -71,8 +76,42 @@ def test_more_languages_leave_the_first_ones_as_they_were():
 
 
 def test_other_seeds_have_other_words():
-    a, b = (languages(seed=seed, n_languages=2)[0].words() for seed in (0, 1))
+    a, b = (set(languages(seed=seed, n_languages=2)[0].words()) for seed in (0, 1))
     assert len(a & b) < len(a) / 4
+
+
+@given(st.integers(2, 4), st.integers(2, 60), shares, st.integers(0, 3))
+def test_names_of_several_words_are_distinct_and_shared_whole(n_words, n_subjects, share, seed):
+    first, *others = languages(seed, n_subjects=n_subjects, subject_words=n_words, shared_subjects=share)
+    for language in (first, *others):
+        names = [name.split() for name in language.subjects]
+        assert len(set(language.subjects)) == n_subjects and {len(name) for name in names} == {n_words}
+        assert len(language.words()) == len(set(language.words()))
+        assert {word for name in names for word in name} <= set(language.words())
+    for other in others:
+        same = [a == b for a, b in zip(first.subjects, other.subjects, strict=True)]
+        assert sum(same) == round(share * n_subjects)
+        own = {word for name, shared in zip(other.subjects, same, strict=True) if not shared for word in name.split()}
+        assert not own & set(first.words())
+
+
+@pytest.mark.parametrize("n_words", [2, 3, 4])
+def test_a_word_of_a_name_tells_little_alone(n_words):
+    n_subjects = 400
+    for language in languages(n_subjects=n_subjects, subject_words=n_words, shared_subjects=0.0):
+        places = list(zip(*(name.split() for name in language.subjects), strict=True))
+        counts = [Counter(words) for words in places]
+        assert len(set().union(*counts)) == sum(map(len, counts))  # each word has its place in the name
+        for count in counts:
+            assert min(count.values()) >= 2
+            assert len(count) <= math.ceil((2 * n_subjects) ** (1 / n_words))
+
+
+def test_names_of_one_word_are_what_they_were_before_there_were_longer_ones():
+    assert [language.subjects[:3] for language in languages(n_languages=2, shared_subjects=0.0)] == [
+        ("trivode", "zepoume", "tredoke"),
+        ("bafoumou", "komoufo", "dudafo"),
+    ]
 
 
 def test_words_grow_rather_than_run_out():
@@ -82,10 +121,12 @@ def test_words_grow_rather_than_run_out():
     assert len({language.name for language in many}) == 30
 
 
+@pytest.mark.parametrize("subject_words", [1, 3])
 @pytest.mark.parametrize("language_token", [False, True])
 @pytest.mark.parametrize("name", TEMPLATES)
-def test_texts_say_the_template_in_the_words_of_the_language(name, language_token):
-    experiment = tiny(**{"language.templates": (name,), "language.language_token": language_token})
+def test_texts_say_the_template_in_the_words_of_the_language(name, language_token, subject_words):
+    dials = {"templates": (name,), "language_token": language_token, "subject_words": subject_words}
+    experiment = tiny(**{f"language.{dial}": value for dial, value in dials.items()})
     corpus = Corpus.build(experiment)
     for code, language in enumerate(corpus.languages):
         for fact, (subject, relation, obj) in enumerate(corpus.world.facts[:7]):
@@ -103,9 +144,9 @@ def test_texts_say_the_template_in_the_words_of_the_language(name, language_toke
             assert corpus.text(code, fact, answer=False) == " ".join(expected).split(" →")[0]
 
 
-@given(dials, st.integers(2, 4))
-def test_ids_and_words_are_each_others_inverse(values, n_languages):
-    spoken = languages(n_languages=n_languages, **values)
+@given(dials, st.integers(2, 4), word_counts)
+def test_ids_and_words_are_each_others_inverse(values, n_languages, subject_words):
+    spoken = languages(n_languages=n_languages, subject_words=subject_words, **values)
     tokenizer = WordTokenizer.for_languages(spoken)
     everything = [PAD, BOS, *sorted(set().union(*(language.words() for language in spoken)))]
     assert tokenizer.decode(tokenizer.encode(everything)) == everything

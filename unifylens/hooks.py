@@ -6,6 +6,9 @@ Fix what follows `hook` with `functools.partial`, and run
 Activations are `[row, pos, d]` (residual stream, attention and MLP outputs, neurons) or `[row, pos, head, d_head]`
 (`hook_q`, `hook_k`, `hook_v`, `hook_z`, `hook_result`). `positions` names the same positions in every row, negative
 ones counted from the end, or is a mask `[row, pos]`, one that may differ by row; None means all.
+
+In a TransformerBridge an edit at `hook_resid_mid` reaches the MLP alone; for the residual stream after attention, edit
+`hook_attn_out` (or `hook_resid_pre`).
 """
 
 from __future__ import annotations
@@ -140,6 +143,7 @@ def impose_pattern(
 ) -> Float[Tensor, "row head query key"]:
     """Let heads attend as in another run, at some query positions (None: all). For `attn.hook_pattern` only.
 
+    Models of `TransformerBridge.boot_native` pass over edits of their pattern: there it has no effect.
     Raises KeyError if the cache lacks the hook's name, ValueError for what does not fit or another hook.
     """
     if not (hook.name or "").endswith("hook_pattern"):
@@ -156,13 +160,16 @@ def impose_pattern(
 def mean_cache(caches: Sequence[Mapping[str, Tensor]], names: Sequence[str] | None = None) -> dict[str, Tensor]:
     """Mean of several runs' activations, such as of one fact asked in several languages, as a source to patch from.
 
-    `names` are the entries wanted (None: all of the first cache). Raises ValueError for no cache or unequal shapes,
-    KeyError for a missing entry.
+    `names` are the entries wanted; None: all of the first cache that have a mean (token IDs have none). With a bridge,
+    whose hooks look for names of their own, such as `blocks.0.hook_in`, leave it None to patch from the mean.
+    Raises ValueError for no cache or unequal shapes, KeyError for a missing entry.
     """
     if not caches:
         raise ValueError("caches is empty; allowed: one cache or more.")
+    if names is None:
+        names = [name for name, entry in caches[0].items() if entry is not None and entry.is_floating_point()]
     mean = {}
-    for name in caches[0] if names is None else names:
+    for name in names:
         entries = [_lookup(cache, name) for cache in caches]
         if len({entry.shape for entry in entries}) > 1:
             raise ValueError(

@@ -45,7 +45,7 @@ Model = HookedTransformer | TransformerBridge
 Tokens = Int[Tensor, "row pos"]
 Hook = tuple[str, Callable[..., Tensor]]
 
-FINAL_NORM = "ln_final.hook_normalized"
+LAST_STEP = "unembed.hook_in"
 MOST_ROWS = 512
 """Rows run at a time where memory allows: more gain nothing on a CPU (benchmarks/patching.py)."""
 SHARE_OF_FREE_MEMORY = 0.5
@@ -184,8 +184,8 @@ def experiment(
 
 
 def last_logits(model: Model, tokens: Tokens, fwd_hooks: Iterable[Hook] = ()) -> Float[Tensor, "row vocab"]:
-    """Logits at the last position under some hooks; where the model has a final norm, only these are computed."""
-    last = [(FINAL_NORM, lambda x, hook: x[:, -1:])] if FINAL_NORM in model.hook_dict else []
+    """Logits at the last position under some hooks; where the model has `LAST_STEP`, only these are computed."""
+    last = [(LAST_STEP, lambda x, hook: x[:, -1:])] if LAST_STEP in model.hook_dict else []
     return model.run_with_hooks(tokens, fwd_hooks=[*fwd_hooks, *last])[:, -1].float()
 
 
@@ -275,7 +275,7 @@ def by_component(
         patch_at(f"blocks.{block}.hook_{name}_out", {"layer": block, "component": component}, positions=positions)
         for block in range(model.cfg.n_layers)
         for name, component in (("attn", "attention"), ("mlp", "MLP"))
-        if f"blocks.{block}.hook_{name}_out" in model.hook_dict
+        if _has(model, f"blocks.{block}.hook_{name}_out")
     ]
     return experiment(model, target, edits, metrics, source=source, **options)
 
@@ -323,16 +323,19 @@ def by_path(
     direct effect. Columns: sender, receiver (`L0H3`, `MLP1`, `logits`), the metrics.
 
     Raises ValueError for models whose outputs do not simply add to the residual stream (norms after attention or MLP,
-    as in Gemma 2; MLPs beside attention).
+    as in Gemma 2; MLPs beside attention), and a position that a prompt lacks.
     """
-    cfg = model.cfg
-    if getattr(cfg, "use_normalization_before_and_after", False) or getattr(cfg, "parallel_attn_mlp", False):
+    if not _outputs_add_up(model):
         raise ValueError(
-            "by_path needs outputs that add to the residual stream one after the other; this model normalises them "
-            "or runs attention and MLP side by side. Use by_head and by_component."
+            "by_path needs outputs that add to the residual stream one after the other; this model normalises or "
+            "scales them, or runs attention and MLP side by side. Use by_head and by_component."
         )
+    shortest = min(tokens.shape[-1] for tokens in (target, source))
+    if not -shortest <= position < shortest:
+        raise ValueError(f"position={position}: the prompts have {shortest}; allowed: {-shortest} to {shortest - 1}.")
+    cfg = model.cfg
     heads = [(f"L{block}H{head}", block, head) for block in range(cfg.n_layers) for head in range(cfg.n_heads)]
-    mlps = [(f"MLP{block}", block, None) for block in range(cfg.n_layers)]
+    mlps = [(f"MLP{b}", b, None) for b in range(cfg.n_layers) if _has(model, _output(b, None))]
     components = sorted(heads + mlps, key=lambda c: (c[1], c[2] is None))
 
     def edit(sender: tuple, receiver: tuple | None) -> Edit:
@@ -357,7 +360,7 @@ def by_path(
                 fwd_hooks=[(enters, add), (written, lambda x, hook: answer.update({written: x.clone()}))],
                 return_type=None,
             )
-            return [(written, partial(hooks.patch, source=answer[written], positions=position, heads=to_head))]
+            return [(written, partial(hooks.patch, source=answer[written], heads=to_head))]
 
         return Edit(labels, at, (reads,))
 
@@ -371,6 +374,37 @@ def by_path(
 
 def _output(block: int, head: int | None) -> str:
     return f"blocks.{block}.hook_mlp_out" if head is None else f"blocks.{block}.attn.hook_z"
+
+
+def _has(model: Model, name: str) -> bool:
+    """Whether an output exists; models without MLPs may have the name of one all the same."""
+    return name in model.hook_dict and not (model.cfg.attn_only and "mlp" in name)
+
+
+@torch.no_grad()
+def _outputs_add_up(model: Model) -> bool:
+    """Whether every block adds its heads' outputs, then its MLP's, to the residual stream: tried on two tokens."""
+    tokens = torch.arange(2, device=next(model.parameters()).device)[None]
+    _, cache = model.run_with_cache(tokens, return_type=None)
+
+    def adds(before: str, output: Tensor, after: str) -> bool:
+        off = cache[after] - cache[before] - output
+        return bool(off.abs().max() <= torch.finfo(off.dtype).eps ** 0.5 * cache[after].abs().max())
+
+    for block in range(model.cfg.n_layers):
+        before, between, after = (f"blocks.{block}.hook_resid_{name}" for name in ("pre", "mid", "post"))
+        attention, mlp = model.blocks[block].attn, _output(block, None)
+        heads = torch.einsum("...hd,hdm->...m", cache[_output(block, 0)], attention.W_O)
+        written = heads if attention.b_O is None else heads + attention.b_O
+        if not _has(model, mlp):
+            steps = [(before, written, after)]
+        elif between in model.hook_dict:
+            steps = [(before, written, between), (between, cache[mlp], after)]
+        else:
+            return False
+        if not all(adds(*step) for step in steps):
+            return False
+    return True
 
 
 # --- names and checks ----------------------------------------------------------------------------------------
@@ -416,15 +450,17 @@ def _check(
                 f"source_model has {field_name}={theirs}, the model {ours}; they must be equal to be patched."
             )
     for name, tokens in (("target", target), *((f"source {i}", tokens) for i, tokens in enumerate(sources))):
-        if tokens.ndim != 2 or not len(tokens) or tokens.is_floating_point():
+        if tokens.ndim != 2 or not tokens.numel() or tokens.is_floating_point():
             raise ValueError(
-                f"{name} has shape {list(tokens.shape)}; it must be token IDs [row, pos], one row or more."
+                f"{name} is {tokens.dtype} of shape {list(tokens.shape)}; it must be token IDs [row, pos], one row and "
+                "position or more."
             )
         if len(tokens) != len(target):
             raise ValueError(f"{name} has {len(tokens)} prompts, target {len(target)}; row i is patched into row i.")
-        if int(tokens.min()) < 0 or int(tokens.max()) >= model.cfg.d_vocab:
+        strange = tokens[(tokens < 0) | (tokens >= model.cfg.d_vocab)]
+        if len(strange):
             raise ValueError(
-                f"{name} holds token {int(tokens.max())}; the model's vocabulary has {model.cfg.d_vocab}: were the "
+                f"{name} holds token {int(strange[0])}; the model's vocabulary has {model.cfg.d_vocab}: were the "
                 "prompts made for another model?"
             )
     if len({tokens.shape for tokens in sources}) > 1:

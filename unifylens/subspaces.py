@@ -31,7 +31,7 @@ class Subspace:
         basis = self.basis
         if basis.ndim != 2 or not len(basis):
             raise ValueError(f"basis has shape {list(basis.shape)}; it must be [rank, d_model] with rank 1 or more.")
-        if not torch.allclose(basis @ basis.T, torch.eye(len(basis), dtype=basis.dtype), atol=1e-4):
+        if not torch.allclose(basis @ basis.T, torch.eye(len(basis)).to(basis), atol=1e-4):
             raise ValueError("basis is not orthonormal; use subspaces.span(vectors).")
 
     @property
@@ -60,7 +60,7 @@ def span(vectors: Float[Tensor, "vector d_model"], rank: int | None = None) -> S
         raise ValueError("vectors are all zero: they span nothing.")
     if rank is not None and not 1 <= rank <= n:
         raise ValueError(f"rank={rank}: the vectors span {n} dimensions; allowed: 1 to {n}.")
-    return Subspace(directions[: rank or n].to(vectors.dtype))
+    return Subspace(directions[: rank or n].to(torch.promote_types(vectors.dtype, torch.float32)))
 
 
 def random(d_model: int, rank: int, seed: int = 0) -> Subspace:
@@ -99,7 +99,8 @@ def group_means(
     if tuple(group.shape) != (states.shape[1],) or (group < 0).any():
         raise ValueError(f"group has shape {list(group.shape)}; it must be [{states.shape[1]}], numbers from 0.")
     n = int(group.max()) + 1
-    sums = torch.zeros(len(states), n, states.shape[2], dtype=states.dtype).index_add_(1, group, states)
+    group = group.to(states.device)
+    sums = states.new_zeros(len(states), n, states.shape[2]).index_add_(1, group, states)
     return sums / group.bincount(minlength=n)[:, None]
 
 
@@ -108,14 +109,18 @@ def discriminant(
 ) -> Subspace:
     """Language subspace by linear discriminant analysis: between languages much, within a language little.
 
-    As in Language Surgery (arXiv 2506.12450), with scikit-learn's shrunken covariance. Rank: one less than languages.
+    As in Language Surgery (arXiv 2506.12450), with scikit-learn's shrunken covariance. Rank: one less than languages,
+    or the `rank` directions that tell them apart best. Raises ValueError for a larger one.
     """
     states = _by_language(states)
-    n_languages, n_facts, _ = states.shape
+    n_languages, n_facts, d_model = states.shape
+    most = min(n_languages - 1, d_model)
+    if rank is not None and not 1 <= rank <= most:
+        raise ValueError(f"rank={rank}: {n_languages} languages differ in {most} dimensions; allowed: 1 to {most}.")
     labels = np.repeat(np.arange(n_languages), n_facts)
     found = LinearDiscriminantAnalysis(solver="eigen", shrinkage=shrinkage).fit(states.flatten(0, 1).numpy(), labels)
-    directions = torch.from_numpy(found.scalings_.T[: n_languages - 1]).to(states.dtype)
-    return span(directions, rank)
+    directions = torch.from_numpy(found.scalings_.T[: rank or most]).to(states.dtype)
+    return span(directions / directions.norm(dim=1, keepdim=True))
 
 
 def _by_language(states: Float[Tensor, "language fact d_model"]) -> Float[Tensor, "language fact d_model"]:

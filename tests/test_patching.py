@@ -1,0 +1,543 @@
+"""Patching experiments against loops written out, on five kinds of model, none of them downloaded."""
+
+import re
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformer_lens import patching as transformer_lens_patching
+from transformer_lens.model_bridge import TransformerBridge
+from transformer_lens.model_bridge.sources import build_bridge_from_module
+from transformers import Gemma2Config, Gemma2ForCausalLM, GPT2Config, GPT2LMHeadModel
+
+import unifylens as ul
+from unifylens import hooks, patching, subspaces
+from unifylens.patching import Edit, patch_at
+
+ROWS, LENGTH, VOCABULARY, CONTEXT = 3, 5, 23, 8
+SHAPE = {"d_model": 16, "n_layers": 2, "n_heads": 2, "d_mlp": 32}
+
+
+def hooked(**values):
+    return ul.build_model(ul.ModelConfig(**{**SHAPE, **values}), VOCABULARY, CONTEXT)
+
+
+def native():
+    rest = {"d_head": 8, "d_vocab": VOCABULARY, "n_ctx": CONTEXT, "act_fn": "gelu", "normalization_type": "LN"}
+    return TransformerBridge.boot_native({**SHAPE, **rest})
+
+
+def gpt2():
+    config = GPT2Config(vocab_size=VOCABULARY, n_positions=CONTEXT, n_embd=16, n_layer=2, n_head=2, n_inner=32)
+    return build_bridge_from_module(GPT2LMHeadModel(config).eval(), "GPT2LMHeadModel", hf_config=config)
+
+
+def gemma2():
+    config = Gemma2Config(
+        vocab_size=VOCABULARY,
+        max_position_embeddings=CONTEXT,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+    )
+    return build_bridge_from_module(Gemma2ForCausalLM(config).eval(), "Gemma2ForCausalLM", hf_config=config)
+
+
+MODELS = {
+    "plain": hooked,
+    "rotary": partial(
+        hooked, act_fn="silu", normalization="RMS", positional_embedding_type="rotary", gated_mlp=True, n_heads=4
+    ),
+    "native": native,
+    "gpt2": gpt2,
+    "gemma2": gemma2,
+    "attention only": partial(hooked, attn_only=True),
+    "linear": partial(hooked, attn_only=True, normalization=None),
+}
+
+
+def made(kind, seed=0):
+    """A model whose every weight is far from zero, so that everything matters."""
+    model, generator = MODELS[kind](), torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(0.3 * torch.randn(weight.shape, generator=generator))
+    return model
+
+
+@pytest.fixture(scope="module", params=["plain", "rotary", "native", "gpt2", "gemma2"])
+def model(request):
+    return made(request.param)
+
+
+@pytest.fixture(scope="module")
+def plain():
+    return made("plain")
+
+
+TARGET, SOURCE, OTHER = torch.randint(0, VOCABULARY, (3, ROWS, LENGTH), generator=torch.Generator().manual_seed(0))
+RIGHT, WRONG = torch.tensor([3, 1, 4]), torch.tensor([5, 9, 2])
+DIFFERENCE = {"difference": patching.logit_difference(RIGHT, WRONG)}
+quiet = {"progress": False}
+
+
+def differences(logits):
+    """Right less wrong of each row, `logits[row, vocab]`."""
+    return [float(row[right] - row[wrong]) for row, right, wrong in zip(logits, RIGHT, WRONG, strict=True)]
+
+
+@torch.no_grad()
+def by_hand(model, where, target=TARGET, sources=(SOURCE,), sender=None):
+    """Mean logit difference with some parts `{hook name: index}` from the sources' mean, one prompt at a time."""
+    last = []
+    for row in range(len(target)):
+        caches = [
+            (sender or model).run_with_cache(tokens[row : row + 1], names_filter=list(where))[1] for tokens in sources
+        ]
+
+        def put(x, hook, name, caches=caches):
+            x = x.clone()
+            x[where[name]] = sum(cache[name][where[name]] for cache in caches) / len(caches)
+            return x
+
+        fwd_hooks = [(name, partial(put, name=name)) for name in where]
+        last.append(model.run_with_hooks(target[row : row + 1], fwd_hooks=fwd_hooks)[0, -1])
+    return np.mean(differences(last))
+
+
+def residual(layer):
+    return f"blocks.{layer - 1}.hook_resid_post" if layer else "blocks.0.hook_resid_pre"
+
+
+every = slice(None)
+GROUPS = {"two blocks": {0: [0, 3, 31], 1: range(5, 9)}, "one": {1: [7]}}
+# the experiment, and what a row of its result patches
+EXPERIMENTS = {
+    "by_layer_and_position": (
+        patching.by_layer_and_position,
+        lambda row: {residual(row.layer): (every, row.position)},
+        lambda model: (SHAPE["n_layers"] + 1) * LENGTH,
+    ),
+    "by_layer_and_position, some": (
+        partial(patching.by_layer_and_position, layers=[2, 0], positions=[-1, 1]),
+        lambda row: {residual(row.layer): (every, row.position)},
+        lambda model: 4,
+    ),
+    "by_head": (
+        patching.by_head,
+        lambda row: {f"blocks.{row.layer}.attn.hook_z": (every, every, row.head)},
+        lambda model: 2 * model.cfg.n_heads,
+    ),
+    "by_head at the end": (
+        partial(patching.by_head, positions=[-1, -2]),
+        lambda row: {f"blocks.{row.layer}.attn.hook_z": (every, [-1, -2], row.head)},
+        lambda model: 2 * model.cfg.n_heads,
+    ),
+    "by_component": (
+        patching.by_component,
+        lambda row: {f"blocks.{row.layer}.hook_{'attn' if row.component == 'attention' else 'mlp'}_out": every},
+        lambda model: 4,
+    ),
+    "by_neurons": (
+        partial(patching.by_neurons, groups=GROUPS, positions=2),
+        lambda row: {f"blocks.{b}.mlp.hook_post": (every, 2, list(ns)) for b, ns in GROUPS[row.group].items()},
+        lambda model: 2,
+    ),
+}
+
+
+def assert_close(found, expected):
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
+
+
+# --- experiments ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_each_row_is_what_a_loop_over_prompts_gives(model, name):
+    experiment, where, n_rows = EXPERIMENTS[name]
+    table = experiment(model, TARGET, SOURCE, DIFFERENCE, **quiet)
+    assert len(table) == n_rows(model)
+    assert_close(table["difference"], [by_hand(model, where(row)) for row in table.itertuples()])
+    assert table["difference"].nunique() > len(table) / 2
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["plain", "rotary", "attention only"])
+def test_layers_and_positions_agree_with_transformer_lens(kind):
+    model = made(kind)
+    _, cache = model.run_with_cache(SOURCE)
+
+    def metric(logits):
+        return torch.tensor(np.mean(differences(logits[:, -1])))
+
+    theirs = transformer_lens_patching.get_act_patch_resid_pre(model, TARGET, cache, metric)
+    ours = patching.by_layer_and_position(model, TARGET, SOURCE, DIFFERENCE, layers=[0, 1], **quiet)
+    assert_close(ours["difference"], theirs.flatten())
+
+
+def test_a_model_without_mlps_has_attention_alone_as_component():
+    table = patching.by_component(made("attention only"), TARGET, SOURCE, DIFFERENCE, **quiet)
+    assert table["component"].tolist() == ["attention", "attention"]
+
+
+@torch.no_grad()
+def test_patching_the_whole_stream_gives_the_sources_logits(model):
+    seen = []
+    edits = [patch_at(residual(layer), {"layer": layer}) for layer in range(3)]
+    metrics = {"kept": lambda logits: seen.append(logits) or 0.0}
+    patching.experiment(model, TARGET, edits, metrics, source=SOURCE, **quiet)
+    assert len(seen) == 3
+    for logits in seen:
+        torch.testing.assert_close(logits, model(SOURCE)[:, -1], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["by_layer_and_position", "by_path"])
+def test_the_batch_size_changes_nothing(plain, name):
+    metrics = {**DIFFERENCE, "spread": lambda logits: logits.std()}
+    tables = [getattr(patching, name)(plain, TARGET, SOURCE, metrics, batch_size=n, **quiet) for n in (1, 2, None)]
+    for table in tables[1:]:
+        assert (table.columns == tables[0].columns).all()
+        assert_close(table.iloc[:, 2:].astype(float), tables[0].iloc[:, 2:].astype(float))
+
+
+def test_several_sources_are_their_mean(model):
+    layers = {"layers": [0, 2], "positions": [1, 4]}
+    table = patching.by_layer_and_position(model, TARGET, [SOURCE, OTHER], DIFFERENCE, **layers, **quiet)
+    expected = [
+        by_hand(model, {residual(row.layer): (every, row.position)}, sources=(SOURCE, OTHER))
+        for row in table.itertuples()
+    ]
+    assert_close(table["difference"], expected)
+
+
+@pytest.mark.parametrize("kind", ["rotary", "gpt2"])
+def test_the_source_may_run_in_another_checkpoint(kind):
+    model, sender = made(kind), made(kind, seed=1)
+    table = patching.by_head(model, TARGET, SOURCE, DIFFERENCE, source_model=sender, **quiet)
+    where = EXPERIMENTS["by_head"][1]
+    assert_close(table["difference"], [by_hand(model, where(row), sender=sender) for row in table.itertuples()])
+
+
+@pytest.mark.parametrize("length", [3, 7])
+def test_prompts_of_another_length_are_patched_from_the_end(model, length):
+    source = torch.randint(0, VOCABULARY, (ROWS, length), generator=torch.Generator().manual_seed(3))
+    table = patching.by_layer_and_position(model, TARGET, source, DIFFERENCE, positions=[-1, -2], **quiet)
+    expected = [
+        by_hand(model, {residual(row.layer): (every, row.position)}, sources=(source,)) for row in table.itertuples()
+    ]
+    assert_close(table["difference"], expected)
+
+
+def test_patching_within_the_whole_space_or_none_of_it(model):
+    whole = subspaces.random(16, 16)
+    by_layer = partial(patching.by_layer_and_position, model, TARGET, metrics=DIFFERENCE, layers=[1], **quiet)
+    assert_close(by_layer(source=SOURCE, subspace=whole)["difference"], by_layer(source=SOURCE)["difference"])
+    small = subspaces.random(16, 1)
+    assert not np.allclose(by_layer(source=SOURCE, subspace=small)["difference"], by_layer(source=SOURCE)["difference"])
+
+
+def test_edits_without_a_source_need_none(model):
+    subspace = subspaces.random(16, 3)
+    out = Edit({"edit": "out"}, lambda batch: [(residual(1), partial(hooks.project_out, subspace=subspace))])
+    nothing = Edit({"edit": "nothing"}, lambda batch: [])
+    table = patching.experiment(model, TARGET, [out, nothing], DIFFERENCE, **quiet).set_index("edit")["difference"]
+    expected = by_hand(model, {})
+    assert_close(table["nothing"], expected)
+    assert abs(table["out"] - expected) > 1e-3
+
+
+@torch.no_grad()
+def test_the_last_logits_are_those_of_a_plain_run(model):
+    torch.testing.assert_close(patching.last_logits(model, TARGET), model(TARGET)[:, -1])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("model", ["plain", "rotary", "gpt2", "gemma2"], indirect=True)  # native ones ignore it
+def test_heads_attend_as_in_the_source_with_its_pattern(model):
+    pattern, z, found = "blocks.0.attn.hook_pattern", "blocks.0.attn.hook_z", {}
+    _, source = model.run_with_cache(SOURCE)
+    _, target = model.run_with_cache(TARGET)
+    edits = [(pattern, partial(hooks.impose_pattern, source=source)), (z, lambda x, hook: found.update(z=x.clone()))]
+    model.run_with_hooks(TARGET, fwd_hooks=edits)
+    values = target["blocks.0.attn.hook_v"]
+    values = values.repeat_interleave(model.cfg.n_heads // values.shape[2], 2)
+    torch.testing.assert_close(found["z"], torch.einsum("rhqk,rkhd->rqhd", source[pattern], values))
+
+
+# --- paths ---------------------------------------------------------------------------------------------------
+
+
+def place(component):
+    """Hook name of a component's output, and its index there (without positions)."""
+    block, head = re.fullmatch(r"(?:L|MLP)(\d)(?:H(\d))?", component).groups()
+    return (f"blocks.{block}.attn.hook_z", int(head)) if head else (f"blocks.{block}.hook_mlp_out", None)
+
+
+@torch.no_grad()
+def path_by_hand(model, sender, receiver, position):
+    """All outputs but the sender's frozen as in the target run; what the receiver then writes is put in."""
+    _, target = model.run_with_cache(TARGET)
+    _, source = model.run_with_cache(SOURCE)
+    outputs = [name for name in target if re.search(r"(attn.hook_z|^blocks.\d.hook_mlp_out)$", name)]
+    (sends, head), written = place(sender), {}
+
+    def freeze(x, hook, name):
+        written[name] = x.clone()
+        frozen = target[name].clone()
+        if name == sends:
+            part = (every, position) if head is None else (every, position, head)
+            frozen[part] = source[name][part]
+        return frozen
+
+    def answer(x, hook, name, head):
+        if head is None:
+            return written[name]
+        x = x.clone()
+        x[:, :, head] = written[name][:, :, head]
+        return x
+
+    logits = model.run_with_hooks(TARGET, fwd_hooks=[(name, partial(freeze, name=name)) for name in outputs])
+    if receiver != "logits":
+        name, head = place(receiver)
+        logits = model.run_with_hooks(TARGET, fwd_hooks=[(name, partial(answer, name=name, head=head))])
+    return np.mean(differences(logits[:, -1]))
+
+
+@pytest.mark.parametrize(
+    ("kind", "position"),
+    [("plain", -1), ("plain", 2), ("rotary", -1), ("native", -1), ("gpt2", 2), ("attention only", -1)],
+)
+def test_a_path_is_what_freezing_everything_else_leaves(kind, position):
+    model = made(kind)
+    table = patching.by_path(model, TARGET, SOURCE, DIFFERENCE, position=position, **quiet)
+    expected = [path_by_hand(model, row.sender, row.receiver, position) for row in table.itertuples()]
+    assert_close(table["difference"], expected)
+    logits = table[table["receiver"] == "logits"]["difference"]
+    assert (logits.nunique() == len(logits)) == (position == -1)  # the last logits read the last position alone
+
+
+def test_paths_lead_from_each_component_to_each_later_one(plain):
+    table = patching.by_path(plain, TARGET, SOURCE, DIFFERENCE, **quiet)
+    later = {"L0": ["MLP0", "L1H0", "L1H1", "MLP1", "logits"], "MLP0": ["L1H0", "L1H1", "MLP1", "logits"]}
+    later.update(L1=["MLP1", "logits"], MLP1=["logits"])
+    expected = [(s, r) for s in ("L0H0", "L0H1", "MLP0", "L1H0", "L1H1", "MLP1") for r in later[s.split("H")[0]]]
+    assert list(zip(table["sender"], table["receiver"], strict=True)) == expected
+
+
+@torch.no_grad()
+def test_direct_effects_of_a_model_without_norms_are_what_a_head_writes():
+    model = made("linear")
+    table = patching.by_path(model, TARGET, SOURCE, DIFFERENCE, **quiet).query("receiver == 'logits'")
+    _, target = model.run_with_cache(TARGET)
+    _, source = model.run_with_cache(SOURCE)
+    for row in table.itertuples():
+        name, head = place(row.sender)
+        sent = (source[name] - target[name])[:, -1, head] @ model.blocks[int(name[7])].attn.W_O[head]
+        logits = model(TARGET)[:, -1] + sent @ model.W_U
+        assert_close(row.difference, np.mean(differences(logits)))
+    assert len(table) == 4
+
+
+@pytest.mark.parametrize("kind", ["gemma2", "parallel"])
+def test_paths_are_refused_where_outputs_do_not_simply_add(kind):
+    model = hooked(parallel_attn_mlp=True) if kind == "parallel" else made(kind)
+    with pytest.raises(ValueError, match=r"by_path needs outputs that add .*Use by_head and by_component\."):
+        patching.by_path(model, TARGET, SOURCE, DIFFERENCE, **quiet)
+
+
+# --- metrics -------------------------------------------------------------------------------------------------
+
+LOGITS = torch.tensor([[0.0, 1.0, 3.0], [2.0, 0.0, 0.0]])
+FIRST, LAST = torch.tensor([0, 0]), torch.tensor([2, 2])
+SHARES = np.exp(LOGITS.numpy()) / np.exp(LOGITS.numpy()).sum(1, keepdims=True)
+
+
+@pytest.mark.parametrize(
+    ("metric", "expected"),
+    [
+        (patching.logit_difference(LAST, FIRST), (3 - 2) / 2),
+        (patching.probability(LAST), SHARES[:, 2].mean()),
+        (patching.answered(LAST), 0.5),
+        (patching.answered(torch.tensor([1, 1])), 0.0),
+        (patching.answered_among(torch.tensor([[True, False, True], [True, False, False]])), 1.0),
+        (patching.answered_among(torch.tensor([[True, True, False], [True, False, False]])), 0.5),
+        (patching.Metric(lambda logits: logits[:, 0]), 1.0),
+    ],
+)
+def test_metrics_by_hand(metric, expected):
+    found = metric(LOGITS)
+    assert isinstance(found, float) and found == pytest.approx(expected)
+
+
+def test_a_metric_refuses_another_number_of_rows():
+    with pytest.raises(ValueError, match="3 rows, but the metric was made for 2"):
+        patching.answered(LAST)(torch.zeros(3, 3))
+
+
+def test_a_plain_function_gets_the_logits_of_all_rows(plain):
+    table = patching.by_head(
+        plain,
+        TARGET,
+        SOURCE,
+        {**DIFFERENCE, "same": lambda logits: np.mean(differences(logits)), "rows": len},
+        batch_size=2,
+        **quiet,
+    )
+    assert_close(table["same"], table["difference"])
+    assert (table["rows"] == ROWS).all()
+
+
+# --- nothing stays behind ------------------------------------------------------------------------------------
+
+
+def n_hooks(model):
+    return sum(len(point.fwd_hooks) + len(point.bwd_hooks) for point in model.hook_dict.values())
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+@pytest.mark.parametrize("where", ["an experiment", "the receiver's run of a path", "a path"])
+def test_no_hook_stays_behind_an_error(model, error, where, monkeypatch):
+    def fail(activation, hook, **kwargs):
+        raise error("in mid-run")
+
+    if where == "an experiment":
+        edits = [Edit({}, lambda batch: [(residual(1), fail), (residual(2), fail)])]
+        run = partial(patching.experiment, model, TARGET, edits, DIFFERENCE, **quiet)
+    else:
+        monkeypatch.setattr(hooks, "patch" if where == "a path" else "steer", fail)
+        monkeypatch.setattr(patching, "_outputs_add_up", lambda model: True)
+        run = partial(patching.by_path, model, TARGET, SOURCE, DIFFERENCE, **quiet)
+    before = n_hooks(model)
+    with pytest.raises(error, match="in mid-run"):
+        run()
+    assert n_hooks(model) == before == 0
+    assert not any(point._forward_hooks for point in model.hook_dict.values())
+
+
+def test_hooks_of_ones_own_stay(model):
+    point = model.hook_dict[residual(1)]
+    point.add_hook(lambda activation, hook: None)
+    before = n_hooks(model)
+    try:
+        patching.by_layer_and_position(model, TARGET, SOURCE, DIFFERENCE, positions=[-1], **quiet)
+        assert n_hooks(model) == before > 0
+    finally:
+        model.reset_hooks()
+
+
+# --- refusals ------------------------------------------------------------------------------------------------
+
+by_layer = patching.by_layer_and_position
+LONGER = torch.zeros(ROWS, 7, dtype=torch.long)
+BAD = {
+    "no edits": (lambda m: patching.experiment(m, TARGET, [], DIFFERENCE), ["edits is empty", "at least one"]),
+    "no groups": (lambda m: patching.by_neurons(m, TARGET, SOURCE, DIFFERENCE, groups={}), ["edits is empty"]),
+    "no metrics": (lambda m: patching.by_head(m, TARGET, SOURCE, {}), ["metrics is empty", "at least one"]),
+    "no source": (
+        lambda m: patching.experiment(m, TARGET, [patch_at(residual(1), {})], DIFFERENCE),
+        ["source=None", residual(1)],
+    ),
+    "one prompt without its row": (
+        lambda m: by_layer(m, TARGET[0], SOURCE[0], DIFFERENCE, positions=[-1]),
+        ["target is torch.int64 of shape [5]", "[row, pos]"],
+    ),
+    "no rows": (lambda m: by_layer(m, TARGET[:0], SOURCE[:0], DIFFERENCE), ["target", "shape [0, 5]", "one row"]),
+    "no positions": (lambda m: patching.by_head(m, TARGET[:, :0], SOURCE, DIFFERENCE), ["target", "shape [3, 0]"]),
+    "no token IDs": (lambda m: by_layer(m, TARGET, SOURCE.float(), DIFFERENCE), ["source 0 is torch.float32"]),
+    "rows": (lambda m: by_layer(m, TARGET, SOURCE[:2], DIFFERENCE), ["source 0 has 2 prompts", "target 3"]),
+    "token beyond the vocabulary": (
+        lambda m: by_layer(m, TARGET, SOURCE + VOCABULARY, DIFFERENCE),
+        ["source 0 holds token", "vocabulary has 23", "another model"],
+    ),
+    "token below 0": (lambda m: by_layer(m, TARGET * 0 - 1, SOURCE, DIFFERENCE), ["target holds token -1"]),
+    "sources of unequal lengths": (
+        lambda m: by_layer(m, TARGET, [SOURCE, LONGER], DIFFERENCE, positions=[-1]),
+        ["lengths [5, 7]", "one length"],
+    ),
+    "unequal lengths": (
+        lambda m: by_layer(m, TARGET, LONGER, DIFFERENCE),
+        ["lengths [5, 7]", "positions=[-1]", "pad to one length on the left"],
+    ),
+    "unequal lengths at all positions": (
+        lambda m: patching.by_head(m, TARGET, LONGER, DIFFERENCE),
+        ["7 positions, these 5", "positions=-1"],
+    ),
+    "layer": (
+        lambda m: by_layer(m, TARGET, SOURCE, DIFFERENCE, layers=[3]),
+        ["layer=3", "2 blocks", "0 (embedding) to 2 (after the last)"],
+    ),
+    "layer below 0": (lambda m: by_layer(m, TARGET, SOURCE, DIFFERENCE, layers=[-1]), ["layer=-1"]),
+    "position": (lambda m: by_layer(m, TARGET, SOURCE, DIFFERENCE, positions=[5]), ["positions=5", "allowed: -5 to 4"]),
+    "position of a path": (
+        lambda m: patching.by_path(m, TARGET, SOURCE[:, :3], DIFFERENCE, position=3),
+        ["position=3", "have 3", "allowed: -3 to 2"],
+    ),
+    "neuron": (
+        lambda m: patching.by_neurons(m, TARGET, SOURCE, DIFFERENCE, groups={"a": {0: [32]}}),
+        ["chosen=[32]", "0 to 31"],
+    ),
+    "block of neurons": (
+        lambda m: patching.by_neurons(m, TARGET, SOURCE, DIFFERENCE, groups={"a": {2: [0]}}),
+        ["no hook 'blocks.2.mlp.hook_post'", "nearest: blocks."],
+    ),
+    "name to read": (
+        lambda m: patching.experiment(m, TARGET, [patch_at("blocks.0.hook_residpost", {})], DIFFERENCE, source=SOURCE),
+        ["no hook 'blocks.0.hook_residpost'", "blocks.0.hook_resid_post"],
+    ),
+    "name to edit": (
+        lambda m: patching.experiment(m, TARGET, [Edit({}, lambda b: [("hook_embd", None)])], DIFFERENCE),
+        ["no hook 'hook_embd'", "hook_embed"],
+    ),
+    "name like no other": (
+        lambda m: patching.experiment(m, TARGET, [Edit({}, lambda b: [("???", None)])], DIFFERENCE),
+        ["no hook '???'; nearest: none."],
+    ),
+}
+
+
+@pytest.mark.parametrize(("call", "told"), BAD.values(), ids=BAD)
+@pytest.mark.parametrize("model", ["plain", "gpt2"], indirect=True)
+def test_refusals_name_what_does_not_fit(model, call, told):
+    with pytest.raises(ValueError) as error:
+        call(model)
+    assert not [part for part in told if part not in str(error.value)], error.value
+    assert n_hooks(model) == 0
+
+
+@pytest.mark.parametrize(("field", "ours", "theirs"), [("d_vocab", VOCABULARY, 30), ("d_model", 16, 8)])
+def test_a_source_model_of_another_shape_is_refused(plain, field, ours, theirs):
+    values = {"d_vocab": VOCABULARY, "n_ctx": CONTEXT, field: theirs}
+    other = ul.build_model(
+        ul.ModelConfig(**{**SHAPE, "d_model": values.pop("d_model", 16)}), values["d_vocab"], values["n_ctx"]
+    )
+    with pytest.raises(ValueError, match=f"source_model has {field}={theirs}, the model {ours}"):
+        patching.by_head(plain, TARGET, SOURCE, DIFFERENCE, source_model=other, **quiet)
+
+
+# --- memory --------------------------------------------------------------------------------------------------
+
+
+@given(st.integers(0, 10**9), st.integers(0, 10**9))
+def test_rows_at_a_time_grow_with_free_memory_between_their_bounds(plain, a, b):
+    def rows(free, reads=()):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(patching, "free_bytes", lambda device: free)
+            return patching.rows_at_a_time(plain, LENGTH, 10, reads)
+
+    few, many = sorted([a, b])
+    assert 1 <= rows(few) <= rows(many) <= patching.MOST_ROWS
+    assert rows(a, [residual(1)] * 50) <= rows(a)
+    assert rows(0) == 1 and rows(10**12) == patching.MOST_ROWS
+
+
+def test_an_experiment_runs_with_hardly_any_memory(plain, monkeypatch):
+    expected = patching.by_head(plain, TARGET, SOURCE, DIFFERENCE, **quiet)["difference"]
+    monkeypatch.setattr(patching, "free_bytes", lambda device: 0)
+    assert_close(patching.by_head(plain, TARGET, SOURCE, DIFFERENCE, **quiet)["difference"], expected)
