@@ -160,8 +160,9 @@ def subject_patch(
     relation and language; the fact of source subject and target relation was never seen in the target language.
 
     A row a layer (numbered as in `unifylens.states`): `right`, share of pairs that name that fact's object in the
-    target language; controls `shuffled` (another pair's object) and `ceiling` (source and target in one language, in which
-    the fact is known). Means over all ordered pairs of languages, `n_pairs` of each. Raises ValueError as `pairs` does.
+    target language; controls `shuffled` (another pair's object) and `ceiling` (source and target in one language, in
+    which the fact is known). Means over all ordered pairs of languages, `n_pairs` of each. Raises ValueError as `pairs`
+    does.
     """
     layers = range(model.cfg.n_layers + 1) if layers is None else layers
     edits = [
