@@ -365,8 +365,9 @@ def report(results: dict[str, Any]) -> str:
         "process came to hold beyond what it held with the model loaded. Difference: largest from what another "
         f"route found, in nats (above {TOLERANCE:g} a route counts as failed).",
         f"The plain loop is timed on {N_PAIRS} prompt pairs, all other routes on all pairs; "
-        "transformer_lens.patching takes them in one batch, and patches before each block only, so at "
-        "one layer fewer.",
+        "transformer_lens.patching takes them in one batch, and patches before each block only. unifylens runs a "
+        "`HookedTransformer` from the edited block on, so that the place which it has besides, after the last block, "
+        "is one of its fastest.",
     ]
     for size in dict.fromkeys(row["size"] for row in rows):
         setting = SETTINGS[size]
