@@ -61,9 +61,7 @@ class Setting:
 DISH = Size(n_layers=3, length=6, n_rows=2000)
 SETTINGS = {
     "dish": Setting(DISH),
-    "wide": Setting(
-        Size(d_model=256, n_layers=6, d_mlp=1024, d_vocab=8000, length=12, n_rows=500), positions=(0, 5, 11)
-    ),
+    "wide": Setting(Size(d_model=256, n_layers=6, d_mlp=1024, d_vocab=8000, length=12, n_rows=500), positions=(0, 11)),
     "bridge": Setting(DISH, bridge=True),
 }
 
