@@ -10,33 +10,43 @@ import argparse
 import datetime
 import importlib
 import json
-import os
-import platform
 import resource
-import signal
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tqdm.auto import tqdm
+from benchmarks.common import (
+    RESULTS,
+    ROOT,
+    SIZES,
+    Size,
+    Training,
+    core_count,
+    count,
+    count_flops,
+    interval,
+    machine,
+    matmul_peak,
+    number,
+    one_after_the_other,
+    positive,
+    refuse_missing_gpu,
+    replace_files,
+    run_process,
+    spread,
+    table,
+)
 
-from benchmarks.common import SIZES, Size, Training
-
-ROOT = Path(__file__).parents[1]
-RESULTS = Path(__file__).parent / "results"
-MAX_MODELS = 1024
 MODELS = {"cpu": [1, 4, 16, 64], "cuda": [1, 16, 64, 256, 1024]}
 MODELS_OF_OTHER_SIZES = {"cpu": [1, 16], "cuda": [1, 64]}
 SWEEP = {"size": "default", "n_steps": 900}
 N_SWEPT = {"cpu": 24, "cuda": 500}
 """Models of the quick sweep, end to end: 6 levels x 4 seeds; on a GPU a grid of 10 x 10 x 5 seeds."""
-PEAK_SIZE = 2048
 
 
 @dataclass(frozen=True)
@@ -175,42 +185,6 @@ def wait_for_the_others() -> None:
         sys.exit("the measuring process has gone")
 
 
-def count_flops(trained: Training) -> float:
-    """Floating-point operations of matrix products in one step of all models."""
-    import torch
-    from torch.utils import flop_counter
-
-    def forward(query, key, value, *_, **__):
-        return flop_counter.sdpa_flop_count(query, key, value)
-
-    def backward(gradient, query, key, value, *_, **__):
-        return flop_counter.sdpa_backward_flop_count(gradient, query, key, value)
-
-    attention = "_scaled_dot_product_flash_attention_for_cpu"  # not counted by default
-    formulas = {
-        getattr(torch.ops.aten, attention): forward,
-        getattr(torch.ops.aten, f"{attention}_backward"): backward,
-    }
-    with flop_counter.FlopCounterMode(display=False, custom_mapping=formulas) as counter:
-        (trained.counted or trained.step)()
-    return counter.get_total_flops() / (1 if trained.counted else trained.n_steps)
-
-
-def matmul_peak(device: str, synchronize: Callable[[], None], size: int = PEAK_SIZE) -> float:
-    """Operations per second of a large float32 matrix product, the best of several."""
-    import torch
-
-    a, b = torch.randn(2, size, size, device=device)
-    best = float("inf")
-    for _ in range(6):
-        synchronize()
-        start = time.perf_counter()
-        a @ b
-        synchronize()
-        best = min(best, time.perf_counter() - start)
-    return 2 * size**3 / best
-
-
 def measure_processes(spec: dict[str, Any]) -> dict[str, Any]:
     """The same in as many processes of one thread as there are cores, timed at the same time."""
     spec = spec | {"n_threads": 1, "wait": True}
@@ -241,12 +215,6 @@ def combined(size: Size, parts: list[dict[str, Any]], peak: float) -> dict[str, 
     }
 
 
-def core_count() -> int:
-    import joblib
-
-    return joblib.cpu_count()
-
-
 # --- all measurements ------------------------------------------------------------------------------------------
 
 
@@ -255,29 +223,7 @@ def measure_command(spec: dict[str, Any]) -> list[str]:
 
 
 def run_measurement(spec: dict[str, Any]) -> dict[str, Any]:
-    """Measure in a fresh process with an empty store; one that fails gives its last line as `error`."""
-    with tempfile.TemporaryDirectory() as store:
-        environment = os.environ | {"UNIFYLENS_HOME": store, "UNIFYLENS_PROFILE": "quick"}
-        if spec["device"] == "cpu":
-            environment["CUDA_VISIBLE_DEVICES"] = ""
-        process = subprocess.Popen(
-            measure_command(spec),
-            cwd=ROOT,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,  # Ctrl-C is for this process, which then ends the other with all that it started
-        )
-        try:
-            out, errors = process.communicate()
-        except BaseException:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
-            raise
-    if process.returncode:
-        return {"error": (errors.strip().splitlines() or [f"ended with code {process.returncode}"])[-1]}
-    return json.loads(out.splitlines()[-1])
+    return run_process(measure_command(spec), spec["device"])
 
 
 def cases(args: argparse.Namespace) -> list[dict[str, Any]]:
@@ -292,10 +238,6 @@ def cases(args: argparse.Namespace) -> list[dict[str, Any]]:
     if args.sweep and "ours" in args.only:
         found.append({"size": SWEEP["size"], "route": "sweep", "n_models": N_SWEPT[args.device]})
     return found
-
-
-def spread(values: Sequence[float]) -> dict[str, float]:
-    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
 def key(m: dict[str, Any]) -> tuple:
@@ -340,24 +282,6 @@ def judge(rows: list[dict[str, Any]], device: str) -> list[dict[str, Any]]:
 
 
 # --- the report ------------------------------------------------------------------------------------------------
-
-
-def number(x: float) -> str:
-    """Three significant digits."""
-    digits = 0 if abs(x) >= 100 else 1 if abs(x) >= 10 else 2
-    return f"{x:,.{digits}f}" if abs(x) >= 1 or x == 0 else f"{x:.3g}"
-
-
-def interval(values: dict[str, float] | None, factor: float = 1.0, unit: str = "") -> str:
-    if values is None:
-        return "–"
-    median, low, high = (number(values[name] * factor) + unit for name in ("median", "min", "max"))
-    return f"{median} [{low}–{high}]"
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def label(row: dict[str, Any]) -> str:
@@ -444,53 +368,11 @@ def sweep_report(rows: list[dict[str, Any]]) -> list[str]:
     ]
 
 
-def machine(device: str) -> dict[str, Any]:
-    import torch
-
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        cpu = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        cpu = platform.processor() or platform.machine()
-    return {
-        "cpu": cpu,
-        "n_cores": core_count(),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "n_threads": torch.get_num_threads(),
-        "device": device,
-        "device_name": torch.cuda.get_device_name() if device == "cuda" else cpu,
-    }
-
-
 def write(results: dict[str, Any], folder: Path) -> None:
     """Summarise what was measured so far and replace the two files."""
     results["summary"] = summarise(results["measurements"])
     results["targets"] = judge(results["summary"], results["machine"]["device"])
-    folder.mkdir(parents=True, exist_ok=True)
-    texts = {".json": json.dumps(results, indent=1) + "\n", ".md": report(results)}
-    for ending, text in texts.items():
-        path = folder / f"training_{results['machine']['device']}{ending}"
-        scratch = path.with_name(f"{path.name}.tmp")
-        scratch.write_text(text)
-        os.replace(scratch, path)
-
-
-def count(text: str) -> int:
-    value = int(text) if text.isdigit() else 0
-    if not 1 <= value <= MAX_MODELS:
-        raise argparse.ArgumentTypeError(f"{text!r} is not allowed; allowed: 1 to {MAX_MODELS}")
-    return value
-
-
-def positive(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not allowed; allowed: a number above 0")
-    return value
+    replace_files(folder, f"training_{results['machine']['device']}", results, report(results))
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -511,11 +393,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--measure", type=json.loads, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if args.measure is None:
-        if args.device == "cuda":
-            import torch
-
-            if not torch.cuda.is_available():
-                parser.error("argument --device: torch sees no GPU here; allowed: cpu")
+        refuse_missing_gpu(parser, args.device)
         if not cases(args):
             allowed = ", ".join(name for name, route in ROUTES.items() if args.device in route.devices)
             parser.error(f"argument --only: nothing chosen runs on {args.device}; allowed: {allowed}")
@@ -534,19 +412,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         "measurements": [],
     }
     todo = [{**case, "repeat": repeat} for repeat in range(args.repeats) for case in cases(args)]
-    status = 0
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # the same as Ctrl-C
-    try:
-        for case in (bar := tqdm(todo, desc="measuring", unit="measurement")):
-            bar.set_postfix_str(f"{case['route']}, {case['size']}, {case['n_models']}")
-            spec = {"device": args.device, "seconds": args.seconds, **case, "size": asdict(SIZES[case["size"]])}
-            results["measurements"].append({**case, **run_measurement(spec)})
-            write(results, args.output)
-    except KeyboardInterrupt:
-        print("stopped; what was measured is written", file=sys.stderr)
-        status = 130
-    finally:
-        signal.signal(signal.SIGTERM, before)
+
+    def one(case: dict[str, Any]) -> None:
+        spec = {"device": args.device, "seconds": args.seconds, **case, "size": asdict(SIZES[case["size"]])}
+        results["measurements"].append({**case, **run_measurement(spec)})
+        write(results, args.output)
+
+    status = one_after_the_other(todo, one, lambda case: f"{case['route']}, {case['size']}, {case['n_models']}")
     if results["measurements"]:
         print(report(results))
     if any("error" in m for m in results["measurements"]):

@@ -158,15 +158,18 @@ def experiment(
     check_names(known, reads)
     size = batch_size or rows_at_a_time(model, target.shape[1], len(edits), reads)
     device = next(model.parameters()).device
+    # reading them takes one more run of all blocks, which few edits would not make up for
+    between = [_after(block) for block in range(model.cfg.n_layers - 1)] if _resumes(model) and len(edits) > 2 else []
     values: list[dict[str, list[Tensor]]] = [{name: [] for name in metrics} for _ in edits]
     with tqdm(total=len(target) * len(edits), desc="patching", unit="prompt", disable=not progress) as bar:
         for rows in torch.arange(len(target)).split(size):
             read = _read(sender, [tokens[rows].to(device) for tokens in sources], reads)
             batch = Batch(rows, target[rows].to(device), read)
+            residuals = _read(model, [batch.target], between)
             for edit, found in zip(edits, values, strict=True):
                 chosen = list(edit.hooks(batch))
                 check_names(known, [name for name, _ in chosen])
-                logits = last_logits(model, batch.target, chosen)
+                logits = last_logits(model, batch.target, chosen, residuals)
                 for name, metric in metrics.items():
                     found[name].append(metric.at(rows, logits).cpu() if isinstance(metric, Metric) else logits.cpu())
                 bar.update(len(rows))
@@ -183,10 +186,35 @@ def experiment(
     )
 
 
-def last_logits(model: Model, tokens: Tokens, fwd_hooks: Iterable[Hook] = ()) -> Float[Tensor, "row vocab"]:
-    """Logits at the last position under some hooks; where the model has `LAST_STEP`, only these are computed."""
+def last_logits(
+    model: Model, tokens: Tokens, fwd_hooks: Sequence[Hook] = (), residuals: Mapping[str, Tensor] | None = None
+) -> Float[Tensor, "row vocab"]:
+    """Logits at the last position under some hooks; where the model has `LAST_STEP`, only these are computed.
+
+    `residuals` are those of the same tokens after each block, by hook name, without these hooks: blocks before the
+    first with a hook are then left out, as they would give the same again.
+    """
     last = [(LAST_STEP, lambda x, hook: x[:, -1:])] if LAST_STEP in model.hook_dict else []
-    return model.run_with_hooks(tokens, fwd_hooks=[*fwd_hooks, *last])[:, -1].float()
+    block = min((_block(name) for name, _ in fwd_hooks), default=0)
+    known = (residuals or {}).get(_after(block - 1))
+    # a copy, as a hook may write into what it is given
+    given, start = (tokens, {}) if known is None else (known.clone(), {"start_at_layer": block})
+    return model.run_with_hooks(given, fwd_hooks=[*fwd_hooks, *last], **start)[:, -1].float()
+
+
+def _after(block: int) -> str:
+    return f"blocks.{block}.hook_resid_post"
+
+
+def _block(name: str) -> int:
+    """Block that a hook belongs to; 0 for those outside."""
+    return int(name.split(".")[1]) if name.startswith("blocks.") else 0
+
+
+def _resumes(model: Model) -> bool:
+    """Whether a run can start at a block: where blocks read the residual stream alone, no mask made from tokens."""
+    alone = isinstance(model, HookedTransformer) and model.cfg.positional_embedding_type != "shortformer"
+    return alone and model.tokenizer is None
 
 
 def _read(model: Model, sources: Sequence[Tokens], names: Sequence[str]) -> dict[str, Tensor]:
@@ -201,7 +229,7 @@ def rows_at_a_time(model: Model, n_positions: int, n_edits: int, reads: Sequence
     cfg = model.cfg
     heads = cfg.n_heads * n_positions
     d_mlp = getattr(cfg, "d_mlp", None) or 4 * cfg.d_model
-    running = n_positions * (10 * cfg.d_model + 3 * d_mlp + 4 * heads) + 3 * cfg.d_vocab
+    running = n_positions * ((10 + cfg.n_layers) * cfg.d_model + 3 * d_mlp + 4 * heads) + 3 * cfg.d_vocab
     read = len(reads) * n_positions * max(cfg.d_model, d_mlp if any("mlp" in name for name in reads) else 0, heads)
     fits = SHARE_OF_FREE_MEMORY * free_bytes(next(model.parameters()).device) / (FLOAT * (running + read))
     return max(1, min(MOST_ROWS, int(fits)))
@@ -314,16 +342,18 @@ def by_path(
     metrics: Mapping[str, Callable],
     *,
     position: int = -1,
+    receivers: Sequence[str] | None = None,
     **options: Any,
 ) -> pd.DataFrame:
     """Patch one path at a time: what a head or MLP sends at a position, as one later head or MLP or the logits read it.
 
     The receiver alone sees the sender's output of the source run, and everything else as it was (path patching, Wang et
     al. 2022, arXiv 2211.00593); what the receiver then writes goes on to all that follow. Receiver `logits` is the
-    direct effect. Columns: sender, receiver (`L0H3`, `MLP1`, `logits`), the metrics.
+    direct effect. Columns: sender, receiver (`L0H3`, `MLP1`, `logits`), the metrics. `receivers` are names (None:
+    all).
 
     Raises ValueError for models whose outputs do not simply add to the residual stream (norms after attention or MLP,
-    as in Gemma 2; MLPs beside attention), and a position that a prompt lacks.
+    as in Gemma 2; MLPs beside attention), an unknown receiver, and a position that a prompt lacks.
     """
     if not _outputs_add_up(model):
         raise ValueError(
@@ -337,6 +367,10 @@ def by_path(
     heads = [(f"L{block}H{head}", block, head) for block in range(cfg.n_layers) for head in range(cfg.n_heads)]
     mlps = [(f"MLP{b}", b, None) for b in range(cfg.n_layers) if _has(model, _output(b, None))]
     components = sorted(heads + mlps, key=lambda c: (c[1], c[2] is None))
+    known = [*(name for name, _, _ in components), "logits"]
+    wanted = known if receivers is None else list(receivers)
+    if strange := [name for name in wanted if name not in known]:
+        raise ValueError(f"receivers holds {strange[0]!r}; allowed: {', '.join(known)}.")
 
     def edit(sender: tuple, receiver: tuple | None) -> Edit:
         name, block, head = sender
@@ -368,6 +402,7 @@ def by_path(
         edit(sender, receiver)
         for i, sender in enumerate(components)
         for receiver in [*(r for r in components[i + 1 :] if r[1] > sender[1] or r[2] is None), None]
+        if ("logits" if receiver is None else receiver[0]) in wanted
     ]
     return experiment(model, target, edits, metrics, source=source, **options)
 
@@ -415,7 +450,7 @@ def residual(model: Model, layer: int) -> str:
     n = model.cfg.n_layers
     if not 0 <= layer <= n:
         raise ValueError(f"layer={layer}: the model has {n} blocks; allowed: 0 (embedding) to {n} (after the last).")
-    return "blocks.0.hook_resid_pre" if layer == 0 else f"blocks.{layer - 1}.hook_resid_post"
+    return f"blocks.{layer}.hook_resid_pre" if layer < n else _after(n - 1)
 
 
 def check_names(known: set[str], names: Iterable[str]) -> None:
