@@ -65,7 +65,7 @@ def train_stack(experiments: list[Experiment], monitor: Monitor | None = None, t
     if monitor.stop_requested:
         monitor.stopped("before a stack began")
         return []
-    with _threads(threads):
+    with limited_threads(threads):
         trainer = _Stack(experiments)
         monitor.advanced(trainer.step, resumed=True)
         saver = _ProgressSaver(trainer, monitor)
@@ -91,7 +91,7 @@ def train_stack(experiments: list[Experiment], monitor: Monitor | None = None, t
 
 
 @contextmanager
-def _threads(count: int) -> Iterator[None]:
+def limited_threads(count: int) -> Iterator[None]:
     """Threads of torch in this worker, and one of BLAS: its threads only wait for each other on small matrices."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
@@ -148,7 +148,7 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _keep_freed_memory() -> None:
+def keep_freed_memory() -> None:
     """Let glibc reuse large buffers: handing them back and forth costs a quarter of a step on a CPU."""
     try:
         mallopt = ctypes.CDLL(None).mallopt
@@ -163,7 +163,7 @@ class _Stack:
     """K models of one shape on their way."""
 
     def __init__(self, experiments: list[Experiment]) -> None:
-        _keep_freed_memory()
+        keep_freed_memory()
         self.experiments = experiments
         self.config = experiments[0].train
         self.evaluation_steps = set(self.config.evaluation_steps())
