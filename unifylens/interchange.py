@@ -14,7 +14,7 @@ from itertools import permutations
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
@@ -22,7 +22,7 @@ from unifylens import hooks, patching, subspaces
 from unifylens.config import rng
 from unifylens.corpus import Corpus
 from unifylens.evaluate import main_layer, states
-from unifylens.patching import Batch, Edit, Hook, Metric
+from unifylens.patching import Edit, Metric
 from unifylens.subspaces import Subspace
 
 ANSWERS = (
@@ -237,9 +237,9 @@ def language_swap(
         a, b, wrong = swap.source, swap.target, (own + 1) % len(shifts)
         shift = shifts[own, b] - shifts[own, a]
         edits = [
-            steer_at(name, {"shift": "swap"}, shift),
-            steer_at(name, {"shift": "random"}, noise[own] * shift.norm(dim=1, keepdim=True)),
-            steer_at(name, {"shift": "mismatched"}, shifts[wrong, b] - shifts[wrong, a]),
+            patching.steer_at(name, {"shift": "swap"}, shift, positions=-1),
+            patching.steer_at(name, {"shift": "random"}, noise[own] * shift.norm(dim=1, keepdim=True), positions=-1),
+            patching.steer_at(name, {"shift": "mismatched"}, shifts[wrong, b] - shifts[wrong, a], positions=-1),
         ]
         found = patching.experiment(
             model, swap.prompts(a), edits, swap.shares(), batch_size=batch_size, progress=False
@@ -365,12 +365,3 @@ def swaps(corpus: Corpus, facts: Int[np.ndarray, " fact"]) -> list[Swap]:
     """Every ordered pair of languages, with those of the facts whose home is the first."""
     found = [Swap(corpus, a, b, facts[corpus.home[facts] == a]) for a, b in permutations(range(corpus.n_languages), 2)]
     return [swap for swap in found if len(swap.facts)]
-
-
-def steer_at(name: str, labels: dict[str, object], vector: Float[Tensor, "row d_model"]) -> Edit:
-    """The edit that adds each row its vector at the last position."""
-
-    def at(batch: Batch) -> list[Hook]:
-        return [(name, partial(hooks.steer, vector=vector[batch.rows], positions=-1))]
-
-    return Edit(labels, at)

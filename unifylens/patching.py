@@ -26,6 +26,7 @@ from unifylens.memory import FLOAT, free_bytes
 from unifylens.subspaces import Subspace, neurons
 
 __all__ = [
+    "UNEDITED",
     "Batch",
     "Edit",
     "Metric",
@@ -38,7 +39,10 @@ __all__ = [
     "by_path",
     "experiment",
     "logit_difference",
+    "patch_at",
     "probability",
+    "residual",
+    "steer_at",
 ]
 
 Model = HookedTransformer | TransformerBridge
@@ -95,6 +99,11 @@ def answered_among(allowed: Bool[Tensor, "row vocab"]) -> Metric:
 
 
 def _logit(logits: Float[Tensor, "row vocab"], token: Int[Tensor, " row"]) -> Float[Tensor, " row"]:
+    if token.is_floating_point() or int(token.min()) < 0 or int(token.max()) >= logits.shape[-1]:
+        raise ValueError(
+            f"the metric's tokens are {token.dtype}, from {token.min()} to {token.max()}; allowed: token IDs from 0 to "
+            f"{logits.shape[-1] - 1}."
+        )
     return logits.gather(-1, token[:, None])[:, 0]
 
 
@@ -129,6 +138,19 @@ def patch_at(name: str, labels: Mapping[str, Any], **where: Any) -> Edit:
     return Edit(labels, lambda batch: [(name, partial(hooks.patch, source=batch.source[name], **where))], (name,))
 
 
+def steer_at(name: str, labels: Mapping[str, Any], vector: Float[Tensor, "*row d"], **where: Any) -> Edit:
+    """The edit that adds a vector, `[d]` or one for each row `[row, d]`; `where` as in `hooks.steer`."""
+
+    def at(batch: Batch) -> list[Hook]:
+        return [(name, partial(hooks.steer, vector=vector if vector.ndim == 1 else vector[batch.rows], **where))]
+
+    return Edit(labels, at)
+
+
+UNEDITED = Edit({}, lambda batch: [])
+"""Changes nothing: what the model says by itself."""
+
+
 @torch.no_grad()
 def experiment(
     model: Model,
@@ -148,7 +170,8 @@ def experiment(
     checkpoint. A metric maps the logits at the last position to a number; a `Metric` is computed batch by batch, for
     any other function all logits are kept. `batch_size` rows are run at a time (None: what memory allows).
 
-    Raises ValueError, naming what does not fit, before anything runs; no hook stays behind after an error.
+    Raises ValueError, naming what does not fit: prompts, metrics and models before anything runs, a place when it is
+    edited. No hook stays behind after an error.
     """
     sources = [] if source is None else [source] if isinstance(source, Tensor) else list(source)
     sender = model if source_model is None else source_model
@@ -498,6 +521,10 @@ def _check(
                 f"{name} holds token {int(strange[0])}; the model's vocabulary has {model.cfg.d_vocab}: were the "
                 "prompts made for another model?"
             )
+    for name, metric in metrics.items():
+        for column in metric.columns if isinstance(metric, Metric) else ():
+            if len(column) != len(target):
+                raise ValueError(f"metric {name!r} was made for {len(column)} rows; target has {len(target)}.")
     if len({tokens.shape for tokens in sources}) > 1:
         lengths = [tokens.shape[1] for tokens in sources]
         raise ValueError(f"the sources' prompts have lengths {lengths}; a mean over them needs one length.")

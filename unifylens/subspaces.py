@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from torch import Tensor
 
-__all__ = ["Subspace", "discriminant", "group_means", "language_shifts", "neurons", "random", "span"]
+__all__ = ["Subspace", "discriminant", "group_means", "language_shifts", "neurons", "random", "random_like", "span"]
 
 # A direction this much weaker than the strongest is rounding (states are float32).
 _NEGLIGIBLE = 1e-5
@@ -68,6 +68,12 @@ def random(d_model: int, rank: int, seed: int = 0) -> Subspace:
     if not 1 <= rank <= d_model:
         raise ValueError(f"rank={rank}: allowed is 1 to d_model={d_model}.")
     return span(torch.randn(rank, d_model, generator=torch.Generator().manual_seed(seed)))
+
+
+def random_like(vectors: Float[Tensor, "*row d_model"], seed: int = 0) -> Float[Tensor, "*row d_model"]:
+    """Vectors of random direction, each as long as the given one: the control of steering."""
+    noise = torch.randn(vectors.shape, generator=torch.Generator().manual_seed(seed)).to(vectors)
+    return noise * (vectors.norm(dim=-1, keepdim=True) / noise.norm(dim=-1, keepdim=True))
 
 
 def neurons(chosen: list[int] | range, width: int) -> Subspace:
