@@ -118,7 +118,7 @@ def unsupported(cfg: HookedTransformerConfig) -> str | None:
         "rotary_scaling_factor": (1.0,),
     }
     if cfg.use_local_attn and cfg.attn_types[-1] != "global":
-        return "attn_types ends in a local block, which is not computed by the stack (supported: a global one)"
+        return f"attn_types={cfg.attn_types!r} is not computed by the stack (supported: 'global' in the last block)"
     for field, allowed in needs.items():
         value = getattr(cfg, field, allowed[0])
         if value not in allowed:
