@@ -14,14 +14,16 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
+from transformer_lens import HookedTransformerConfig
 
 from unifylens import sweeps
 from unifylens.batches import Batches
 from unifylens.evaluate import Questions
 from unifylens.model import build_model
 from unifylens.optimize import PART_SIZE, StackedAdamW
-from unifylens.stack import Parameters, Pass, Stacked, cross_entropy, stack_parameters
+from unifylens.stack import Parameters, Pass, Query, Stacked, cross_entropy, stack_parameters
 from unifylens.store import Run
+from unifylens.train import limited_threads
 
 __all__ = ["train_with_attention"]
 
@@ -32,62 +34,79 @@ def train_with_attention(runs: Sequence[Run], steps: Sequence[int], *, progress:
     Weights start, and batches come, as in the run itself; only attention differs, so its own history is the comparison.
     Columns: `attention_step`, `seed`, and those of `run.history` but the learning rate. Nothing is stored.
 
-    Raises ValueError for no run, runs of different shapes, or a step that was not kept.
+    Raises ValueError for no run, runs of different shapes or one that is not stacked, or a step that was not kept.
     """
     if not runs or not steps:
         raise ValueError(f"runs has {len(runs)} entries and steps {len(steps)}; allowed: one or more of both.")
-    if len({(run.experiment.model, run.experiment.train, run.corpus.d_vocab) for run in runs}) > 1:
-        raise ValueError("runs differ in model, train or vocabulary; allowed: runs that differ in data and seed alone.")
+    shapes = {(r.experiment.model, r.experiment.train, r.corpus.d_vocab, *r.corpus.sequences.shape) for r in runs}
+    if len(shapes) > 1:
+        raise ValueError(
+            "runs differ in model, train, vocabulary or prompts; allowed: runs that differ in seed and in which facts "
+            "are seen alone."
+        )
     references = [(run, step, run.checkpoint(step)) for run in runs for step in steps]
     parts = [references[i : i + PART_SIZE] for i in range(0, len(references), PART_SIZE)]
     total = len(references) * runs[0].experiment.train.steps
-    with tqdm(total=total, desc="training under imposed attention", unit="step", disable=not progress) as bar:
+    bar = tqdm(total=total, desc="training under imposed attention", unit="step", disable=not progress)
+    with bar, limited_threads(1):
         workers = joblib.Parallel(n_jobs=sweeps.worker_count(), backend="threading")
         return pd.concat(workers(joblib.delayed(_train)(part, bar) for part in parts), ignore_index=True)
 
 
 @torch.no_grad()
 def _train(references: list[tuple[Run, int, torch.nn.Module]], bar: tqdm) -> pd.DataFrame:
-    torch.set_num_threads(1)
     experiments = [run.experiment for run, _, _ in references]
     corpora = [run.corpus for run, _, _ in references]
     shape, train = experiments[0].model, experiments[0].train
     models = [build_model(shape, c.d_vocab, c.n_ctx, e.seed) for e, c in zip(experiments, corpora, strict=True)]
     parameters = stack_parameters(models)
-    network = _Imposed(models[0].cfg, stack_parameters([model for _, _, model in references]))
+    reference = stack_parameters([model for _, _, model in references])
+    network = _Imposed(models[0].cfg, reference, bfloat16=train.precision == "bfloat16")
     batches = Batches(experiments, corpora)
+
+    def learn(step: int) -> tuple[Float[Tensor, " model"], Parameters]:
+        tokens, due, at = batches[step]
+        query = batches.query if at is None else at
+        return network.loss_and_gradients(parameters, tokens, due, query, batches.shared)
+
     optimizer = StackedAdamW(parameters, [e.train for e in experiments], len(experiments))
     sampled = [Questions.sample(c, train.eval_facts, e.seed) for e, c in zip(experiments, corpora, strict=True)]
-    evaluated, records, losses = set(train.evaluation_steps()), [], []
+    evaluated, losses = set(train.evaluation_steps()), []
+    histories: list[list[dict[str, float]]] = [[] for _ in references]
     for step in range(train.steps + 1):
         if step in evaluated:
-            mean = torch.stack(losses).mean(0) if losses else torch.full((len(experiments),), torch.nan)
+            mean = torch.stack(losses).mean(0) if losses else learn(0)[0]
             for member, (run, at, _) in enumerate(references):
                 questions = Questions.all(corpora[member]) if step == train.steps else sampled[member]
                 logits, states = network.answer(parameters, member, questions.prompts)
-                labels = {"attention_step": at, "seed": run.experiment.seed, "step": step, "loss": float(mean[member])}
-                records.append(labels | questions.accuracy(logits) | questions.representation(states))
+                record = {
+                    "attention_step": at,
+                    "seed": run.experiment.seed,
+                    "step": step,
+                    "tokens_seen": step * train.batch_size * corpora[member].n_ctx,
+                    "loss": float(mean[member]),
+                }
+                histories[member].append(record | questions.accuracy(logits) | questions.representation(states))
             losses = []
         if step < train.steps:
-            tokens, due, _ = batches[step]
             optimizer.set_rates(step)
-            loss, gradients = network.loss_and_gradients(parameters, tokens, due, batches.query, batches.shared)
+            loss, gradients = learn(step)
             optimizer.update(optimizer.parts[0], gradients)
             losses.append(loss)
             bar.update(len(experiments))
-    return pd.DataFrame(records)
+    return pd.DataFrame([record for history in histories for record in history])
 
 
 class _Imposed:
     """K models, each attending as its reference does."""
 
-    def __init__(self, cfg: object, reference: Parameters) -> None:
-        self.network, self.reference = Stacked(cfg), reference
+    def __init__(self, cfg: HookedTransformerConfig, reference: Parameters, bfloat16: bool = False) -> None:
+        self.network, self.reference = Stacked(cfg, bfloat16), reference
 
     def loss_and_gradients(
-        self, parameters: Parameters, tokens: Tensor, due: Tensor, query: slice, shared: int
+        self, parameters: Parameters, tokens: Tensor, due: Tensor, query: Query, shared: int
     ) -> tuple[Float[Tensor, " model"], Parameters]:
-        run = self._run(self.reference, parameters, tokens, query, shared)
+        run = self._run(self.reference, parameters, tokens, query, shared, bfloat16=self.network.bfloat16)
         losses, gradient = cross_entropy(run.forward(), due.transpose(1, 2).flatten(1))
         return losses, run.backward(gradient)
 
@@ -105,10 +124,12 @@ class _Imposed:
             run.at.by_batch(x)[0, :, 0] for x in (*map(run.at.asked, before), last)
         ]
 
-    def _run(self, reference: Parameters, parameters: Parameters, *where: object) -> _ImposedPass:
+    def _run(
+        self, reference: Parameters, parameters: Parameters, *where: object, bfloat16: bool = False
+    ) -> _ImposedPass:
         shown = Pass(self.network, reference, *where, bfloat16=False)
         shown.forward()
-        run = _ImposedPass(self.network, parameters, *where, bfloat16=False)
+        run = _ImposedPass(self.network, parameters, *where, bfloat16=bfloat16)
         run.imposed = [trace["attention"][3] for trace in shown.trace[:-1]]
         return run
 

@@ -65,7 +65,7 @@ def train_stack(experiments: list[Experiment], monitor: Monitor | None = None, t
     if monitor.stop_requested:
         monitor.stopped("before a stack began")
         return []
-    with _threads(threads):
+    with limited_threads(threads):
         trainer = _Stack(experiments)
         monitor.advanced(trainer.step, resumed=True)
         saver = _ProgressSaver(trainer, monitor)
@@ -91,7 +91,7 @@ def train_stack(experiments: list[Experiment], monitor: Monitor | None = None, t
 
 
 @contextmanager
-def _threads(count: int) -> Iterator[None]:
+def limited_threads(count: int) -> Iterator[None]:
     """Threads of torch in this worker, and one of BLAS: its threads only wait for each other on small matrices."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
