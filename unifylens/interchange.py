@@ -79,7 +79,9 @@ class Pairs:
         return {name: patching.answered(token) for name, token in self.answers().items()}
 
     def shuffled(self, seed: int = 0) -> Pairs:
-        """Control: every pair keeps its prompts and gets another pair's due fact."""
+        """Control: every pair keeps its prompts and gets another pair's due fact. Raises ValueError for one pair."""
+        if len(self.due_fact) < 2:
+            raise ValueError("one pair cannot be shuffled; allowed: at least 2.")
         order = rng(seed, "shuffled pairs").permutation(len(self.due_fact))
         return Pairs(
             self.corpus,
@@ -188,8 +190,12 @@ SHIFTS = ("all", "relation", "object")
 
 
 def halves(corpus: Corpus, seed: int = 0) -> tuple[Int[np.ndarray, " fact"], Int[np.ndarray, " fact"]]:
-    """The monolingual facts in two random halves: to fit on, and to test on."""
+    """The monolingual facts in two random halves: to fit on, and to test on. Raises ValueError for fewer than two."""
     facts = rng(seed, "fit or test").permutation(np.flatnonzero(~corpus.parallel))
+    if len(facts) < 2:
+        raise ValueError(
+            f"the corpus has {len(facts)} monolingual facts; allowed: at least 2, to fit on and to test on."
+        )
     return np.sort(facts[: len(facts) // 2]), np.sort(facts[len(facts) // 2 :])
 
 
@@ -205,8 +211,9 @@ def language_swap(
     """Shift the state at the last position from one language to another: does the answer change language, not object?
 
     The shift is the difference of the two languages' mean states over the fit facts (half of the monolingual ones) of
-    the same group (`by`, one of `SHIFTS`). Tested on the other half: facts learnt in the source language and never seen
-    in the target language. `layer` is numbered as in `unifylens.states` (None: where the unification score is taken).
+    the same group (`by`, one of `SHIFTS`). Tested on those of the other half whose group has fit facts: learnt in the
+    source language and never seen in the target language. `layer` is numbered as in `unifylens.states` (None: where the
+    unification score is taken).
 
     A row an ordered pair of languages. Shares of the `n` facts: `right` object in the target language; `flipped`, any
     of the relation's objects there; `unchanged` answers. Controls, shares of right answers: `random`, a shift of random
@@ -219,12 +226,14 @@ def language_swap(
     name, world, n = patching.residual(model, layer), corpus.world, corpus.n_facts
     fit, test = halves(corpus, seed)
     group = {"all": np.zeros(n, dtype=int), "relation": world.relation, "object": world.object}[by]
-    shifts = subspaces.language_shifts(states(model, corpus, fit)[layer], torch.from_numpy(group[fit])).nan_to_num()
+    fitted, of_fit = np.unique(group[fit], return_inverse=True)
+    test = test[np.isin(group[test], fitted)]
+    shifts = subspaces.language_shifts(states(model, corpus, fit)[layer], torch.from_numpy(of_fit))
     noise = torch.randn(len(shifts), shifts.shape[2], generator=torch.Generator().manual_seed(seed))
     noise = noise / noise.norm(dim=1, keepdim=True)
     records = []
     for swap in swaps(corpus, test):
-        own = torch.from_numpy(group[swap.facts])
+        own = torch.from_numpy(np.searchsorted(fitted, group[swap.facts]))
         a, b, wrong = swap.source, swap.target, (own + 1) % len(shifts)
         shift = shifts[own, b] - shifts[own, a]
         edits = [
