@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
+import torch
 
 import unifylens as ul
+from unifylens.designs import LATE_READING, LATE_READING_POSITIONS
 
 
 @pytest.fixture(params=["quick", "full"])
@@ -33,3 +35,58 @@ def test_copies_of_the_critical_period_are_expected_equally_often(profile):
     for exposures in by_schedule.values():
         for exposure in exposures[1:]:
             np.testing.assert_allclose(exposure, exposures[0], atol=1e-12)
+
+
+def test_models_of_both_kinds_differ_in_nothing_but_parallel_facts(profile):
+    design = ul.designs.unified_and_separate(**{"model.d_model": 32})
+    n_seeds = {"quick": 5, "full": 10}[profile]
+    assert list(ul.designs.causal_seeds()) == list(range(n_seeds))
+    expected = [(kind, seed) for kind in ("unified", "separate") for seed in range(n_seeds)]
+    assert [(labels["kind"], labels["seed"]) for labels, _ in design] == expected
+    for labels, experiment in design:
+        dials = {"seed": labels["seed"], "corpus.parallel": {"unified": 0.6, "separate": 0.0}[labels["kind"]]}
+        assert experiment == ul.Experiment().replace(**{"model.d_model": 32}, **dials)
+    assert [e for _, e in ul.designs.unified_and_separate()] != [e for _, e in design]
+
+
+def initial(experiment):
+    corpus = ul.Corpus.build(experiment)
+    return ul.build_model(experiment.model, corpus.d_vocab, corpus.n_ctx, experiment.seed), corpus
+
+
+@pytest.mark.parametrize("changes", [{}, LATE_READING], ids=["default", "late reading"])
+def test_members_of_one_seed_start_from_the_same_weights(changes):
+    by_seed = {}
+    for labels, experiment in ul.designs.unified_and_separate(**changes):
+        if labels["seed"] < 2:
+            by_seed.setdefault(labels["seed"], []).append(initial(experiment)[0].state_dict())
+    for one, other in by_seed.values():
+        assert one.keys() == other.keys() and all(torch.equal(p, other[name]) for name, p in one.items())
+    assert not torch.equal(by_seed[0][0]["embed.W_E"], by_seed[1][0]["embed.W_E"])
+
+
+def test_many_models_are_those_of_the_other_designs(profile):
+    families = ul.designs.many_models()
+    assert families == {
+        "parallel share": ul.designs.parallel_levels(),
+        "critical period": ul.designs.critical_period(),
+        "mixed dials": ul.designs.mixed_dials(),
+    }
+    assert len({e for design in families.values() for _, e in design}) > {"quick": 90, "full": 300}[profile]
+
+
+@torch.no_grad()
+def test_in_late_reading_two_positions_alone_know_the_subject_after_the_first_block():
+    (_, experiment), *_ = ul.designs.unified_and_separate(**LATE_READING)
+    model, corpus = initial(experiment)
+    subject, last = corpus.position("subject"), corpus.position("answer")
+    assert LATE_READING_POSITIONS == (subject, subject + 1) and last not in LATE_READING_POSITIONS
+    one = corpus.prompts()[:1]
+    other = one.clone()
+    other[0, subject] = corpus.prompts()[-1, subject]
+    assert (one != other).nonzero().tolist() == [[0, subject]]
+    names = [f"blocks.{block}.hook_resid_post" for block in range(3)]
+    caches = [model.run_with_cache(tokens, names_filter=names)[1] for tokens in (one, other)]
+    apart = [(caches[0][name] - caches[1][name])[0].abs().amax(1) for name in names]
+    assert apart[0].nonzero().flatten().tolist() == list(LATE_READING_POSITIONS)
+    assert apart[1][last] > 0, "the second block reads it"

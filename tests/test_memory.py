@@ -51,6 +51,7 @@ print(json.dumps([after - before, estimated]))
     [
         {},
         {"positional_embedding_type": "rotary"},
+        {"local_blocks": 2},
         {"attn_only": True},
         {"gated_mlp": True},
         {"parallel_attn_mlp": True},

@@ -1,7 +1,7 @@
 """Patching experiments against loops written out, on five kinds of model, none of them downloaded."""
 
 import re
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 import pytest
@@ -92,14 +92,22 @@ def differences(logits):
     return [float(row[right] - row[wrong]) for row, right, wrong in zip(logits, RIGHT, WRONG, strict=True)]
 
 
+EDITED = re.compile(r"^blocks.\d.(hook_resid_(pre|post)|attn.hook_z|hook_(attn|mlp)_out|mlp.hook_post)$")
+
+
+@cache
+@torch.no_grad()
+def read(model, tokens, row=None):
+    """What a run writes where the tests edit, of all prompts or of one alone."""
+    return model.run_with_cache(tokens if row is None else tokens[row : row + 1], names_filter=EDITED.match)[1]
+
+
 @torch.no_grad()
 def by_hand(model, where, target=TARGET, sources=(SOURCE,), sender=None):
     """Mean logit difference with some parts `{hook name: index}` from the sources' mean, one prompt at a time."""
     last = []
     for row in range(len(target)):
-        caches = [
-            (sender or model).run_with_cache(tokens[row : row + 1], names_filter=list(where))[1] for tokens in sources
-        ]
+        caches = [read(sender or model, tokens, row) for tokens in sources]
 
         def put(x, hook, name, caches=caches):
             x = x.clone()
@@ -283,8 +291,7 @@ def place(component):
 @torch.no_grad()
 def path_by_hand(model, sender, receiver, position):
     """All outputs but the sender's frozen as in the target run; what the receiver then writes is put in."""
-    _, target = model.run_with_cache(TARGET)
-    _, source = model.run_with_cache(SOURCE)
+    target, source = read(model, TARGET), read(model, SOURCE)
     outputs = [name for name in target if re.search(r"(attn.hook_z|^blocks.\d.hook_mlp_out)$", name)]
     (sends, head), written = place(sender), {}
 

@@ -84,6 +84,30 @@ def test_scatter_draws_every_row():
     np.testing.assert_allclose(ax.collections[0].get_offsets(), table()[["step", "accuracy"]])
 
 
+def cells():
+    return pd.DataFrame([[0.25, -1.0], [0.5, 3.0]], index=["first", "second"], columns=["a", "b"])
+
+
+def test_heatmap_writes_the_numbers_on_their_colours():
+    ax = plots.heatmap(cells(), plt.figure().subplots(), "cosine")
+    np.testing.assert_array_equal(ax.collections[0].get_array(), cells().to_numpy())
+    assert ax.collections[0].get_clim() == (-1, 1)
+    assert [text.get_text() for text in ax.texts] == ["0.25", "-1.00", "0.50", "3.00"]
+    assert [text.get_text() for text in ax.get_xticklabels()] == ["a", "b"]
+    _, bar = ax.figure.axes
+    assert bar.get_ylabel() == "cosine"
+
+
+def test_heatmap_takes_seaborns_options_and_none_for_no_bar():
+    options = {"fmt": ".0%", "cmap": "mako", "vmin": 0, "vmax": 4, "annot_kws": {"size": 5}}
+    ax = plots.heatmap(cells(), plt.figure().subplots(), None, **options)
+    assert len(ax.figure.axes) == 1, "no colour bar"
+    assert ax.collections[0].get_clim() == (0, 4) and ax.collections[0].get_cmap().name == "mako"
+    assert [text.get_text() for text in ax.texts] == ["25%", "-100%", "50%", "300%"]
+    assert {text.get_size() for text in ax.texts} == {5}
+    assert not plots.heatmap(cells(), plt.figure().subplots(), "cosine", annot=False).texts
+
+
 def test_checkerboard_rules_the_blocks():
     matrix = np.random.default_rng(0).normal(size=(10, 10))
     ax = plots.checkerboard(matrix, [4], ["en", "xx"], ax=plt.figure().subplots(), vmin=-1, vmax=1)

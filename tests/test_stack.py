@@ -54,8 +54,17 @@ positions = st.sampled_from(
         {"positional_embedding_type": "rotary", "rotary_dim": 2, "rotary_adjacent_pairs": True},
     ]
 )
+
+
+def local(n_local, window, n_layers):
+    """Some first blocks that see a few tokens back alone; the last one sees all."""
+    n_local = min(n_local, n_layers - 1)
+    types = ["local"] * n_local + ["global"] * (n_layers - n_local)
+    return {"use_local_attn": True, "window_size": window, "attn_types": types} if n_local else {}
+
+
 shapes = st.builds(
-    lambda fields, positions: fields | positions,
+    lambda fields, positions, n_local, window: fields | positions | local(n_local, window, fields["n_layers"]),
     st.fixed_dictionaries(
         {
             "n_layers": st.integers(1, 3),
@@ -66,6 +75,8 @@ shapes = st.builds(
         }
     ),
     positions,
+    st.integers(0, 2),
+    st.integers(1, 3),
 )
 other_shapes = st.sampled_from(
     [
@@ -80,7 +91,8 @@ other_shapes = st.sampled_from(
         {"positional_embedding_type": "shortformer"},
         {"attention_dir": "bidirectional"},
         {"scale_attn_by_inverse_layer_idx": True},
-        {"use_local_attn": True, "window_size": 2, "attn_types": ["local", "local"]},
+        {"attn_types": ["local", "local"], "use_local_attn": True, "window_size": 2},
+        {"attn_types": ["global", "local"], "use_local_attn": True, "window_size": 2},
     ]
 )
 queries = st.sampled_from(["all", "last", "one", "several", "ragged", "ragged several"])
@@ -153,7 +165,7 @@ def assert_same_gradients(way, models, question):
                 gradients[name][k] / max(1, scale),
                 expected / max(1, scale),
                 rtol=0,
-                atol=1e-5 if dtype == torch.float32 else 1e-9,
+                atol=3e-5 if dtype == torch.float32 else 1e-9,
                 msg=lambda text, name=name: f"{name}: {text}",
             )
 
@@ -288,7 +300,9 @@ def test_what_the_stack_does_not_compute_is_named(shape):
 
 
 @pytest.mark.parametrize("kind", ["last", "several", "ragged"])
-@pytest.mark.parametrize("shape", [{}, {"positional_embedding_type": "rotary", "rotary_dim": 4}], ids=str)
+@pytest.mark.parametrize(
+    "shape", [{}, {"positional_embedding_type": "rotary", "rotary_dim": 4}, local(1, 2, 2)], ids=str
+)
 def test_everything_stays_on_the_device_of_the_parameters(kind, shape):
     """Meta tensors know shapes and devices only, so nothing can be read back or come out elsewhere."""
     models = networks(2, **shape)

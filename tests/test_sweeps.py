@@ -129,6 +129,11 @@ def test_learning_rate_and_decay_alone_may_differ_within_a_stack(stacked):
         assert settings == sorted(settings)
 
 
+def test_models_of_other_local_blocks_train_in_another_stack(stacked):
+    ul.sweep(tiny(**{"train.steps": 10}), over={"seed": range(2), "model.local_blocks": [0, 1]}, progress=False)
+    assert sorted([e.model.local_blocks for e in stack] for stack in stacked) == [[0, 0], [1, 1]]
+
+
 def test_every_member_is_trained_with_its_own_learning_rate_and_decay(monkeypatch, tmp_path):
     experiments = [tiny(), tiny(**{"train.lr": 1e-3}), tiny(**{"train.weight_decay": 2.0})]
     together = quietly(*experiments)

@@ -93,11 +93,12 @@ def test_a_plain_loop_trains_the_same_model(loss, templates):
     act_fn=st.sampled_from(["gelu", "relu"]),
     normalization=st.sampled_from(["LN", "LNPre", "RMS", "RMSPre"]),
     positions=st.sampled_from(["standard", "rotary"]),
+    local_blocks=st.integers(0, 2),
     loss=st.sampled_from(["answer", "full"]),
     rates=st.lists(st.tuples(st.sampled_from([2e-3, 5e-3]), st.sampled_from([0.0, 1.0])), min_size=2, max_size=3),
 )
 def test_members_of_all_shapes_and_settings_train_as_in_plain_loops(
-    n_layers, n_heads, act_fn, normalization, positions, loss, rates
+    n_layers, n_heads, act_fn, normalization, positions, local_blocks, loss, rates
 ):
     shape = {
         "model.n_layers": n_layers,
@@ -105,6 +106,7 @@ def test_members_of_all_shapes_and_settings_train_as_in_plain_loops(
         "model.act_fn": act_fn,
         "model.normalization": normalization,
         "model.positional_embedding_type": positions,
+        "model.local_blocks": min(local_blocks, n_layers - 1),
         "train.loss": loss,
         "train.steps": 60,
     }
