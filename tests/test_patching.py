@@ -262,6 +262,29 @@ def test_edits_without_a_source_need_none(model):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("size", [None, 2])
+def test_steering_adds_each_row_its_vector(model, size):
+    own = torch.randn(ROWS, 16, generator=torch.Generator().manual_seed(0))
+    edits = [
+        patching.UNEDITED,
+        *(
+            patching.steer_at(residual(1), {"vector": i}, vector, positions=-1)
+            for i, vector in enumerate((own, own[0]))
+        ),
+    ]
+    found = patching.experiment(model, TARGET, edits, DIFFERENCE, batch_size=size, **quiet)["difference"]
+
+    def add(x, hook, vector):
+        return torch.cat([x[:, :-1], x[:, -1:] + vector.view(-1, 1, 16)], 1)
+
+    runs = [
+        model(TARGET),
+        *(model.run_with_hooks(TARGET, fwd_hooks=[(residual(1), partial(add, vector=v))]) for v in (own, own[0])),
+    ]
+    assert_close(found, [DIFFERENCE["difference"](logits[:, -1]) for logits in runs])
+
+
+@torch.no_grad()
 def test_the_last_logits_are_those_of_a_plain_run(model):
     torch.testing.assert_close(patching.last_logits(model, TARGET), model(TARGET)[:, -1])
 
@@ -336,6 +359,8 @@ def test_paths_lead_from_each_component_to_each_later_one(plain):
     later.update(L1=["MLP1", "logits"], MLP1=["logits"])
     expected = [(s, r) for s in ("L0H0", "L0H1", "MLP0", "L1H0", "L1H1", "MLP1") for r in later[s.split("H")[0]]]
     assert list(zip(table["sender"], table["receiver"], strict=True)) == expected
+    some = patching.by_path(plain, TARGET, SOURCE, DIFFERENCE, receivers=["MLP1", "logits"], **quiet)
+    assert some.equals(table[table["receiver"].isin(["MLP1", "logits"])].reset_index(drop=True))
 
 
 @torch.no_grad()
@@ -475,6 +500,18 @@ BAD = {
     "unequal lengths at all positions": (
         lambda m: patching.by_head(m, TARGET, LONGER, DIFFERENCE),
         ["7 positions, these 5", "positions=-1"],
+    ),
+    "metric of other rows": (
+        lambda m: by_layer(m, TARGET[:2], SOURCE[:2], DIFFERENCE),
+        ["metric 'difference' was made for 3 rows; target has 2"],
+    ),
+    "metric of other tokens": (
+        lambda m: by_layer(m, TARGET, SOURCE, {"p": patching.probability(torch.full((ROWS,), VOCABULARY))}),
+        ["metric's tokens", "from 23 to 23", "0 to 22"],
+    ),
+    "receiver": (
+        lambda m: patching.by_path(m, TARGET, SOURCE, DIFFERENCE, receivers=["L0H7"]),
+        ["receivers holds 'L0H7'", "L0H0", "logits"],
     ),
     "layer": (
         lambda m: by_layer(m, TARGET, SOURCE, DIFFERENCE, layers=[3]),

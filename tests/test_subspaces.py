@@ -64,6 +64,13 @@ def test_random_subspaces_are_those_of_their_seed():
     assert first.rank == 3 and torch.equal(first.basis, again.basis) and not alike(first, other)
 
 
+def test_random_vectors_are_as_long_as_the_given_ones():
+    vectors = torch.randn(5, 8) * torch.arange(5)[:, None]
+    first, again, other = (subspaces.random_like(vectors, seed) for seed in (0, 0, 1))
+    torch.testing.assert_close(first.norm(dim=1), vectors.norm(dim=1))
+    assert torch.equal(first, again) and not torch.allclose(first[1:], other[1:])
+
+
 def test_neurons_are_single_coordinates():
     states = normal(2, 3, 6)
     kept = torch.zeros_like(states)

@@ -7,7 +7,7 @@ which language, and what every answer means.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import permutations
 
@@ -79,18 +79,26 @@ class Pairs:
         return {name: patching.answered(token) for name, token in self.answers().items()}
 
     def shuffled(self, seed: int = 0) -> Pairs:
-        """Control: every pair keeps its prompts and gets another pair's due fact. Raises ValueError for one pair."""
+        """Control: every pair keeps its prompts and gets the due fact of another pair, of its relation if there is one.
+
+        Raises ValueError for one pair.
+        """
         if len(self.due_fact) < 2:
             raise ValueError("one pair cannot be shuffled; allowed: at least 2.")
+        relation = self.corpus.world.relation[self.due_fact]
         order = rng(seed, "shuffled pairs").permutation(len(self.due_fact))
-        return Pairs(
-            self.corpus,
-            self.source_language,
-            self.target_language,
-            self.source_fact,
-            self.target_fact,
-            self.due_fact[np.roll(order, 1)[np.argsort(order)]],
-        )
+        groups = [order[relation[order] == r] for r in np.unique(relation)]
+        alone = [pair for group in groups if len(group) == 1 for pair in group]
+        if len(alone) == 1:  # joins the largest of the others
+            groups = [group for group in groups if len(group) > 1]
+            groups.sort(key=len)
+            groups[-1] = np.append(groups[-1], alone)
+        else:
+            groups = [*(group for group in groups if len(group) > 1), np.array(alone, dtype=int)]
+        due = self.due_fact.copy()
+        for group in groups:
+            due[group] = self.due_fact[np.roll(group, 1)]
+        return replace(self, due_fact=due)
 
 
 def pairs(
