@@ -118,6 +118,18 @@ def accuracy(subspace, fit_on, test_on):
     return float((nearest == torch.arange(len(test_on)).repeat_interleave(test_on.shape[1])).float().mean())
 
 
+def test_differences_between_groups_are_shared_by_languages_and_lie_within_coarser_groups():
+    group, within = torch.tensor([0, 0, 3, 3, 4, 4]), torch.tensor([1, 1, 1, 1, 0, 0])
+    own, language = torch.randn(6, 8).double(), torch.randn(2, 1, 8).double()
+    found = subspaces.group_differences(own + language, group, within)
+    means = own.view(3, 2, 8).mean(1)
+    torch.testing.assert_close(
+        found, torch.stack([means[0] - means[:2].mean(0), means[1] - means[:2].mean(0), means[2] * 0])
+    )
+    with pytest.raises(ValueError, match="group 0 lies in more than one"):
+        subspaces.group_differences(own + language, group, torch.arange(6))
+
+
 def test_the_discriminant_finds_a_language_direction_under_larger_variance():
     axis = torch.eye(8)
     fit_on, test_on = (noisy(torch.stack([axis[0], -axis[0]]) / 2, seed=seed) for seed in (0, 1))

@@ -14,7 +14,17 @@ from jaxtyping import Float, Int
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from torch import Tensor
 
-__all__ = ["Subspace", "discriminant", "group_means", "language_shifts", "neurons", "random", "random_like", "span"]
+__all__ = [
+    "Subspace",
+    "discriminant",
+    "group_differences",
+    "group_means",
+    "language_shifts",
+    "neurons",
+    "random",
+    "random_like",
+    "span",
+]
 
 # A direction this much weaker than the strongest is rounding (states are float32).
 _NEGLIGIBLE = 1e-5
@@ -108,6 +118,28 @@ def group_means(
     group = group.to(states.device)
     sums = states.new_zeros(len(states), n, states.shape[2]).index_add_(1, group, states)
     return sums / group.bincount(minlength=n)[:, None]
+
+
+def group_differences(
+    states: Float[Tensor, "language fact d_model"],
+    group: Int[Tensor, " fact"],
+    within: Int[Tensor, " fact"],
+) -> Float[Tensor, "group d_model"]:
+    """What tells groups apart in all languages alike, such as the objects of a relation.
+
+    Mean states of the groups over facts and languages, less the mean of all groups of the same coarser one (`within`,
+    such as relations). Groups in the order of their numbers, empty ones left out.
+
+    Raises ValueError as `group_means` does, and for a group that lies in two coarser ones.
+    """
+    group, within = torch.as_tensor(group), torch.as_tensor(within)
+    means = group_means(states, group).mean(0)
+    known = group.unique()
+    coarser = [within[group == g].unique() for g in known]
+    if split := [int(g) for g, found in zip(known, coarser, strict=True) if len(found) > 1]:
+        raise ValueError(f"group {split[0]} lies in more than one group of `within`; allowed: one.")
+    of = torch.cat(coarser)
+    return torch.stack([means[g] - means[known[of == w]].mean(0) for g, w in zip(known, of, strict=True)])
 
 
 def discriminant(
