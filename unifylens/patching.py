@@ -51,7 +51,7 @@ Hook = tuple[str, Callable[..., Tensor]]
 
 LAST_STEP = "unembed.hook_in"
 MOST_ROWS = 512
-"""Rows run at a time where memory allows: more gain nothing on a CPU (benchmarks/patching.py)."""
+"""Rows run at a time where memory allows: four times as many gain 10 to 20 % on a CPU (benchmarks/patching.py)."""
 SHARE_OF_FREE_MEMORY = 0.5
 
 
