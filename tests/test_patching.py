@@ -501,6 +501,7 @@ BAD = {
         lambda m: patching.by_head(m, TARGET, LONGER, DIFFERENCE),
         ["7 positions, these 5", "positions=-1"],
     ),
+    "rows at a time": (lambda m: by_layer(m, TARGET, SOURCE, DIFFERENCE, batch_size=0), ["batch_size=0", "1 or more"]),
     "metric of other rows": (
         lambda m: by_layer(m, TARGET[:2], SOURCE[:2], DIFFERENCE),
         ["metric 'difference' was made for 3 rows; target has 2"],

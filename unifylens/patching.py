@@ -179,6 +179,8 @@ def experiment(
     _check(model, sender, target, sources, edits, metrics, reads)
     known = set(model.hook_dict)
     check_names(known, reads)
+    if batch_size is not None and batch_size < 1:
+        raise ValueError(f"batch_size={batch_size}: allowed is 1 or more, or None for what memory allows.")
     size = batch_size or rows_at_a_time(model, target.shape[1], len(edits), reads)
     device = next(model.parameters()).device
     # reading them takes one more run of all blocks, which few edits would not make up for
