@@ -237,20 +237,18 @@ def language_swap(
     fitted, of_fit = np.unique(group[fit], return_inverse=True)
     test = test[np.isin(group[test], fitted)]
     shifts = subspaces.language_shifts(states(model, corpus, fit)[layer], torch.from_numpy(of_fit))
-    noise = torch.randn(len(shifts), shifts.shape[2], generator=torch.Generator().manual_seed(seed))
-    noise = noise / noise.norm(dim=1, keepdim=True)
     records = []
     for swap in swaps(corpus, test):
         own = torch.from_numpy(np.searchsorted(fitted, group[swap.facts]))
-        a, b, wrong = swap.source, swap.target, (own + 1) % len(shifts)
-        shift = shifts[own, b] - shifts[own, a]
-        edits = [
-            patching.steer_at(name, {"shift": "swap"}, shift, positions=-1),
-            patching.steer_at(name, {"shift": "random"}, noise[own] * shift.norm(dim=1, keepdim=True), positions=-1),
-            patching.steer_at(name, {"shift": "mismatched"}, shifts[wrong, b] - shifts[wrong, a], positions=-1),
-        ]
+        by_group = shifts[:, swap.target] - shifts[:, swap.source]
+        vectors = {
+            "swap": by_group[own],
+            "random": subspaces.random_like(by_group, seed)[own],
+            "mismatched": by_group[(own + 1) % len(shifts)],
+        }
+        edits = [patching.steer_at(name, {"shift": kind}, v, positions=-1) for kind, v in vectors.items()]
         found = patching.experiment(
-            model, swap.prompts(a), edits, swap.shares(), batch_size=batch_size, progress=False
+            model, swap.prompts(swap.source), edits, swap.shares(), batch_size=batch_size, progress=False
         ).set_index("shift")
         records.append(
             {
