@@ -182,6 +182,65 @@ CLAIMS: dict[str, Claim] = {
             control_threshold=0.2,
             control_direction="at most",
         ),
+        Claim(
+            id="C4",
+            statement="Informativeness: the more facts tell about the language they are learnt in, at a fixed number "
+            "of parallel facts, the less they transfer.",
+            notebook="07_informativeness",
+            effect_name="rank correlation of I(fact; language) and transfer over levels of exposure imbalance",
+            threshold=-0.9,
+            direction="at most",
+            control_name="recall of the copies seen at home, at the highest information",
+            control_threshold=0.95,
+            control_direction="at least",
+        ),
+        Claim(
+            id="C5",
+            statement="Extractability: the more of a prompt gives the language away, the less facts transfer.",
+            notebook="08_extractability",
+            effect_name="rank correlation of the share of language-revealing prompt tokens and transfer over levels",
+            threshold=-0.9,
+            direction="at most",
+            control_name="recall at the highest share of revealing tokens",
+            control_threshold=0.95,
+            control_direction="at least",
+        ),
+        Claim(
+            id="C6",
+            statement="Changing the data turns transfer up and down: at least three interventions raise it and one "
+            "lowers it.",
+            notebook="10_turning_transfer_up_and_down",
+            effect_name="smallest change of transfer, in the direction foretold, among the named interventions",
+            threshold=0.02,
+            direction="at least",
+            control_name="largest loss of recall among them",
+            control_threshold=0.02,
+            control_direction="at most",
+        ),
+        Claim(
+            id="C7",
+            statement="Changing the tokenization turns transfer up and down: at least three interventions raise it and "
+            "one lowers it.",
+            notebook="10_turning_transfer_up_and_down",
+            effect_name="smallest change of transfer, in the direction foretold, among the named interventions",
+            threshold=0.02,
+            direction="at least",
+            control_name="largest loss of recall among them",
+            control_threshold=0.02,
+            control_direction="at most",
+        ),
+        Claim(
+            id="B3",
+            statement="Phase diagram: the share of parallel facts at which half of the facts transfer rises with "
+            "informativeness and with extractability.",
+            notebook="11_phase_diagram",
+            effect_name="parallel share at half transfer where both are high, over that where both are low (log2)",
+            threshold=1.0,
+            direction="at least",
+            control_name="lowest recall over the diagram",
+            control_threshold=0.95,
+            control_direction="at least",
+        ),
     )
 }
 
