@@ -12,6 +12,7 @@ from unifylens import (
     hooks,
     imposed,
     interchange,
+    interventions,
     measures,
     patching,
     phases,
@@ -22,6 +23,7 @@ from unifylens.config import (
     CorpusChange,
     CorpusConfig,
     Experiment,
+    Intervention,
     LanguageConfig,
     ModelConfig,
     TrainConfig,
@@ -29,6 +31,7 @@ from unifylens.config import (
 )
 from unifylens.corpus import Corpus, parallel_window
 from unifylens.evaluate import states, transfer, unification
+from unifylens.interventions import build_corpus
 from unifylens.model import build_model, untrained_like
 from unifylens.paths import profile
 from unifylens.store import Run
@@ -40,6 +43,7 @@ __all__ = [
     "CorpusChange",
     "CorpusConfig",
     "Experiment",
+    "Intervention",
     "LanguageConfig",
     "ModelConfig",
     "Run",
@@ -47,6 +51,7 @@ __all__ = [
     "TrainConfig",
     "World",
     "WorldConfig",
+    "build_corpus",
     "build_model",
     "claims",
     "designs",
@@ -54,6 +59,7 @@ __all__ = [
     "hooks",
     "imposed",
     "interchange",
+    "interventions",
     "measures",
     "parallel_window",
     "patching",

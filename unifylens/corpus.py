@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -39,14 +41,10 @@ def assign(
 
     home = rng(seed, "home").permutation(n) % n_languages
     subject_home = rng(seed, "subject home").permutation(world.n_subjects) % n_languages
-    object_home = np.empty(world.n_objects, dtype=int)
-    for relation in range(world.n_relations):
-        objects = np.flatnonzero(world.object_relation == relation)
-        object_home[objects] = rng(seed, f"object home {relation}").permutation(len(objects)) % n_languages
     by_subject = rng(seed, "decided by subject").random(n) < config.home_bias
     by_object = (rng(seed, "decided by object").random(n) < config.object_skew) & ~parallel
     home = np.where(by_subject, subject_home[world.subject], home)
-    home = np.where(by_object, object_home[world.object], home)
+    home = np.where(by_object, object_homes(world, n_languages, seed)[world.object], home)
 
     at_home = np.arange(n_languages)[:, None] == home
     balance = config.exposure_balance
@@ -54,6 +52,15 @@ def assign(
     copies *= np.where(at_home, 1.0, config.copy_exposure)
     weights = np.where(parallel, copies, at_home)
     return home, weights / weights.sum()
+
+
+def object_homes(world: World, n_languages: int, seed: int) -> Int[np.ndarray, " object"]:
+    """The language that each object is tied to by a skew: every relation's objects are dealt out evenly."""
+    homes = np.empty(world.n_objects, dtype=int)
+    for relation in range(world.n_relations):
+        objects = np.flatnonzero(world.object_relation == relation)
+        homes[objects] = rng(seed, f"object home {relation}").permutation(len(objects)) % n_languages
+    return homes
 
 
 class Corpus:
@@ -72,8 +79,13 @@ class Corpus:
         language_token: bool,
         home: Int[np.ndarray, " fact"],
         stages: list[tuple[int, int, Float[np.ndarray, "language fact"]]],
+        switched: Int[np.ndarray, "language fact"] | None = None,
     ) -> None:
-        """Stages are `(start, stop, exposure)` in order. Raises ValueError where two prompts cannot be told apart."""
+        """Stages are `(start, stop, exposure)` in order. Raises ValueError where two prompts cannot be told apart.
+
+        With `switched` every template stands there twice, and the second time the subject's word is that of the
+        language so many further on, 0 for its own.
+        """
         self.world = world
         self.languages = languages
         self.tokenizer = tokenizer
@@ -82,11 +94,15 @@ class Corpus:
         self.home = home
         """Home language of each fact (by the first stage, where the corpus changes)."""
         self.stages = stages
+        self.switched = switched
         self._refuse_ambiguous_prompts()
 
     @classmethod
     def build(cls, experiment: Experiment) -> Corpus:
-        """Make world, languages, tokens and exposures of an experiment."""
+        """Make world, languages, tokens and exposures of an experiment. Raises ValueError if it has interventions."""
+        if experiment.interventions:
+            names = [intervention.name for intervention in experiment.interventions]
+            raise ValueError(f"interventions={names}: Corpus.build knows of none; allowed: unifylens.build_corpus.")
         config, seed = experiment.language, experiment.seed
         world = World.synthetic(experiment.world, seed)
         languages = make_languages(world, config, seed)
@@ -103,6 +119,11 @@ class Corpus:
             home=assigned[0][2],
             stages=[(start, stop, exposure) for start, stop, _, exposure in assigned],
         )
+
+    def replace(self, **parts: Any) -> Corpus:
+        """Copy with some parts changed, named as in the constructor. Raises what the constructor raises."""
+        names = ("world", "languages", "tokenizer", "templates", "language_token", "home", "stages", "switched")
+        return Corpus(**{name: getattr(self, name) for name in names} | parts)
 
     # --- who sees what -------------------------------------------------------------------------------------
 
@@ -188,10 +209,28 @@ class Corpus:
         padded = [np.pad(b, ((0, 0), (0, length - b.shape[1])), constant_values=pad) for b in blocks]
         return torch.from_numpy(np.stack(padded)), positions
 
-    @property
+    @cached_property
     def sequences(self) -> Int[Tensor, "template row pos"]:
         """Token IDs of prompt, answer and what follows, padded on the right."""
-        return self._rendered[0]
+        own = self._rendered[0]
+        if self.switched is None:
+            return own
+        first, second = own.chunk(2)
+        second = second.clone()
+        for shift in range(1, self.n_languages):
+            rows = torch.from_numpy(self.switched.ravel() == shift)
+            second[:, rows] = self.lending(shift).sequences[:, rows]
+        return torch.cat([first, second])
+
+    def lending(self, shift: int) -> Corpus:
+        """The corpus with the subjects' words of the language so many further on, and nothing switched."""
+        names = [language.subjects for language in self.languages]
+        languages = tuple(
+            replace(language, subjects=names[(index + shift) % self.n_languages])
+            for index, language in enumerate(self.languages)
+        )
+        half = len(self.templates) // (1 if self.switched is None else 2)
+        return self.replace(languages=languages, templates=self.templates[:half], switched=None)
 
     @property
     def n_ctx(self) -> int:

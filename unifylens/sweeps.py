@@ -27,7 +27,7 @@ from tqdm.auto import tqdm
 
 from unifylens import memory, paths, store
 from unifylens.config import Experiment
-from unifylens.corpus import Corpus
+from unifylens.interventions import build_corpus
 from unifylens.model import n_parameters
 from unifylens.store import Run
 from unifylens.train import Monitor, Result, device, mean_of_last, train_stack
@@ -179,7 +179,7 @@ class _Member:
 
     @classmethod
     def of(cls, experiment: Experiment) -> _Member:
-        corpus, config, model = Corpus.build(experiment), experiment.train, experiment.model
+        corpus, config, model = build_corpus(experiment), experiment.train, experiment.model
         answers = tuple(corpus.position("answer", template) for template in range(len(corpus.templates)))
         # stacked members may differ in these two, which are only factors of their own updates
         shared = config.model_copy(update={"lr": 1.0, "weight_decay": 0.0})
