@@ -184,7 +184,9 @@ def test_code_switching_puts_in_another_subject_and_nothing_else(experiment, one
         for row in changed[:5, 0].tolist():
             language, fact = divmod(row, n)
             lender = (language + high.switched[language, fact]) % before.n_languages
-            assert second[template, row, at] == encode([before.languages[lender].subjects[world.subject[fact]]])[0]
+            assert (
+                second[template, row, at] == encode([before.languages[lender].subjects[world.subject[fact]]], lender)[0]
+            )
             assert lender != language and before.seen[language, fact]
     for corpus, share in zip((low, high), sorted([one, other]), strict=True):
         words = np.array([language.subjects for language in corpus.languages])
@@ -213,9 +215,30 @@ def test_code_switched_examples_are_drawn_every_second_time():
         assert torch.equal(batches[step].due[0, :, 0], corpus.answers[rows[0]])
     assert abs(foreign / total - 0.5) < 0.06
     told = iv.effects(ul.build_corpus(experiment.replace(interventions=())), corpus)
-    assert told.loc["I(subject's word; language)", "before"] == pytest.approx(1.0, abs=0.01)
-    assert told.loc["I(subject's word; language)", "after"] < 0.2
     assert told.loc["code-switched examples", "after"] == pytest.approx(0.5)
+    # of subject and relation, the subject told all of one bit and now tells next to none
+    assert told.loc["language information of a prompt token", "before"] == pytest.approx(1.0, abs=0.01)
+    assert told.loc["language information of a prompt token", "after"] < 0.6
+
+
+@pytest.mark.parametrize("scheme", ["character", "bpe"])
+def test_code_switching_names_of_several_tokens(scheme):
+    size = {} if scheme == "character" else {"tokenizer.vocab_size": 80}
+    before = built(
+        **{"language.shared_subjects": 0.0, "tokenizer.scheme": scheme, "language.templates": ("of",)}, **size
+    )
+    after = iv.code_switch(before, 0.5)
+    n = before.n_facts
+    for row in np.flatnonzero(after.switched.ravel())[:20]:
+        language, fact = divmod(int(row), n)
+        subject, _, thing = before.world.facts[fact]
+        own, other = before.languages[language], before.languages[1 - language]
+        words = before.text(language, fact).split()
+        assert words[words.index(own.subjects[subject])] and words[-1] == own.objects[thing]
+        assert after.text(language, fact, template=1) == before.text(language, fact).replace(
+            own.subjects[subject], other.subjects[subject]
+        )
+        assert after.due[1, row].tolist() == before.due[0, row].tolist()
 
 
 # --- words ---------------------------------------------------------------------------------------------------
@@ -248,9 +271,58 @@ def test_the_language_token_comes_and_goes():
     same(with_token, built(**{"language.language_token": True}))
     same(iv.remove_language_token(with_token), before)
     table = iv.effects(before, with_token)
-    assert table.loc["tokens per prompt", "change"] == table.loc["tokens per example", "change"] == 1
+    assert table.loc["tokens per prompt", "change"] == 1 and table.loc["tokens per answer", "change"] == 0
     assert np.isnan(table.loc["language-revealing language tokens", "before"])
     assert table.loc["language-revealing language tokens", "moved"] and not table.loc["vocabulary", "moved"]
+
+
+TOKENIZERS = {
+    "word": ul.TokenizerConfig(),
+    "character": ul.TokenizerConfig(scheme="character"),
+    "bpe": ul.TokenizerConfig(scheme="bpe", vocab_size=80),
+    "unigram": ul.TokenizerConfig(scheme="unigram", vocab_size=80),
+    "apart": ul.TokenizerConfig(scheme="bpe", vocab_size=60, training="separate"),
+}
+
+
+@pytest.mark.parametrize("scheme", TOKENIZERS)
+@pytest.mark.parametrize("seed", [0, 3])
+def test_other_tokens_are_the_settings_of_the_tokenizer(scheme, seed):
+    base = tiny(seed=seed, **{"language.lexical_distance": 0.3, "language.shared_subjects": 0.5})
+    before, config = ul.build_corpus(base), TOKENIZERS[scheme]
+    after = iv.retokenize(before, config, seed)
+    same(after, ul.build_corpus(base.replace(tokenizer=config)))
+    assert after.tokenizer.config == config
+    split = iv.mark_language(after, seed)
+    same(split, ul.build_corpus(base.replace(tokenizer=config, **{"tokenizer.shared_tokens": 0.0})))
+    same(iv.merge_vocabularies(split, 1.0, seed), after)
+    same(iv.merge_vocabularies(split, 0.4, seed), iv.merge_vocabularies(split, 0.4, seed))
+    table = iv.effects(after, split)
+    assert table.loc["bridge tokens", "after"] == 0 < table.loc["bridge tokens", "before"]
+    assert table.loc["language-revealing prompt tokens", "after"] == pytest.approx(1.0)
+    assert not table.loc[["tokens per prompt", "tokens per answer", "I(fact; language)"], "moved"].any()
+    half = iv.merge_vocabularies(split, 0.5, seed)
+    assert 0 < (half.tokenizer.languages_of() > 1).sum() < (after.tokenizer.languages_of() > 1).sum()
+    assert (half.exposure == before.exposure).all()
+
+
+def test_merging_adds_to_what_is_shared():
+    config = TOKENIZERS["bpe"].model_copy(update={"shared_tokens": 0.2})
+    before = built(**{"language.lexical_distance": 0.3, "language.shared_subjects": 0.5, "tokenizer": config})
+    low, high = (iv.merge_vocabularies(before, share) for share in (0.25, 0.75))
+    assert low.tokenizer.config.shared_tokens == pytest.approx(0.4)
+    assert high.tokenizer.config.shared_tokens == pytest.approx(0.8)
+    shared = [{c.tokenizer.pieces[i] for i in np.flatnonzero(c.tokenizer.languages_of() > 1)} for c in (low, high)]
+    assert shared[0] < shared[1]
+
+
+def test_tokens_of_a_finer_cut_cost_more():
+    before = built(**{"language.lexical_distance": 0.3})
+    after = iv.retokenize(before, TOKENIZERS["character"])
+    table = iv.effects(before, after)
+    assert table.loc["tokens per prompt", "before"] == 2 and table.loc["tokens per answer", "before"] == 1
+    assert (table.loc[["tokens per prompt", "tokens per answer"], "change"] > 3).all()
+    assert not table.loc["lexical distance", "moved"]
 
 
 # --- effects, settings, training -----------------------------------------------------------------------------
@@ -263,12 +335,13 @@ def test_nothing_moves_between_a_corpus_and_itself():
         iv.effects(built(), built(**{"world.n_subjects": 12}))
 
 
-GIVEN = {"share": 0.3, "balance": 0.3, "kind": "objects"}
+GIVEN = {"share": 0.3, "balance": 0.3, "kind": "objects", "tokenizer": TOKENIZERS["bpe"]}
 
 
 @pytest.mark.parametrize("name", INTERVENTIONS)
 def test_settings_do_what_the_functions_do(name):
-    base = tiny(seed=5, **{"language.shared_subjects": 0.5, "language.language_token": name == "remove_language_token"})
+    dials = {"language.shared_subjects": 0.5, "language.language_token": name == "remove_language_token"}
+    base = tiny(seed=5, **dials, **{"tokenizer.shared_tokens": 0.5 if name == "merge_vocabularies" else 1.0})
     given_ = {parameter: GIVEN[parameter] for parameter in INTERVENTIONS[name]}
     experiment = base.replace(interventions=(ul.Intervention(name=name, **given_),))
     function, corpus = getattr(iv, name), ul.Corpus.build(base)
@@ -335,8 +408,29 @@ RELATIONS = {"language.shared_relations": 1.0, "language.shared_subjects": 0.0}
         (RELATIONS, "share_words", {"share": 1.0}, r"share_words\(share=1.0, kind='subjects'\).*72 of 144 prompts"),
         ({}, "share_words", {"share": 0.5, "kind": "verbs"}, "kind='verbs'.*Allowed: subjects, relations"),
         (TOKEN, "remove_language_token", {}, "remove_language_token: .*72 of 144 prompts"),
+        ({}, "merge_vocabularies", {}, "no token is marked"),
+        ({"tokenizer.shared_tokens": 0.0}, "mark_language", {}, "share no token"),
+        (
+            {"tokenizer.shared_tokens": 0.0, "language.shared_subjects": 0.5},
+            "share_words",
+            {"share": 0.5},
+            "marked by language",
+        ),
+        (
+            {**RELATIONS, "language.shared_subjects": 1.0, "tokenizer.shared_tokens": 0.0},
+            "merge_vocabularies",
+            {},
+            r"merge_vocabularies\(share=1.0\): .*72 of 144 prompts",
+        ),
+        (
+            {},
+            "retokenize",
+            {"tokenizer": ul.TokenizerConfig(scheme="bpe", vocab_size=5)},
+            "retokenize: .*vocab_size=5 is smaller than the alphabet",
+        ),
+        ({"language.language_cue": "first"}, "add_language_token", {}, "tells its language already"),
         ({}, "remove_language_token", {}, "no prompt has a language token"),
-        (TOKEN, "add_language_token", {}, "names its language already"),
+        (TOKEN, "add_language_token", {}, "tells its language already"),
     ],
 )
 def test_what_cannot_be_done_is_refused(dials, name, given_, told):
@@ -344,10 +438,13 @@ def test_what_cannot_be_done_is_refused(dials, name, given_, told):
         getattr(iv, name)(built(**dials), **given_)
 
 
-def test_code_switching_twice_is_refused():
-    corpus = iv.code_switch(built(**{"language.shared_subjects": 0.0}), 0.2)
-    with pytest.raises(ValueError, match="code-switched already"):
-        iv.code_switch(corpus, 0.2)
+@pytest.mark.parametrize("name", [*INTERVENTIONS])
+def test_code_switching_comes_last(name):
+    dials = {"language.shared_subjects": 0.5, "language.language_token": name == "remove_language_token"}
+    dials["tokenizer.shared_tokens"] = 0.5 if name == "merge_vocabularies" else 1.0
+    corpus = iv.code_switch(built(**dials), 0.2)
+    with pytest.raises(ValueError, match="code-switched; allowed: code_switch once, and after all other"):
+        getattr(iv, name)(corpus, **{parameter: GIVEN[parameter] for parameter in INTERVENTIONS[name]})
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ from unifylens.config import (
     Intervention,
     LanguageConfig,
     ModelConfig,
+    TokenizerConfig,
     TrainConfig,
     WorldConfig,
 )
@@ -36,6 +37,7 @@ from unifylens.model import build_model, untrained_like
 from unifylens.paths import profile
 from unifylens.store import Run
 from unifylens.sweeps import Sweep, sweep, train, train_design, train_many
+from unifylens.tokenization import Tokenizer
 from unifylens.world import World
 
 __all__ = [
@@ -48,6 +50,8 @@ __all__ = [
     "ModelConfig",
     "Run",
     "Sweep",
+    "Tokenizer",
+    "TokenizerConfig",
     "TrainConfig",
     "World",
     "WorldConfig",

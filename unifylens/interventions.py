@@ -2,23 +2,22 @@
 
 All are `Corpus -> Corpus`, leave the world as it is, and act on every stage of exposure. The number of training
 examples stays what it was (exposure sums to one), so what one fact gains others lose. A larger share contains what a
-smaller one of the same seed chose. `share=0` changes nothing.
+smaller one of the same seed chose. `share=0` changes nothing. `code_switch` comes last.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
 
-from unifylens.config import Experiment, Intervention, WordKind, rng, suggest
-from unifylens.corpus import Corpus, object_homes
-from unifylens.information import mutual_information
+from unifylens.config import Experiment, Intervention, TokenizerConfig, WordKind, rng, suggest
+from unifylens.corpus import Corpus, make_tokenizer, object_homes
 from unifylens.language import Language
-from unifylens.tokenization import PAD, WordTokenizer
 
 
 def build_corpus(experiment: Experiment) -> Corpus:
@@ -121,13 +120,10 @@ def code_switch(corpus: Corpus, share: float, seed: int = 0) -> Corpus:
 
     Everything else of the example, the answer too, stays in its own language (mixed-language training: 'Knowledge
     Barriers', 2406.16135). An example that is switched is switched every second time, so at most half of all are. What
-    also moves: prompts in a language's own words are seen less often. Later interventions on the data can change the
-    share, so this one comes last.
-    Raises ValueError where it is done already, subjects' words are the same, or nothing but them tells the language.
+    also moves: prompts in a language's own words are seen less often. No other intervention can follow.
+    Raises ValueError where subjects' words are the same, or nothing but them tells the language.
     """
     _check_share("share", share)
-    if corpus.switched is not None:
-        raise ValueError("code_switch: the corpus is code-switched already; allowed: once.")
     if share > 0.5:
         raise ValueError(f"share={share}: allowed is 0 to 0.5, as every fact is also seen in its language's own words.")
     n_languages, subject = corpus.n_languages, corpus.world.subject
@@ -144,7 +140,7 @@ def code_switch(corpus: Corpus, share: float, seed: int = 0) -> Corpus:
     chosen[order] = (weight > 0) & (weight.cumsum() <= 2 * share * weight.sum() + 1e-12)
     switched = np.where(chosen.reshape(can.shape), shift, 0)
     try:
-        new = corpus.replace(templates=[*corpus.templates] * 2, switched=switched)
+        new = _changed(corpus, switched=switched)
         _refuse_prompts_of_another_language(new)
     except ValueError as error:
         raise ValueError(
@@ -171,25 +167,58 @@ def share_words(corpus: Corpus, share: float, kind: WordKind = "subjects", seed:
     if not differ.any():
         raise ValueError(f"share_words: all {len(differ)} {kind} have the same words in all languages already.")
     chosen = _first(differ, share, rng(seed, f"shared {kind}").permutation(len(differ)))
+    if corpus.tokenizer.config.shared_tokens == 0:
+        raise ValueError("share_words: every token is marked by language, so no word can be shared; see mark_language.")
     languages = []
     for language, own in zip(corpus.languages, names, strict=True):
         words = tuple(first if same else word for first, word, same in zip(names[0], own, chosen, strict=True))
         value = dict(zip(language.function_words, words, strict=True)) if kind == "function_words" else words
         languages.append(replace(language, **{kind: value}))
-    try:
-        return corpus.replace(languages=tuple(languages), tokenizer=WordTokenizer.for_languages(languages))
-    except ValueError as error:
-        raise ValueError(f"share_words(share={share}, kind={kind!r}): {error}") from None
+    return _respelled(corpus, f"share_words(share={share}, kind={kind!r})", corpus.tokenizer.config, seed, languages)
+
+
+def retokenize(corpus: Corpus, tokenizer: TokenizerConfig, seed: int = 0) -> Corpus:
+    """Cut the same words into other tokens (the paper; 'In-Vitro', 2605.26683: what keeps shared substructure).
+
+    What also moves: the number of tokens of prompts and answers, the vocabulary, and so the model's size.
+    Raises what `Tokenizer.for_languages` raises, and ValueError if two languages' prompts would become alike.
+    """
+    return _respelled(corpus, "retokenize", tokenizer, seed)
+
+
+def mark_language(corpus: Corpus, seed: int = 0) -> Corpus:
+    """Mark every token by its language, so that languages share none (split vocabularies; the paper's extractability).
+
+    What also moves: the vocabulary grows. Raises ValueError if every token is marked already.
+    """
+    if not (corpus.tokenizer.languages_of() > 1).any():
+        raise ValueError("mark_language: the languages share no token already.")
+    return _respelled(corpus, "mark_language", _sharing(corpus, 0.0), seed)
+
+
+def merge_vocabularies(corpus: Corpus, share: float = 1.0, seed: int = 0) -> Corpus:
+    """Take the language's mark off that share of the tokens that are marked and stand in several languages.
+
+    Undoes `mark_language`. What also moves: the vocabulary shrinks, and each merged token is seen more often.
+    Raises ValueError if no token is marked, or two languages' prompts would become alike.
+    """
+    _check_share("share", share)
+    before = corpus.tokenizer.config.shared_tokens
+    if before == 1:
+        raise ValueError("merge_vocabularies: no token is marked by language.")
+    return _respelled(
+        corpus, f"merge_vocabularies(share={share})", _sharing(corpus, before + share * (1 - before)), seed
+    )
 
 
 def add_language_token(corpus: Corpus) -> Corpus:
     """Name the language by a token in front of every prompt. What also moves: prompts are one token longer.
 
-    Raises ValueError if it is named already.
+    Raises ValueError if something in front of prompts tells the language already.
     """
-    if corpus.language_token:
-        raise ValueError("add_language_token: every prompt names its language already.")
-    return corpus.replace(language_token=True)
+    if corpus.language_token or corpus.language_cue != "none":
+        raise ValueError("add_language_token: a token or a cue in front of every prompt tells its language already.")
+    return _changed(corpus, language_token=True)
 
 
 def remove_language_token(corpus: Corpus) -> Corpus:
@@ -200,7 +229,7 @@ def remove_language_token(corpus: Corpus) -> Corpus:
     if not corpus.language_token:
         raise ValueError("remove_language_token: no prompt has a language token.")
     try:
-        return corpus.replace(language_token=False)
+        return _changed(corpus, language_token=False)
     except ValueError as error:
         raise ValueError(f"remove_language_token: {error}") from None
 
@@ -211,15 +240,17 @@ def remove_language_token(corpus: Corpus) -> Corpus:
 def effects(before: Corpus, after: Corpus) -> pd.DataFrame:
     """Statistics before and after an intervention: columns before, after, change, moved, unit, meaning.
 
-    Beside `Corpus.statistics()`: what the subject's word as it is printed tells about the language, the share of
-    code-switched examples, and what it all costs in tokens.
+    The rows of `Corpus.statistics()`, and the share of code-switched examples.
     Raises ValueError if the two are not about the same facts.
     """
     if not np.array_equal(before.world.facts, after.world.facts):
         raise ValueError(
             f"before has {before.n_facts} facts, after {after.n_facts}, and they differ; allowed: one world for both."
         )
-    tables = [pd.concat([corpus.statistics(), _printed(corpus)]) for corpus in (before, after)]
+    tables = [corpus.statistics() for corpus in (before, after)]
+    for table, corpus in zip(tables, (before, after), strict=True):
+        share = 0.0 if corpus.switched is None else 0.5 * float(corpus.exposure[corpus.switched > 0].sum())
+        table.loc["code-switched examples"] = [share, "share", "of all: with another language's word for the subject"]
     rows = list(dict.fromkeys([*tables[0].index, *tables[1].index]))
     out = pd.DataFrame({name: t["value"].reindex(rows) for name, t in zip(("before", "after"), tables, strict=True)})
     out["change"] = (out["after"] - out["before"]).where(lambda change: change.abs() > 1e-9, 0.0)
@@ -228,29 +259,6 @@ def effects(before: Corpus, after: Corpus) -> pd.DataFrame:
     for name in ("unit", "meaning"):
         out[name] = tables[1][name].reindex(rows).fillna(tables[0][name].reindex(rows))
     return out
-
-
-def _printed(corpus: Corpus) -> pd.DataFrame:
-    """Rows like those of `Corpus.statistics()` about the training examples as they are printed."""
-    exposure, subject = corpus.exposure, corpus.world.subject
-    half = np.zeros_like(exposure) if corpus.switched is None else np.where(corpus.switched > 0, 0.5, 0.0)
-    shift = 0 if corpus.switched is None else corpus.switched
-    words, codes = np.unique([language.subjects for language in corpus.languages], return_inverse=True)
-    codes, own = codes.reshape(corpus.n_languages, -1), np.arange(corpus.n_languages)[:, None]
-    joint = np.zeros((len(words), corpus.n_languages))
-    np.add.at(joint, (codes[own, subject], own), exposure * (1 - half))
-    np.add.at(joint, (codes[(own + shift) % corpus.n_languages, subject], own), exposure * half)
-
-    weights = exposure.ravel()
-    length = (corpus.sequences != corpus.tokenizer.encode([PAD])[0]).double().sum(2).mean(0).numpy()
-    prompt = (corpus.answer_positions[..., 0] + 1).double().mean(0).numpy()
-    rows = [
-        ("I(subject's word; language)", mutual_information(joint), "bits", "what a printed subject tells"),
-        ("code-switched examples", float((exposure * half).sum()), "share", "of all: with another language's subject"),
-        ("tokens per prompt", float(weights @ prompt), "tokens", "up to the answer, <bos> and language token included"),
-        ("tokens per example", float(weights @ length), "tokens", "prompt, answer and what follows"),
-    ]
-    return pd.DataFrame(rows, columns=["quantity", "value", "unit", "meaning"]).set_index("quantity")
 
 
 # --- helpers ---------------------------------------------------------------------------------------------------
@@ -282,10 +290,33 @@ def _parallel(corpus: Corpus, name: str) -> Bool[np.ndarray, " fact"]:
     return corpus.parallel
 
 
+def _changed(corpus: Corpus, **parts: Any) -> Corpus:
+    """The corpus with some parts changed, if nothing is switched in it."""
+    if corpus.switched is not None:
+        raise ValueError("the corpus is code-switched; allowed: code_switch once, and after all other interventions.")
+    return corpus.replace(**parts)
+
+
+def _sharing(corpus: Corpus, share: float) -> TokenizerConfig:
+    return corpus.tokenizer.config.model_copy(update={"shared_tokens": share})
+
+
+def _respelled(
+    corpus: Corpus, name: str, config: TokenizerConfig, seed: int, languages: Sequence[Language] | None = None
+) -> Corpus:
+    """The corpus with other tokens, and other words if `languages` says so; what goes wrong is told by name."""
+    languages = tuple(languages or corpus.languages)
+    try:
+        tokenizer = make_tokenizer(corpus.world, languages, config, corpus.language_cue, seed)
+        return _changed(corpus, languages=languages, tokenizer=tokenizer)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+
+
 def _exposed(corpus: Corpus, tables: list[Float[np.ndarray, "language fact"]]) -> Corpus:
     """The corpus with other exposures, stage by stage, each made to sum to one."""
     stages = [(start, stop, table / table.sum()) for (start, stop, _), table in zip(corpus.stages, tables, strict=True)]
-    return corpus.replace(stages=stages)
+    return _changed(corpus, stages=stages)
 
 
 def _rehomed(corpus: Corpus, facts: Bool[np.ndarray, " fact"], homes: Int[np.ndarray, " fact"]) -> Corpus:
@@ -302,14 +333,11 @@ def _words(language: Language, kind: WordKind) -> tuple[str, ...]:
 
 def _refuse_prompts_of_another_language(corpus: Corpus) -> None:
     """Raise ValueError if a switched prompt is what another language says in its own words."""
-    half = len(corpus.templates) // 2
+    half = len(corpus.sequences) // 2
     language = np.repeat(np.arange(corpus.n_languages), corpus.n_facts)
     for template in range(half):
-        prompts = [corpus.prompts(template=t).numpy() for t in (template, template + half)]
-        of = pd.DataFrame(np.concatenate(prompts)).assign(language=np.tile(language, 2))
+        pair = [pd.DataFrame(corpus.prompts(template=t).numpy()) for t in (template, template + half)]
+        of = pd.concat(pair).fillna(0).assign(language=np.tile(language, 2))
         owners = of.groupby(list(of.columns[:-1]))["language"].nunique()
         if (owners > 1).any():
-            raise ValueError(
-                f"{int((owners > 1).sum())} prompts become the same in two languages (template "
-                f"{' '.join(corpus.templates[template])!r})."
-            )
+            raise ValueError(f"{int((owners > 1).sum())} prompts become the same in two languages.")
