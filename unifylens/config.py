@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Count = Annotated[int, Field(ge=1)]
+Syllables = Annotated[int, Field(ge=1, le=6)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 WordKind = Literal["subjects", "relations", "objects", "function_words"]
@@ -77,6 +78,8 @@ class LanguageConfig(Config):
     shared_function_words: Share = 0.0
     subject_words: Annotated[int, Field(ge=1, le=4)] = 1
     """Words in a subject's name. With more than one, many subjects share each: only together they tell which."""
+    syllables: tuple[Syllables, Syllables, Syllables] = (3, 2, 3)
+    """In the words of subjects, relations and objects."""
     language_token: bool = False
     """Put a token that names the language in front of every prompt."""
     language_cue: Literal["none", "first", "pair", "vote"] = "none"

@@ -121,9 +121,9 @@ def make_languages(world: World, config: LanguageConfig, seed: int = 0) -> tuple
     """
     inventory = sorted({w for words in config.template_words() for w in words if not w.startswith("{")})
     kinds = {
-        "subjects": (world.n_subjects, config.shared_subjects, 3),
-        "relations": (world.n_relations, config.shared_relations, 2),
-        "objects": (world.n_objects, config.shared_objects, 3),
+        "subjects": (world.n_subjects, config.shared_subjects, config.syllables[0]),
+        "relations": (world.n_relations, config.shared_relations, config.syllables[1]),
+        "objects": (world.n_objects, config.shared_objects, config.syllables[2]),
         "function_words": (len(inventory), config.shared_function_words, 1),
     }
     taken: set[str] = set()
@@ -134,7 +134,7 @@ def make_languages(world: World, config: LanguageConfig, seed: int = 0) -> tuple
     for index in range(config.n_languages):
         words: dict[str, list[str]] = {}
         for kind, (n, share, syllables) in kinds.items():
-            # one-syllable words run out with many languages; then they grow
+            # short words run out with many languages; then they grow
             room = (len(ONSETS) * len(VOWELS)) ** syllables
             syllables += room < 4 * n * config.n_languages
             n_words = config.subject_words if kind == "subjects" else 1
