@@ -61,6 +61,7 @@ OTHER_VALUES = {
     "train.n_checkpoints": 2,
     "train.eval_facts": 8,
     "changes": (ul.CorpusChange(step=20, corpus=ul.CorpusConfig(parallel=0.1)),),
+    "interventions": (ul.Intervention(name="add_parallel", share=0.5),),
     "seed": 1,
 }
 PIECES = {"tokenizer.scheme": "bpe", "tokenizer.vocab_size": 100}

@@ -43,6 +43,8 @@ class Tokenizer:
     """Token IDs of `<pad>` (0), `<bos>`, where answers have several tokens `<eos>`, language tags and cue symbols."""
     words: tuple[Mapping[str, tuple[int, ...]], ...]
     """By language: token IDs of each word."""
+    config: TokenizerConfig
+    """How it was made."""
 
     @classmethod
     def for_languages(
@@ -83,6 +85,7 @@ class Tokenizer:
                 {word: tuple(ids[index, piece] for piece in cut_word) for word, cut_word in words.items()}
                 for index, words in enumerate(cut)
             ),
+            config=config,
         )
         made.check()
         return made
