@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
@@ -110,10 +111,42 @@ class CorpusConfig(Config):
     """Share of a parallel fact's exposure spread evenly over the languages; the rest goes to its home."""
     copy_exposure: Annotated[float, Field(ge=0.0)] = 1.0
     """Factor on the exposure of parallel facts' copies away from home; 0 leaves the home copies alone."""
+    parallel_exposure: Annotated[float, Field(gt=0.0)] = 1.0
+    """Factor on the exposure of every copy of parallel facts, beside that of monolingual facts."""
     object_skew: Share = 0.0
     """Share of monolingual facts whose home language is decided by their object (value-language link)."""
     home_bias: Share = 0.0
     """Share of facts, among those the object does not decide, whose home is their subject's language."""
+    relation_bias: Share = 0.0
+    """Share of facts, among those object and subject do not decide, whose home is their relation's language."""
+
+    @model_validator(mode="after")
+    def _dials_do_not_conflict(self) -> Self:
+        for name, other, why in self._conflicts():
+            values = f"{name}={getattr(self, name)} and {other}={getattr(self, other)}"
+            default = type(self).model_fields[name].default
+            raise ValueError(f"{values} conflict: {why}; allowed with this {other}: {name}={default}.")
+        return self
+
+    def _conflicts(self) -> Iterator[tuple[str, str, str]]:
+        """Dials that are moved though another one leaves them nothing to decide: (dial, the other one, why)."""
+        moved = {name for name, field in type(self).model_fields.items() if getattr(self, name) != field.default}
+        share = "parallel" if self.n_parallel is None else "n_parallel"
+        if {"parallel", "n_parallel"} <= moved:
+            yield "parallel", "n_parallel", "both say how many facts are parallel"
+        weights = ("exposure_balance", "copy_exposure", "parallel_exposure")
+        if getattr(self, share) == 0:
+            yield from ((name, share, "there is no parallel fact to weigh") for name in weights if name in moved)
+        if self.parallel == 1 and "object_skew" in moved and share == "parallel":
+            yield "object_skew", share, "there is no monolingual fact whose home it could decide"
+        if self.home_bias == 1 and "relation_bias" in moved:
+            yield "relation_bias", "home_bias", "the subject decides every home"
+        if not moved & set(weights[:2]):  # parallel facts are alike at home and away
+            for name in ("home_bias", "relation_bias"):
+                if self.object_skew == 1 and name in moved:
+                    yield name, "object_skew", "the object decides every home that counts"
+                if self.parallel == 1 and name in moved and share == "parallel":
+                    yield name, share, "every fact is seen alike in all languages, and has no home"
 
 
 class CorpusChange(Config):
@@ -230,6 +263,12 @@ class Experiment(Config):
                 raise ValueError(
                     f"corpus.n_parallel={corpus.n_parallel} is more than the world's {n_facts} facts; "
                     f"allowed: 0 to {n_facts}."
+                )
+            if corpus.relation_bias and self.world.n_relations < self.language.n_languages:
+                raise ValueError(
+                    f"corpus.relation_bias={corpus.relation_bias} and world.n_relations={self.world.n_relations} "
+                    f"conflict: each of {self.language.n_languages} languages needs a relation of its own; allowed: "
+                    f"relation_bias=0, or n_relations from {self.language.n_languages} on."
                 )
         steps = [change.step for change in self.changes]
         if steps != sorted(set(steps)) or (steps and steps[-1] >= self.train.steps):
