@@ -131,22 +131,16 @@ class CorpusConfig(Config):
     def _conflicts(self) -> Iterator[tuple[str, str, str]]:
         """Dials that are moved though another one leaves them nothing to decide: (dial, the other one, why)."""
         moved = {name for name, field in type(self).model_fields.items() if getattr(self, name) != field.default}
-        share = "parallel" if self.n_parallel is None else "n_parallel"
         if {"parallel", "n_parallel"} <= moved:
             yield "parallel", "n_parallel", "both say how many facts are parallel"
-        weights = ("exposure_balance", "copy_exposure", "parallel_exposure")
-        if getattr(self, share) == 0:
-            yield from ((name, share, "there is no parallel fact to weigh") for name in weights if name in moved)
-        if self.parallel == 1 and "object_skew" in moved and share == "parallel":
-            yield "object_skew", share, "there is no monolingual fact whose home it could decide"
+        if self.exposure_balance == 0 and "copy_exposure" in moved:
+            yield "copy_exposure", "exposure_balance", "there is no copy away from home to weigh"
         if self.home_bias == 1 and "relation_bias" in moved:
             yield "relation_bias", "home_bias", "the subject decides every home"
-        if not moved & set(weights[:2]):  # parallel facts are alike at home and away
-            for name in ("home_bias", "relation_bias"):
-                if self.object_skew == 1 and name in moved:
-                    yield name, "object_skew", "the object decides every home that counts"
-                if self.parallel == 1 and name in moved and share == "parallel":
-                    yield name, share, "every fact is seen alike in all languages, and has no home"
+        alike = not moved & {"exposure_balance", "copy_exposure"}  # parallel facts, at home and away
+        for name in ("home_bias", "relation_bias"):
+            if self.object_skew == 1 and name in moved and alike:
+                yield name, "object_skew", "the object decides every home that counts"
 
 
 class CorpusChange(Config):
