@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from unifylens.config import TEMPLATES, LanguageConfig, WorldConfig
 from unifylens.corpus import Corpus
 from unifylens.language import make_languages
-from unifylens.tokenization import BOS, PAD, WordTokenizer
+from unifylens.tokenization import BOS, PAD, Tokenizer
 from unifylens.world import World
 
 KINDS = ("subjects", "relations", "objects", "function_words")
@@ -147,7 +147,7 @@ def test_texts_say_the_template_in_the_words_of_the_language(name, language_toke
 @given(dials, st.integers(2, 4), word_counts)
 def test_ids_and_words_are_each_others_inverse(values, n_languages, subject_words):
     spoken = languages(n_languages=n_languages, subject_words=subject_words, **values)
-    tokenizer = WordTokenizer.for_languages(spoken)
+    tokenizer = Tokenizer.for_languages(spoken)
     everything = [PAD, BOS, *sorted(set().union(*(language.words() for language in spoken)))]
     assert tokenizer.decode(tokenizer.encode(everything)) == everything
     assert tokenizer.encode(tokenizer.decode(range(len(tokenizer)))) == list(range(len(tokenizer)))
@@ -156,6 +156,6 @@ def test_ids_and_words_are_each_others_inverse(values, n_languages, subject_word
 
 
 def test_unknown_words_are_named():
-    tokenizer = WordTokenizer.for_languages(languages(n_languages=2))
+    tokenizer = Tokenizer.for_languages(languages(n_languages=2))
     with pytest.raises(KeyError, match="qqq"):
         tokenizer.encode([BOS, "qqq"])

@@ -24,6 +24,7 @@ from unifylens.config import (
     Experiment,
     LanguageConfig,
     ModelConfig,
+    TokenizerConfig,
     TrainConfig,
     WorldConfig,
 )
@@ -33,6 +34,7 @@ from unifylens.model import build_model, untrained_like
 from unifylens.paths import profile
 from unifylens.store import Run
 from unifylens.sweeps import Sweep, sweep, train, train_design, train_many
+from unifylens.tokenization import Tokenizer
 from unifylens.world import World
 
 __all__ = [
@@ -44,6 +46,8 @@ __all__ = [
     "ModelConfig",
     "Run",
     "Sweep",
+    "Tokenizer",
+    "TokenizerConfig",
     "TrainConfig",
     "World",
     "WorldConfig",

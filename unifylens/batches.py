@@ -32,19 +32,22 @@ class Batches:
         config = experiments[0].train
         self.seeds = [experiment.seed for experiment in experiments]
         self.size, self.device = config.batch_size, torch.device(device)
-        padded = [torch.nn.functional.pad(corpus.sequences, (0, 1)) for corpus in corpora]
-        self.sequences: Int[Tensor, "model template row pos"] = torch.stack(padded).to(self.device)
-        """One column of padding at the end: what is due behind the last token."""
+        self.sequences: Int[Tensor, "model template row pos"] = torch.stack([c.sequences for c in corpora])
+        self.sequences = self.sequences.to(self.device)
         self.n_templates, self.n_rows, n_pos = self.sequences.shape[1:]
         self._members = torch.arange(len(corpora), device=self.device)[:, None]
-        at = torch.stack([corpus.answer_positions for corpus in corpora])
+        n_answer = max(corpus.due.shape[2] for corpus in corpora)
+        at = torch.stack([_widened(corpus.answer_positions, n_answer, repeat=True) for corpus in corpora])
+        due = torch.stack([_widened(corpus.due, n_answer) for corpus in corpora])
         first, last = int(at.min()), int(at.max())
-        if config.loss == "full":
-            first, last = 0, n_pos - 3
+        self._full = config.loss == "full"
+        if self._full:
+            first, last = 0, n_pos - 2
         contiguous = torch.arange(first, last + 1)
         same = at.shape[-1] == len(contiguous) and bool((at == contiguous).all())
-        self.query = slice(first, last + 1) if same or config.loss == "full" else None
+        self.query = slice(first, last + 1) if same or self._full else None
         """Positions whose next token is due, where they are the same in all examples."""
+        self._due = due.to(self.device)
         self._at = None if self.query else at.to(self.device)
         self._n_in = last + 1
         same = bool((self.sequences[..., 0] == self.sequences[:, :1, :1, 0]).all())
@@ -60,12 +63,12 @@ class Batches:
     def __getitem__(self, step: int) -> Batch:
         """What goes in at a step."""
         templates, rows = self.examples(step)
-        sequences = self.sequences[self._members, templates, rows]
-        tokens = sequences[..., : self._n_in]
-        if self.query is not None:
-            return Batch(tokens, sequences[..., self.query.start + 1 : self.query.stop + 1], None)
-        at = self._at[self._members, templates, rows]
-        return Batch(tokens, sequences.gather(2, at + 1), at)
+        tokens = self.sequences[self._members, templates, rows]
+        if self._full:
+            return Batch(tokens[..., :-1], tokens[..., 1:], None)
+        due = self._due[self._members, templates, rows]
+        at = None if self.query is not None else self._at[self._members, templates, rows]
+        return Batch(tokens[..., : self._n_in], due, at)
 
     def examples(self, step: int) -> tuple[Int[Tensor, "model batch"], Int[Tensor, "model batch"]]:
         """Templates and rows of the examples of a step."""
@@ -89,3 +92,9 @@ class Batches:
     def _draw(self, seed: int, chunk: int) -> Float[Tensor, "step 2 batch"]:
         generator = torch.Generator().manual_seed(torch_seed(seed, "batches", chunk))
         return torch.rand((STEPS_PER_DRAW, 2, self.size), generator=generator, dtype=torch.float64)
+
+
+def _widened(table: Int[Tensor, "template row answer"], width: int, repeat: bool = False) -> Tensor:
+    """The table with more columns: of zeros, or repeating the last one."""
+    more = table[..., -1:].expand(-1, -1, width - table.shape[2])
+    return torch.cat([table, more if repeat else torch.zeros_like(more)], 2)

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Count = Annotated[int, Field(ge=1)]
+Syllables = Annotated[int, Field(ge=1, le=6)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 SLOTS = ("subject", "relation", "object")
@@ -76,10 +77,29 @@ class LanguageConfig(Config):
     shared_function_words: Share = 0.0
     subject_words: Annotated[int, Field(ge=1, le=4)] = 1
     """Words in a subject's name. With more than one, many subjects share each: only together they tell which."""
+    syllables: tuple[Syllables, Syllables, Syllables] = (3, 2, 3)
+    """In the words of subjects, relations and objects."""
     language_token: bool = False
     """Put a token that names the language in front of every prompt."""
+    language_cue: Literal["none", "first", "pair", "vote"] = "none"
+    """Symbols in front of every prompt that together tell the language; every example draws among those that do.
+
+    `first`: the first of two. `pair`: only both of two (their sum modulo the number of languages). `vote`: two or
+    three of three, so that each alone tells it with noise. The symbols are the same tokens in all languages.
+    """
+    lexical_distance: Share | None = None
+    """Share of letters that regular sound changes replace in every language but the first; None: unrelated words."""
     templates: Annotated[tuple[str, ...], Field(min_length=1)] = ("plain",)
     """Names from `TEMPLATES` or own texts; the first is the default, used for evaluation."""
+
+    @model_validator(mode="after")
+    def _one_way_to_tell_the_language(self) -> Self:
+        if self.language_token and self.language_cue != "none":
+            raise ValueError(
+                f"language_token=True conflicts with language_cue={self.language_cue!r}: the token alone gives the "
+                "language away; allowed: one of the two."
+            )
+        return self
 
     @model_validator(mode="after")
     def _templates_have_their_slots(self) -> Self:
@@ -96,6 +116,35 @@ class LanguageConfig(Config):
     def template_words(self) -> list[list[str]]:
         """The templates, each split into slots such as `{subject}` and function words."""
         return [TEMPLATES.get(name, name).split() for name in self.templates]
+
+
+class TokenizerConfig(Config):
+    """How words become tokens, and which tokens languages share."""
+
+    scheme: Literal["word", "character", "bpe", "unigram"] = "word"
+    vocab_size: Count | None = None
+    """Pieces that a `bpe` or `unigram` tokenizer is trained to; with `training="separate"`, in each language."""
+    training: Literal["joint", "separate"] = "joint"
+    """One tokenizer trained on the words of all languages, or one for each."""
+    shared_tokens: Share = 1.0
+    """Share of the pieces used by several languages that are the same token in all; 0 marks every token by language."""
+
+    @model_validator(mode="after")
+    def _trained_schemes_have_a_size(self) -> Self:
+        trained = self.scheme in ("bpe", "unigram")
+        if trained and self.vocab_size is None:
+            raise ValueError(f"vocab_size must be given for scheme={self.scheme!r}, such as 150.")
+        if not trained and self.vocab_size is not None:
+            raise ValueError(
+                f"vocab_size={self.vocab_size} conflicts with scheme={self.scheme!r}, which is not trained; allowed: "
+                "None, or scheme 'bpe' or 'unigram'."
+            )
+        if not trained and self.training == "separate":
+            raise ValueError(
+                f"training='separate' conflicts with scheme={self.scheme!r}, which is not trained; allowed: 'joint', "
+                "or scheme 'bpe' or 'unigram'."
+            )
+        return self
 
 
 class CorpusConfig(Config):
@@ -242,6 +291,7 @@ class Experiment(Config):
 
     world: WorldConfig = WorldConfig()
     language: LanguageConfig = LanguageConfig()
+    tokenizer: TokenizerConfig = TokenizerConfig()
     corpus: CorpusConfig = CorpusConfig()
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
@@ -264,10 +314,21 @@ class Experiment(Config):
                     f"conflict: each of {self.language.n_languages} languages needs a relation of its own; allowed: "
                     f"relation_bias=0, or n_relations from {self.language.n_languages} on."
                 )
+        if self.tokenizer.scheme != "word":
+            self._answers_end_the_prompt()
         steps = [change.step for change in self.changes]
         if steps != sorted(set(steps)) or (steps and steps[-1] >= self.train.steps):
             raise ValueError(f"changes: steps {steps} must rise and stay below train.steps={self.train.steps}.")
         return self
+
+    def _answers_end_the_prompt(self) -> None:
+        """Answers of several tokens end with a token of their own, so nothing may follow them."""
+        for words in self.language.template_words():
+            if words[-1] != "{object}":
+                raise ValueError(
+                    f"language.templates: {' '.join(words)!r} conflicts with tokenizer.scheme="
+                    f"{self.tokenizer.scheme!r}; allowed: templates that end with {{object}}, or scheme 'word'."
+                )
 
     def stages(self) -> list[tuple[int, int, CorpusConfig]]:
         """Corpora in order with the steps `[start, stop)` in which batches are drawn from each."""

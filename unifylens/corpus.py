@@ -12,8 +12,9 @@ from torch import Tensor
 
 from unifylens.config import CorpusChange, CorpusConfig, Experiment, rng
 from unifylens.information import conditional_entropy, conditional_mutual_information, mutual_information
-from unifylens.language import Language, make_languages
-from unifylens.tokenization import BOS, PAD, WordTokenizer, language_tag
+from unifylens.language import Language, lexical_distance, make_languages
+from unifylens.prompts import Rendered, cue_patterns, render, word_counts
+from unifylens.tokenization import EOS, PAD, Tokenizer, language_tag
 from unifylens.world import World
 
 KINDS = ("monolingual", "majority", "minority", "held-out")
@@ -70,9 +71,10 @@ class Corpus:
         self,
         world: World,
         languages: tuple[Language, ...],
-        tokenizer: WordTokenizer,
+        tokenizer: Tokenizer,
         templates: list[list[str]],
         language_token: bool,
+        language_cue: str,
         home: Int[np.ndarray, " fact"],
         stages: list[tuple[int, int, Float[np.ndarray, "language fact"]]],
     ) -> None:
@@ -82,6 +84,7 @@ class Corpus:
         self.tokenizer = tokenizer
         self.templates = templates
         self.language_token = language_token
+        self.language_cue = language_cue
         self.home = home
         """Home language of each fact (by the first stage, where the corpus changes)."""
         self.stages = stages
@@ -100,9 +103,16 @@ class Corpus:
         return cls(
             world=world,
             languages=languages,
-            tokenizer=WordTokenizer.for_languages(languages),
+            tokenizer=Tokenizer.for_languages(
+                languages,
+                experiment.tokenizer,
+                seed,
+                word_counts(world, languages),
+                n_cues=0 if config.language_cue == "none" else config.n_languages,
+            ),
             templates=config.template_words(),
             language_token=config.language_token,
+            language_cue=config.language_cue,
             home=assigned[0][2],
             stages=[(start, stop, exposure) for start, stop, _, exposure in assigned],
         )
@@ -159,74 +169,80 @@ class Corpus:
         return (np.arange(self.n_languages)[:, None] * self.n_facts + np.asarray(facts)).ravel()
 
     @cached_property
-    def _rendered(self) -> tuple[Int[Tensor, "template row pos"], list[dict[str, int]]]:
-        """Token IDs, and where each slot of each template stands."""
-        encode, world = self.tokenizer.encode, self.world
-        blocks, positions = [], []
-        for words in self.templates:
-            per_language, slots = [], {}
-            for language in self.languages:
-                columns = [np.full(world.n_facts, encode([BOS])[0])]
-                if self.language_token:
-                    slots["language"] = len(columns)
-                    columns.append(np.full(world.n_facts, encode([language_tag(language)])[0]))
-                named = {
-                    "{subject}": (language.subjects, world.subject),
-                    "{relation}": (language.relations, world.relation),
-                    "{object}": (language.objects, world.object),
-                }
-                for word in words:
-                    if word in named:
-                        names, which = named[word]
-                        tokens = np.array([encode(name.split()) for name in names])[which]
-                        columns += list(tokens.T)
-                        slots[word[1:-1]] = len(columns) - 1
-                    else:
-                        columns.append(np.full(world.n_facts, encode([language.function_words[word]])[0]))
-                per_language.append(np.stack(columns, 1))
-            blocks.append(np.concatenate(per_language))
-            positions.append(slots)
-        length = max(block.shape[1] for block in blocks)
-        pad = encode([PAD])[0]
-        padded = [np.pad(b, ((0, 0), (0, length - b.shape[1])), constant_values=pad) for b in blocks]
-        return torch.from_numpy(np.stack(padded)), positions
+    def _rendered(self) -> Rendered:
+        """Token IDs, and where each slot of each rendering ends."""
+        return render(
+            self.world, self.languages, self.tokenizer, self._renderings, self.language_token, self.language_cue
+        )
+
+    @cached_property
+    def _renderings(self) -> list[tuple[list[str], int]]:
+        """Every template with every choice among a language's cues; batches draw among them."""
+        n_choices = len(cue_patterns(self.language_cue, self.n_languages)[0])
+        return [(words, shift) for words in self.templates for shift in range(n_choices)]
 
     @property
     def sequences(self) -> Int[Tensor, "template row pos"]:
         """Token IDs of prompt, answer and what follows, padded on the right."""
-        return self._rendered[0]
+        return self._rendered.tokens
 
     @property
     def n_ctx(self) -> int:
         """Length of the longest sequence."""
         return self.sequences.shape[2]
 
-    def position(self, slot: str = "answer", template: int = 0) -> int:
-        """Where a slot stands in a prompt: `subject` (its last word), `relation`, `language`, or `answer`.
+    def positions(self, slot: str = "answer", template: int = 0) -> Int[np.ndarray, " row"]:
+        """Where a slot ends in every prompt: `subject` (its last token), `relation`, `language`, or `answer`.
 
-        `answer` is the last prompt token, whose logits predict the object. Raises ValueError for another slot.
+        `answer` is the last prompt token, whose logits predict the answer's first. Raises ValueError for another slot.
         """
-        slots = self._rendered[1][template]
-        known = {**{k: v for k, v in slots.items() if k != "object"}, "answer": slots["object"] - 1}
+        ends = self._rendered.ends[template]
+        known = {**{k: v for k, v in ends.items() if k != "before answer"}, "answer": ends["before answer"]}
         if slot not in known:
             raise ValueError(f"position={slot!r} is not in this template; allowed: {', '.join(known)}.")
         return known[slot]
 
+    def position(self, slot: str = "answer", template: int = 0) -> int:
+        """Where a slot ends, if it is the same place in all prompts (else `positions`). Raises ValueError if not."""
+        ends = self.positions(slot, template)
+        if (ends != ends[0]).any():
+            raise ValueError(
+                f"position={slot!r} differs from prompt to prompt ({ends.min()} to {ends.max()}), as words have "
+                "several tokens; allowed: tokenizer.scheme='word', or `positions`."
+            )
+        return int(ends[0])
+
     @cached_property
     def answer_positions(self) -> Int[Tensor, "template row answer"]:
-        """Positions whose next token is the answer's; padded with the last one, behind which nothing is due."""
-        last = torch.tensor([self.position("answer", template) for template in range(len(self.templates))])
-        return last[:, None, None].expand(-1, self.n_rows, 1)
+        """Positions whose next token is the answer's; where an answer is shorter, its last one is repeated."""
+        first = np.stack([ends["before answer"] for ends in self._rendered.ends])
+        n_answer = self._rendered.n_answer
+        steps = np.minimum(np.arange(n_answer.max()), n_answer[..., None] - 1)
+        return torch.from_numpy(first[..., None] + steps)
+
+    @cached_property
+    def due(self) -> Int[Tensor, "template row answer"]:
+        """Tokens of the right answers, in the row's language, padded on the right."""
+        at = self.answer_positions
+        tokens = self.sequences.gather(2, at + 1)
+        tokens[..., 1:][at[..., 1:] == at[..., :-1]] = 0
+        return tokens
 
     def prompts(self, rows: Int[np.ndarray, " row"] | None = None, template: int = 0) -> Int[Tensor, "row pos"]:
-        """Token IDs up to and including the last token before the answer."""
-        tokens = self.sequences[template, :, : self.position("answer", template) + 1]
-        return tokens if rows is None else tokens[torch.as_tensor(rows)]
+        """Token IDs up to and including the last token before the answer, padded on the right."""
+        rows = np.arange(self.n_rows) if rows is None else np.asarray(rows)
+        last = torch.from_numpy(self.positions("answer", template)[rows])
+        tokens = self.sequences[template, rows, : int(last.max()) + 1]
+        return tokens.masked_fill(torch.arange(tokens.shape[1]) > last[:, None], 0)
 
     @cached_property
     def answers(self) -> Int[Tensor, " row"]:
-        """Token ID of the right answer, in the row's language."""
-        return self.sequences[0, :, self.position("answer") + 1]
+        """Token ID of the right answer, in the row's language. Raises ValueError if answers have several tokens."""
+        if self.due.shape[2] > 1:
+            raise ValueError(
+                f"answers have up to {self.due.shape[2]} tokens here; allowed: tokenizer.scheme='word', or `due`."
+            )
+        return self.due[0, :, 0]
 
     def text(self, language: int, fact: int, template: int = 0, answer: bool = True) -> str:
         """One prompt as text, with its answer behind an arrow."""
@@ -236,12 +252,14 @@ class Corpus:
                 f"facts 0 to {self.n_facts - 1}."
             )
         row = language * self.n_facts + fact
-        words = self.tokenizer.decode(self.sequences[template, row].tolist())
-        end = self.position("answer", template) + 1
-        prompt = " ".join(words[:end])
+        tokens = self.sequences[template, row].tolist()
+        end = self.positions("answer", template)[row] + 1
+        prompt = " ".join(self.tokenizer.decode(tokens[:end]))
         if not answer:
             return prompt
-        return " ".join([prompt, "→", *(word for word in words[end:] if word != PAD)])
+        return " ".join(
+            [prompt, "→", *(word for word in self.tokenizer.decode(tokens[end:]) if word not in (PAD, EOS))]
+        )
 
     def block_facts(self, n_relations: int = 4, per_relation: int = 16, seed: int = 0) -> Int[np.ndarray, " fact"]:
         """Some monolingual facts of the first relations, sorted by relation, then object: the order of heatmaps.
@@ -263,45 +281,64 @@ class Corpus:
     # --- what tokens mean ----------------------------------------------------------------------------------
 
     @cached_property
-    def token_object(self) -> Int[Tensor, " vocab"]:
-        """Object that a token names, -1 where it names none."""
-        table = torch.full((self.d_vocab,), -1)
-        for language in self.languages:
-            table[self.tokenizer.encode(language.objects)] = torch.arange(self.world.n_objects)
-        return table
+    def possible_answers(self) -> dict[tuple[int, ...], int]:
+        """The object that every sequence of an answer's tokens names, in any language."""
+        end = [self.tokenizer.special[EOS]] if EOS in self.tokenizer.special else []
+        return {
+            tuple(self.tokenizer.encode(name.split(), index) + end): number
+            for index, language in enumerate(self.languages)
+            for number, name in enumerate(language.objects)
+        }
+
+    def named(self, answers: Int[Tensor, "row answer"]) -> tuple[Int[Tensor, " row"], Int[Tensor, " code"]]:
+        """A code for every answer, and the object, -1 for none, by code: equal codes are equal known answers.
+
+        What stands behind an answer's end does not count.
+        """
+        codes = {tokens: code for code, tokens in enumerate(self.possible_answers)}
+        end = self.tokenizer.special.get(EOS)
+        cut = (row[: row.index(end) + 1] if end in row else [i for i in row if i] for row in answers.tolist())
+        code = torch.tensor([codes.get(tuple(row), len(codes)) for row in cut])
+        return code, torch.tensor([*self.possible_answers.values(), -1])
 
     @cached_property
-    def token_relation(self) -> Int[Tensor, " vocab"]:
-        """Relation whose object a token names, -1 where it names none."""
-        relation = torch.from_numpy(self.world.object_relation)
-        return torch.where(self.token_object >= 0, relation[self.token_object.clamp(min=0)], -1)
+    def token_object(self) -> Int[Tensor, " vocab"]:
+        """Object that a token names, -1 where it names none. Raises ValueError if answers have several tokens."""
+        table = torch.full((self.d_vocab,), -1)
+        for index in range(self.n_languages):
+            table[self._object_tokens(index)] = torch.arange(self.world.n_objects)
+        return table
 
     @cached_property
     def choices(self) -> Bool[Tensor, "language relation vocab"]:
-        """Answers that are possible in a language for a relation."""
+        """Answers that are possible in a language for a relation. Raises ValueError if they have several tokens."""
         table = torch.zeros(self.n_languages, self.world.n_relations, self.d_vocab, dtype=torch.bool)
-        for index, language in enumerate(self.languages):
-            table[index, self.world.object_relation, self.tokenizer.encode(language.objects)] = True
+        for index in range(self.n_languages):
+            table[index, self.world.object_relation, self._object_tokens(index)] = True
         return table
+
+    def _object_tokens(self, language: int) -> list[int]:
+        _ = self.answers  # which says so where answers have several tokens
+        return self.tokenizer.encode(self.languages[language].objects, language)
 
     @cached_property
     def language_revealing(self) -> Bool[np.ndarray, " vocab"]:
         """Tokens that belong to one language only."""
-        owners = np.zeros(self.d_vocab, dtype=int)
-        for language in self.languages:
-            owners[self.tokenizer.encode([language_tag(language), *language.words()])] += 1
-        return owners == 1
+        revealing = self.tokenizer.languages_of() == 1
+        revealing[self.tokenizer.encode([language_tag(language) for language in self.languages])] = True
+        return revealing
 
     def _refuse_ambiguous_prompts(self) -> None:
         """Two languages must never share a prompt: what is due there could not be known."""
-        for template in range(len(self.templates)):
+        for template, (words, _) in enumerate(self._renderings):
             prompts = self.prompts(template=template).numpy()
             clashes = len(prompts) - len(np.unique(prompts, axis=0))
             if clashes:
                 raise ValueError(
-                    f"language.shared_subjects, shared_relations and shared_function_words make {clashes} of "
-                    f"{len(prompts)} prompts the same in two languages (template {' '.join(self.templates[template])!r}"
-                    "); lower one of the shares or set language.language_token=True."
+                    f"language.shared_subjects, shared_relations, shared_function_words and lexical_distance make "
+                    f"{clashes} of {len(prompts)} prompts the same in two languages (template {' '.join(words)!r}"
+                    "); lower one of the shares, raise the distance, or set language.language_token=True or a "
+                    "language.language_cue."
                 )
 
     def check_model(self, d_vocab: int, n_ctx: int) -> None:
@@ -315,12 +352,13 @@ class Corpus:
 
     @cached_property
     def baseline(self) -> float:
-        """No-knowledge baseline in nats: H(answer | relation, language), the loss of a model that knows no fact."""
+        """No-knowledge baseline: H(answer | relation, language) in nats per answer token, the loss without any fact."""
         world = self.world
         joint = np.zeros((world.n_objects, world.n_relations * self.n_languages))
         for language in range(self.n_languages):
             np.add.at(joint, (world.object, world.relation * self.n_languages + language), self.exposure[language])
-        return conditional_entropy(joint) * NATS_PER_BIT
+        n_tokens = self.exposure.ravel() @ (self.due[0].numpy() > 0).sum(1)
+        return conditional_entropy(joint) * NATS_PER_BIT / float(n_tokens)
 
     def statistics(self) -> pd.DataFrame:
         """Counts, exposure, informativeness and extractability in one table: columns value, unit, meaning."""
@@ -377,27 +415,75 @@ class Corpus:
                 "no-knowledge baseline",
                 self.baseline,
                 "nats",
-                "H(answer | relation, language): loss without facts",
+                "H(answer | relation, language) per answer token: loss without facts",
             ),
         ]
-        weights = exposure.ravel()
-        per_slot = {slot: self.position(slot) for slot in self._rendered[1][0] if slot != "object"}
-        tokens = self.prompts().numpy()[:, 1:]
-        revealing = self.language_revealing[tokens]
-        rows.append(
-            (
-                "language-revealing prompt tokens",
-                float(weights @ revealing.mean(1)),
-                "share",
-                "prompt tokens after <bos> that belong to one language only",
-            )
-        )
-        for slot, position in per_slot.items():
-            share = float(weights @ revealing[:, position - 1])
-            rows.append((f"language-revealing {slot} tokens", share, "share", "belonging to one language only"))
-        share = float(weights @ self.language_revealing[self.answers.numpy()])
-        rows.append(("language-revealing answer tokens", share, "share", "belonging to one language only"))
+        rows += self._extractability() + self._token_costs()
         return pd.DataFrame(rows, columns=["quantity", "value", "unit", "meaning"]).set_index("quantity")
+
+    def _extractability(self) -> list[tuple[str, float, str, str]]:
+        """Rows of the table: how far tokens give the language away."""
+        weights = self.exposure.ravel()
+        tokens = self.prompts().numpy()
+        revealing = self.language_revealing
+        share = weights @ (revealing[tokens[:, 1:]].sum(1) / (tokens[:, 1:] > 0).sum(1))
+        known = "belonging to one language only"
+        rows = [
+            ("language-revealing prompt tokens", share, "share", f"prompt tokens after <bos>, {known}"),
+            (
+                "language information of a prompt token",
+                self._token_information(),
+                "bits",
+                "I(token; language | its position), mean over prompt tokens",
+            ),
+        ]
+        for slot in self._rendered.ends[0]:
+            at = self.positions("answer" if slot == "before answer" else slot)
+            if slot != "before answer":
+                share = weights @ revealing[tokens[np.arange(len(tokens)), at]]
+                rows.append((f"language-revealing {slot} tokens", share, "share", known))
+        due = self.due[0].numpy()
+        share = weights @ (revealing[due].sum(1) / (due > 0).sum(1))
+        rows.append(("language-revealing answer tokens", share, "share", known))
+        used = self.tokenizer.languages_of()
+        rows.append(
+            ("bridge tokens", (used > 1).sum() / (used > 0).sum(), "share", "tokens of several languages' words")
+        )
+        distances = [lexical_distance(self.languages[0], other) for other in self.languages[1:]]
+        rows.append(
+            ("lexical distance", np.mean(distances), "share", "edits from the first language's words, by letter")
+        )
+        return [(name, float(value), unit, meaning) for name, value, unit, meaning in rows]
+
+    def _token_information(self) -> float:
+        """Bits about the language in a prompt token of known position, mean over all after `<bos>`."""
+        total = share = 0.0
+        prompts = [self.prompts(template=template).numpy() for template in range(len(self._renderings))]
+        language = np.repeat(np.arange(self.n_languages), self.n_facts)
+        for at in range(1, max(tokens.shape[1] for tokens in prompts)):
+            joint = np.zeros((self.d_vocab, self.n_languages))
+            for tokens in prompts:
+                if at < tokens.shape[1]:
+                    np.add.at(joint, (tokens[:, at], language), self.exposure.ravel())
+            joint[0] = 0  # padding: the prompt has ended
+            total += joint.sum() * mutual_information(joint)
+            share += joint.sum()
+        return total / share
+
+    def _token_costs(self) -> list[tuple[str, float, str, str]]:
+        """Rows of the table: how many tokens things take."""
+        weights = self.exposure.ravel()
+        n_prompt = (self.prompts().numpy()[:, 1:] > 0).sum(1)
+        n_answer = (self.due[0].numpy() > 0).sum(1)
+        rows = [
+            ("tokens per prompt", weights @ n_prompt, "tokens", "mean, after <bos>"),
+            ("tokens per answer", weights @ n_answer, "tokens", "mean, with the end of the answer where it has one"),
+        ]
+        lengths = [np.mean([len(ids) for ids in table.values()]) for table in self.tokenizer.words]
+        for language, length in zip(self.languages, lengths, strict=True):
+            premium = f"token premium: {length / lengths[0]:.2f} times language {self.languages[0].name}"
+            rows.append((f"tokens per word of language {language.name}", length, "tokens", premium))
+        return [(name, float(value), unit, meaning) for name, value, unit, meaning in rows]
 
     def examples(self, n: int = 2, seed: int = 0) -> pd.DataFrame:
         """A few prompts of every kind as text: columns language, kind, text."""

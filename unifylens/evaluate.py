@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import combinations
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -19,6 +21,18 @@ from unifylens.model import untrained_like
 BATCH_ROWS = 2048
 
 
+Ask = Callable[[Tensor, Tensor], tuple[Tensor, list[Tensor]]]
+"""From tokens `[row, pos]` and positions `[row]`: logits `[row, vocab]` and states by layer `[row, d_model]` there."""
+
+
+class Answers(NamedTuple):
+    """What a model says: its greedy answers, and logits and states at the last prompt token."""
+
+    tokens: Int[Tensor, "row answer"]
+    logits: Float[Tensor, "row vocab"]
+    states: list[Float[Tensor, "row d_model"]]
+
+
 class Questions:
     """Some facts, asked in every language, and what the answers and states to them amount to."""
 
@@ -28,11 +42,14 @@ class Questions:
         self.facts = np.sort(facts)
         self.rows = torch.from_numpy(corpus.rows(self.facts))
         self.prompts = corpus.prompts(self.rows.numpy())
+        self.last = torch.from_numpy(corpus.positions("answer")[self.rows.numpy()])
+        """Position of each prompt's last token."""
+        self.n_answer = corpus.due.shape[2]
         self.kind = corpus.kind[:, self.facts].ravel()
         self.language = np.repeat(np.arange(corpus.n_languages), len(self.facts))
         self.relation = np.tile(corpus.world.relation[self.facts], corpus.n_languages)
         self.parallel = corpus.parallel[self.facts]
-        self._answer = corpus.answers[self.rows]
+        self._due = corpus.due[0, self.rows]
         self._object = torch.from_numpy(np.tile(corpus.world.object[self.facts], corpus.n_languages))
 
     @classmethod
@@ -47,18 +64,26 @@ class Questions:
         """Every fact."""
         return cls(corpus, np.arange(corpus.n_facts))
 
-    def answer_types(self, predicted: Int[Tensor, " row"]) -> Int[np.ndarray, " row"]:
-        """Code into `measures.ANSWER_TYPES` of each predicted token."""
-        corpus = self.corpus
+    @torch.no_grad()
+    def answered_by(self, ask: Ask) -> Answers:
+        """Greedy decoding: every token of an answer is the likeliest after those before it."""
+        tokens = torch.nn.functional.pad(self.prompts, (0, self.n_answer - 1))
+        row = torch.arange(len(tokens))
+        first, states = ask(tokens, self.last)
+        said = [first.argmax(-1)]
+        for i in range(1, self.n_answer):
+            tokens[row, self.last + i] = said[-1]
+            said.append(ask(tokens, self.last + i)[0].argmax(-1))
+        return Answers(torch.stack(said, 1), first, states)
+
+    def answer_types(self, said: Int[Tensor, "row answer"]) -> Int[np.ndarray, " row"]:
+        """Code into `measures.ANSWER_TYPES` of each answer."""
+        objects = torch.from_numpy(self.corpus.world.object_relation)
+        said, named = self.corpus.named(said)
+        due, _ = self.corpus.named(self._due)
+        relation = torch.where(named >= 0, objects[named.clamp(min=0)], -1)
         return np.asarray(
-            measures.answer_types(
-                predicted,
-                self._answer,
-                corpus.token_object,
-                corpus.token_relation,
-                self._object,
-                torch.from_numpy(self.relation),
-            )
+            measures.answer_types(said, due, named, relation, self._object, torch.from_numpy(self.relation))
         )
 
     def chooses(
@@ -67,23 +92,26 @@ class Questions:
         """Whether the asked rows are right in the calibrated choice, among the relation's objects in the language."""
         allowed = self.corpus.choices[torch.from_numpy(self.language[asked]), torch.from_numpy(self.relation[asked])]
         rows = torch.from_numpy(asked)
-        return (measures.object_choice(logits[rows], allowed) == self._answer[rows]).numpy()
+        return (measures.object_choice(logits[rows], allowed) == self._due[rows, 0]).numpy()
 
-    def accuracy(self, logits: Float[Tensor, "row vocab"]) -> dict[str, float]:
-        """Recall by kind of copy, transfer with its error types; nan where there is nothing to ask."""
-        predicted = logits.argmax(-1)
-        types = self.answer_types(predicted)
+    def accuracy(self, answers: Answers) -> dict[str, float]:
+        """Recall by kind of copy, transfer with its error types; nan where there is nothing to ask.
+
+        `transfer_choice` is nan, too, where answers have several tokens.
+        """
+        types = self.answer_types(answers.tokens)
         right = types == 0
         n_kind = np.bincount(self.corpus.kind.ravel(), minlength=len(KINDS))
         by_kind = [_mean(right[self.kind == code]) for code in range(len(KINDS))]
         known = [code for code in range(3) if n_kind[code] and not np.isnan(by_kind[code])]
         held_out = self.kind == 3
+        chooses = self.chooses(answers.logits, held_out) if self.n_answer == 1 else []
         out = {
             # kinds are sampled evenly, so recall weighs them by how many copies there are
             "recall": float(np.average([by_kind[c] for c in known], weights=n_kind[known])),
             **{f"recall_{KINDS[code]}": by_kind[code] for code in range(3)},
             "transfer": by_kind[3],
-            "transfer_choice": _mean(self.chooses(logits, held_out)),
+            "transfer_choice": _mean(chooses),
         }
         for code, name in enumerate(("wrong_language", "wrong_object", "other"), start=1):
             out[f"transfer_{name}"] = _mean(types[held_out] == code)
@@ -139,15 +167,21 @@ def layer_names(n_layers: int) -> list[str]:
 
 @torch.no_grad()
 def run_prompts(
-    model: HookedTransformer, prompts: Int[Tensor, "row pos"], position: int = -1
+    model: HookedTransformer,
+    prompts: Int[Tensor, "row pos"],
+    position: Int[Tensor, " row"] | int = -1,
+    logits_at: Int[Tensor, " row"] | int = -1,
 ) -> tuple[Float[Tensor, "row vocab"], list[Float[Tensor, "row d_model"]]]:
-    """Logits at the last position, and the residual stream at `position`, by layer from the embedding on."""
+    """Logits at `logits_at`, and the residual stream at `position`, by layer from the embedding on."""
     names = layer_names(model.cfg.n_layers)
     logits, states = [], []
-    for batch in prompts.split(BATCH_ROWS):
+    n = len(prompts)
+    where = [torch.as_tensor(at).expand(n) for at in (position, logits_at)]
+    for batch, at, last in zip(*(x.split(BATCH_ROWS) for x in (prompts, *where)), strict=True):
+        row = torch.arange(len(batch))
         out, cache = model.run_with_cache(batch, names_filter=names)
-        logits.append(out[:, -1].float().cpu())
-        states.append([cache[name][:, position].float().cpu() for name in names])
+        logits.append(out[row, last].float().cpu())
+        states.append([cache[name][row, at].float().cpu() for name in names])
     return torch.cat(logits), [torch.cat(parts) for parts in zip(*states, strict=True)]
 
 
@@ -156,11 +190,12 @@ def states(
 ) -> Float[Tensor, "layer language fact d_model"]:
     """Residual stream of facts in every language, from the embedding to after the last block.
 
-    `position` is a slot of the prompt; `answer` is the last token before it. The order of `facts` is kept.
-    Raises ValueError if the model does not fit the corpus or the slot does not exist.
+    `position` is a slot of the prompt (its last token); `answer` is the last token before it. The order of `facts` is
+    kept. Raises ValueError if the model does not fit the corpus or the slot does not exist.
     """
     corpus.check_model(model.cfg.d_vocab, model.cfg.n_ctx)
-    _, by_layer = run_prompts(model, corpus.prompts(corpus.rows(facts)), corpus.position(position))
+    rows = corpus.rows(facts)
+    _, by_layer = run_prompts(model, corpus.prompts(rows), torch.from_numpy(corpus.positions(position)[rows]))
     return torch.stack(by_layer).unflatten(1, (corpus.n_languages, len(facts)))
 
 
@@ -168,20 +203,21 @@ def transfer(model: HookedTransformer, corpus: Corpus) -> pd.DataFrame:
     """Answers to every fact in every language in which it was never seen: one row a language, shares by type.
 
     Columns: `n` questions, one share per `measures.ANSWER_TYPES`, and `choice`, the accuracy when only the
-    relation's objects in the language asked are allowed (chance: one over their number).
+    relation's objects in the language asked are allowed (chance: one over their number; nan where answers have several
+    tokens). Whole answers must match, as greedy decoding gives them.
     Raises ValueError if the model does not fit the corpus, or no fact is held out.
     """
     corpus.check_model(model.cfg.d_vocab, model.cfg.n_ctx)
     if corpus.seen.all():
         raise ValueError("every fact is seen in every language (corpus.parallel=1): no transfer to measure.")
     questions = Questions.all(corpus)
-    logits, _ = run_prompts(model, questions.prompts)
-    types = questions.answer_types(logits.argmax(-1))
+    answers = questions.answered_by(lambda tokens, at: run_prompts(model, tokens, at, at))
+    types = questions.answer_types(answers.tokens)
     records = []
     for index, language in enumerate(corpus.languages):
         asked = (questions.kind == 3) & (questions.language == index)
         shares = {name: _mean(types[asked] == code) for code, name in enumerate(measures.ANSWER_TYPES)}
-        choice = _mean(questions.chooses(logits, asked))
+        choice = _mean(questions.chooses(answers.logits, asked) if questions.n_answer == 1 else [])
         records.append({"language": language.name, "n": int(asked.sum()), **shares, "choice": choice})
     return pd.DataFrame(records).set_index("language")
 
@@ -210,7 +246,7 @@ def unification(
     questions = Questions(corpus, rng(seed, "compared facts").permutation(wanted)[:n_facts])
     relation = torch.from_numpy(corpus.world.relation[questions.facts])
     subject = torch.from_numpy(corpus.world.subject[questions.facts])
-    at = corpus.position(position)
+    at = torch.from_numpy(corpus.positions(position)[questions.rows.numpy()])
 
     def by_layer(network: HookedTransformer) -> list[list[dict[str, float]]]:
         _, states = run_prompts(network, questions.prompts, at)

@@ -7,6 +7,7 @@ same batch. What a plateau in learning waits for, other than attention, is still
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import joblib
 import pandas as pd
@@ -44,6 +45,7 @@ def train_with_attention(runs: Sequence[Run], steps: Sequence[int], *, progress:
             "runs differ in model, train, vocabulary or prompts; allowed: runs that differ in seed and in which facts "
             "are seen alone."
         )
+    runs[0].corpus.position("answer")  # refuses prompts of several lengths
     references = [(run, step, run.checkpoint(step)) for run in runs for step in steps]
     parts = [references[i : i + PART_SIZE] for i in range(0, len(references), PART_SIZE)]
     total = len(references) * runs[0].experiment.train.steps
@@ -79,7 +81,7 @@ def _train(references: list[tuple[Run, int, torch.nn.Module]], bar: tqdm) -> pd.
             mean = torch.stack(losses).mean(0) if losses else learn(0)[0]
             for member, (run, at, _) in enumerate(references):
                 questions = Questions.all(corpora[member]) if step == train.steps else sampled[member]
-                logits, states = network.answer(parameters, member, questions.prompts)
+                answers = questions.answered_by(partial(network.answer, parameters, member))
                 record = {
                     "attention_step": at,
                     "seed": run.experiment.seed,
@@ -87,7 +89,9 @@ def _train(references: list[tuple[Run, int, torch.nn.Module]], bar: tqdm) -> pd.
                     "tokens_seen": step * train.batch_size * corpora[member].n_ctx,
                     "loss": float(mean[member]),
                 }
-                histories[member].append(record | questions.accuracy(logits) | questions.representation(states))
+                histories[member].append(
+                    record | questions.accuracy(answers) | questions.representation(answers.states)
+                )
             losses = []
         if step < train.steps:
             optimizer.set_rates(step)
@@ -112,13 +116,13 @@ class _Imposed:
         return losses, run.backward(gradient)
 
     def answer(
-        self, parameters: Parameters, member: int, prompts: Int[Tensor, "row pos"]
+        self, parameters: Parameters, member: int, prompts: Int[Tensor, "row pos"], at: Int[Tensor, " row"]
     ) -> tuple[Float[Tensor, "row d_vocab"], list[Float[Tensor, "row d_model"]]]:
-        """Logits and states by layer of one member at the last position."""
+        """Logits and states by layer of one member at the last prompt token, the same position in all prompts."""
         own, reference = (
             {name: p[member : member + 1] for name, p in of.items()} for of in (parameters, self.reference)
         )
-        run = self._run(reference, own, prompts[None], slice(prompts.shape[1] - 1, prompts.shape[1]), 1)
+        run = self._run(reference, own, prompts[None], slice(int(at[0]), int(at[0]) + 1), 1)
         logits = run.forward()
         *before, last = run.residual
         return run.at.by_batch(logits)[0, :, 0], [

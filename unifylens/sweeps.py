@@ -180,7 +180,8 @@ class _Member:
     @classmethod
     def of(cls, experiment: Experiment) -> _Member:
         corpus, config, model = Corpus.build(experiment), experiment.train, experiment.model
-        answers = tuple(corpus.position("answer", template) for template in range(len(corpus.templates)))
+        one_token = corpus.due.shape[2] == 1  # then the stack computes the same position in every row
+        answers = tuple(corpus.answer_positions[:, 0, 0].tolist()) if one_token else None
         # stacked members may differ in these two, which are only factors of their own updates
         shared = config.model_copy(update={"lr": 1.0, "weight_decay": 0.0})
         numbers, n_checkpoints = n_parameters(model, corpus.d_vocab, corpus.n_ctx), len(config.checkpoint_steps())

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -249,20 +250,22 @@ class _Stack:
                 "loss": float(losses[member]),
             }
             if np.isfinite(record["loss"]):
-                logits, states = self._answer(member, questions)
-                if all(bool(x.sum().isfinite()) for x in (logits, *states)):
-                    record |= questions.accuracy(logits) | questions.representation(states)
+                answers = questions.answered_by(partial(self._ask, member))
+                if all(bool(x.sum().isfinite()) for x in (answers.logits, *answers.states)):
+                    record |= questions.accuracy(answers) | questions.representation(answers.states)
             self.records[member].append(record)
         self.loss_sum.zero_()
         self.loss_steps = 0
 
-    def _answer(self, member: int, questions: Questions) -> tuple[Tensor, list[Tensor]]:
-        """Logits `[row, vocab]` and states by layer `[row, d_model]` of one member at the answer position."""
+    def _ask(self, member: int, prompts: Tensor, at: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Logits `[row, vocab]` and states by layer `[row, d_model]` of one member at a position of each prompt."""
         own = {name: p[member : member + 1] for name, p in self.parameters.items()}
+        same = bool((at == at[0]).all())
         logits, states = [], []
-        for prompts in questions.prompts.to(self.device).split(BATCH_ROWS):
-            last = slice(prompts.shape[1] - 1, prompts.shape[1])
-            output = self.network.forward(own, prompts[None], last, self.batches.shared)
+        for tokens, where in zip(prompts.split(BATCH_ROWS), at.split(BATCH_ROWS), strict=True):
+            query = slice(int(at[0]), int(at[0]) + 1) if same else where[None, :, None].to(self.device)
+            tokens = tokens[None, :, : int(at.max()) + 1].to(self.device)
+            output = self.network.forward(own, tokens, query, self.batches.shared)
             logits.append(output.logits[0, :, 0].cpu())
             states.append([state[0, :, 0].cpu() for state in output.residual])
         return torch.cat(logits), [torch.cat(parts) for parts in zip(*states, strict=True)]
