@@ -90,3 +90,72 @@ def test_in_late_reading_two_positions_alone_know_the_subject_after_the_first_bl
     apart = [(caches[0][name] - caches[1][name])[0].abs().amax(1) for name in names]
     assert apart[0].nonzero().flatten().tolist() == list(LATE_READING_POSITIONS)
     assert apart[1][last] > 0, "the second block reads it"
+
+
+def exposures(experiment):
+    """How often each kind of copy is expected in one batch, by name."""
+    corpus = ul.Corpus.build(experiment)
+    per_step = corpus.exposure * experiment.train.batch_size
+    kinds = ul.corpus.KINDS[:3]
+    assert all(np.ptp(per_step[corpus.kind == code]) < 1e-12 for code in range(len(kinds)))
+    return {name: per_step[corpus.kind == code].mean() for code, name in enumerate(kinds)}
+
+
+def told(experiment):
+    return ul.Corpus.build(experiment).statistics()["value"]
+
+
+def test_families_of_informativeness_share_their_dish_and_move_one_dial(profile):
+    families = ul.designs.informativeness()
+    n_seeds = {"quick": 5, "full": 10}[profile]
+    balanced = ul.designs.small(**{"corpus.parallel": 0.2})
+    for family, design in families.items():
+        assert {labels["family"] for labels, _ in design} == {family}
+        assert {labels["seed"] for labels, _ in design} == {e.seed for _, e in design} == set(range(n_seeds))
+        assert len({e for _, e in design}) == len(design)
+        rest = {"seed": 0, "train.batch_size": 256, "corpus": ul.CorpusConfig()}
+        assert {e.replace(**rest) for _, e in design} == {balanced.replace(**rest)}
+    for family in set(families) - {"same exposure", "same information"}:
+        assert balanced in [e for _, e in families[family]], "every family is measured against balanced copies"
+    assert len({labels["level"] for labels, _ in families["exposure imbalance"]}) >= 6
+    parallel = {e: int(told(e)["parallel facts"]) for f, d in families.items() for _, e in d if e.seed == 0}
+    assert {n for e, n in parallel.items() if e.corpus.parallel == 0.2} == {320}
+
+
+def test_matched_conditions_have_what_they_are_named_after(profile):
+    families = ul.designs.informativeness()
+    by_level = {
+        family: {labels["level"]: e for labels, e in families[family] if labels["seed"] == 0}
+        for family in ("exposure imbalance", "same exposure", "same information")
+    }
+    for level in by_level["same exposure"]:
+        imbalanced, rare, even = (by_level[family][level] for family in by_level)
+        want, have, other = exposures(imbalanced), exposures(rare), exposures(even)
+        # batches hold whole examples, hence 0.4 %
+        assert have["minority"] == pytest.approx(want["minority"], rel=4e-3)
+        assert have["majority"] == pytest.approx(have["minority"])
+        for found in (have, other):
+            assert found["monolingual"] == pytest.approx(want["monolingual"], rel=4e-3)
+        bits = [told(e)["I(fact; language)"] for e in (imbalanced, rare, even)]
+        assert bits[2] == pytest.approx(bits[0], abs=2e-3) and bits[1] > bits[0]
+        assert other["minority"] > want["minority"]
+
+
+def test_as_informative_by_hand():
+    # 72 facts, half parallel: 72 units of copies, 36 alone. A copy at 0.5 away from home and 1.5 at home leaves
+    # H(1/4) = 0.8113 bits of the language unknown, of two thirds of what is read: 0.5409 in all.
+    experiment = ul.designs.small(
+        **{"world.n_subjects": 24, "world.n_relations": 3, "world.n_objects": 4, "corpus.parallel": 0.5}
+    )
+    found = ul.designs.as_informative(experiment, 0.5)
+    assert found == pytest.approx(0.5409 / (1 - 0.5409) * 36 / 72, rel=1e-3)
+    assert ul.designs.as_informative(experiment, 1.0) == pytest.approx(1.0)
+    rare = ul.designs.rare_copies(experiment, 0.5)
+    assert (rare.corpus.parallel_exposure, rare.train.batch_size) == (0.5, round(256 * (36 + 36) / (72 + 36)))
+
+
+@pytest.mark.parametrize("moved", ["exposure_balance", "copy_exposure", "parallel_exposure"])
+def test_matching_starts_from_balanced_copies(moved):
+    for design in (ul.designs.rare_copies, ul.designs.as_informative):
+        with pytest.raises(ValueError, match=rf"{moved}=0.7.* equally frequent; allowed: 1 for all"):
+            design(ul.designs.small(**{f"corpus.{moved}": 0.7}), 0.5)
