@@ -20,6 +20,7 @@ OTHER_VALUES = {
     "language.shared_objects": 0.5,
     "language.shared_function_words": 0.5,
     "language.subject_words": 2,
+    "language.syllables": (2, 2, 3),
     "language.language_token": True,
     "language.language_cue": "pair",
     "language.lexical_distance": 0.5,
