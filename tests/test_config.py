@@ -20,6 +20,7 @@ OTHER_VALUES = {
     "language.shared_objects": 0.5,
     "language.shared_function_words": 0.5,
     "language.subject_words": 2,
+    "language.syllables": (2, 2, 3),
     "language.language_token": True,
     "language.language_cue": "pair",
     "language.lexical_distance": 0.5,
@@ -33,8 +34,10 @@ OTHER_VALUES = {
     "corpus.parallel_unit": "subject",
     "corpus.exposure_balance": 0.5,
     "corpus.copy_exposure": 0.5,
+    "corpus.parallel_exposure": 0.5,
     "corpus.object_skew": 0.5,
     "corpus.home_bias": 0.5,
+    "corpus.relation_bias": 0.5,
     "model.d_model": 32,
     "model.n_layers": 1,
     "model.n_heads": 4,
@@ -76,8 +79,9 @@ def leaves():
 
 def test_every_field_goes_through_json_and_changes_the_hash():
     assert set(OTHER_VALUES) == leaves(), "a field is missing from OTHER_VALUES"
+    default = {"corpus.parallel": 0.3}  # only with it may parallel facts be counted
     beside = dict.fromkeys(("tokenizer.vocab_size", "tokenizer.training"), PIECES)
-    changed = [tiny(**{**beside.get(name, {}), name: value}) for name, value in OTHER_VALUES.items()]
+    changed = [tiny(**{**default, **beside.get(name, {}), name: value}) for name, value in OTHER_VALUES.items()]
     experiments = [tiny(), tiny(**PIECES), *changed]
     assert len({e.key(1) for e in experiments}) == len(set(experiments)) == len(experiments)
     for experiment in experiments:
@@ -126,6 +130,7 @@ BAD = {
             ("corpus", "exposure_balance"),
             ("corpus", "object_skew"),
             ("corpus", "home_bias"),
+            ("corpus", "relation_bias"),
             ("train", "final_lr"),
         ]
         for value, allowed in [(-0.1, "greater than or equal to 0"), (1.1, "less than or equal to 1")]
@@ -144,7 +149,11 @@ BAD = {
         ["language.subject_words", "input_value=5", "less than or equal to 4"],
     ),
     "no relation": ({"world.n_relations": 0}, ["world.n_relations", "input_value=0", "greater than or equal to 1"]),
-    "too many parallel": ({"corpus.n_parallel": 73}, ["corpus.n_parallel=73", "0 to 72"]),
+    "parallel facts never seen": (
+        {"corpus.parallel_exposure": 0.0},
+        ["corpus.parallel_exposure", "input_value=0.0", "greater than 0"],
+    ),
+    "too many parallel": ({"corpus.parallel": 0.3, "corpus.n_parallel": 73}, ["corpus.n_parallel=73", "0 to 72"]),
     "too many parallel later": (
         {"changes": (ul.CorpusChange(step=2, corpus=ul.CorpusConfig(n_parallel=80)),)},
         ["corpus.n_parallel=80", "0 to 72"],
@@ -211,6 +220,56 @@ BAD = {
     "seed": ({"seed": -1}, ["seed", "input_value=-1", "greater than or equal to 0"]),
     "activation": ({"model.act_fn": "tanh"}, ["model.act_fn", "'tanh'", "'gelu', 'relu'"]),
 }
+
+
+# dials that leave each other nothing to decide -> what is told
+CONFLICTS = {
+    "share and number": (
+        {"parallel": 0.2, "n_parallel": 7},
+        ["parallel=0.2 and n_parallel=7", "how many facts", "allowed with this n_parallel: parallel=0.3"],
+    ),
+    "copies that are not there": (
+        {"exposure_balance": 0.0, "copy_exposure": 0.5},
+        ["copy_exposure=0.5 and exposure_balance=0.0", "no copy away from home", "copy_exposure=1.0"],
+    ),
+    "two that decide all": (
+        {"home_bias": 1.0, "relation_bias": 0.5},
+        ["relation_bias=0.5 and home_bias=1.0", "the subject decides every home"],
+    ),
+    **{
+        f"{name} and objects": (
+            {"object_skew": 1.0, name: 0.5},
+            [f"{name}=0.5 and object_skew=1.0", "the object decides every home", f"{name}=0.0"],
+        )
+        for name in ("home_bias", "relation_bias")
+    },
+}
+NO_CONFLICT = [
+    {"parallel": 0.0, "exposure_balance": 0.5},
+    {"parallel": 1.0, "object_skew": 1.0},
+    {"parallel": 1.0, "home_bias": 1.0},
+    {"object_skew": 1.0, "copy_exposure": 0.0, "relation_bias": 1.0},
+    {"object_skew": 0.5, "home_bias": 1.0},
+    {"parallel": 0.3, "n_parallel": 0},
+]
+
+
+@pytest.mark.parametrize(("dials", "told"), CONFLICTS.values(), ids=CONFLICTS)
+def test_dials_that_conflict_are_named(dials, told):
+    with pytest.raises(ValueError) as error:
+        ul.CorpusConfig(**dials)
+    for part in told:
+        assert part in str(error.value)
+
+
+@pytest.mark.parametrize("dials", NO_CONFLICT)
+def test_dials_that_go_together_are_allowed(dials):
+    ul.CorpusConfig(**dials)
+
+
+def test_a_language_without_a_relation_is_refused():
+    with pytest.raises(ValueError, match=r"corpus.relation_bias=0.5 and world.n_relations=3 conflict: .* from 4 on"):
+        tiny(**{"corpus.relation_bias": 0.5, "language.n_languages": 4})
 
 
 @pytest.mark.parametrize(("values", "told"), BAD.values(), ids=BAD)

@@ -16,15 +16,29 @@ from unifylens.corpus import KINDS, Corpus, parallel_window
 
 shares = st.integers(0, 20).map(lambda k: k / 20)
 seeds = st.integers(0, 50)
-corpora = st.builds(
-    ul.CorpusConfig,
-    parallel=shares,
-    parallel_unit=st.sampled_from(["fact", "subject"]),
-    exposure_balance=shares,
-    copy_exposure=st.sampled_from([0.0, 0.3, 1.0, 2.5]),
-    object_skew=shares,
-    home_bias=shares,
-)
+
+
+@st.composite
+def corpora(draw, **fixed):
+    """Dials of a corpus, less those that others leave nothing to decide."""
+    dials = {
+        "parallel": draw(shares),
+        "parallel_unit": draw(st.sampled_from(["fact", "subject"])),
+        "exposure_balance": draw(shares),
+        "copy_exposure": draw(st.sampled_from([0.0, 0.3, 1.0, 2.5])),
+        "parallel_exposure": draw(st.sampled_from([0.2, 1.0, 3.0])),
+        "object_skew": draw(shares),
+        "home_bias": draw(shares),
+        "relation_bias": draw(shares),
+        **fixed,
+    }
+    if dials["exposure_balance"] == 0:
+        dials["copy_exposure"] = 1.0
+    if dials["object_skew"] == dials["exposure_balance"] == dials["copy_exposure"] == 1:
+        dials |= {"home_bias": 0.0, "relation_bias": 0.0}
+    if dials["home_bias"] == 1:
+        dials["relation_bias"] = 0.0
+    return ul.CorpusConfig(**dials)
 
 
 @st.composite
@@ -32,12 +46,14 @@ def experiments(draw, max_changes=2):
     """All dials of the data; words are shared only as far as prompts stay different."""
     language_token = draw(st.booleans())
     steps = sorted(draw(st.sets(st.integers(1, 39), max_size=max_changes)))
+    n_relations, n_languages = draw(st.integers(1, 4)), draw(st.integers(2, 4))
+    fixed = {"relation_bias": 0.0} if n_relations < n_languages else {}
     return tiny(
         world=ul.WorldConfig(
-            n_subjects=draw(st.integers(2, 14)), n_relations=draw(st.integers(1, 4)), n_objects=draw(st.integers(2, 5))
+            n_subjects=draw(st.integers(2, 14)), n_relations=n_relations, n_objects=draw(st.integers(2, 5))
         ),
         language=ul.LanguageConfig(
-            n_languages=draw(st.integers(2, 4)),
+            n_languages=n_languages,
             shared_subjects=draw(shares),
             shared_relations=draw(shares) if language_token else 0.0,
             shared_objects=draw(shares),
@@ -46,8 +62,8 @@ def experiments(draw, max_changes=2):
             language_token=language_token,
             templates=tuple(draw(st.lists(st.sampled_from(list(TEMPLATES)), min_size=1, max_size=3))),
         ),
-        corpus=draw(corpora),
-        changes=tuple(ul.CorpusChange(step=step, corpus=draw(corpora)) for step in steps),
+        corpus=draw(corpora(**fixed)),
+        changes=tuple(ul.CorpusChange(step=step, corpus=draw(corpora(**fixed))) for step in steps),
         seed=draw(seeds),
     )
 
@@ -85,8 +101,8 @@ def test_exposures_are_what_the_dials_say(experiment):
         assert exposure.sum() == pytest.approx(1.0) and (exposure >= 0).all()
         over_run += exposure * (stop - start) / experiment.train.steps
         # what a home copy of a parallel fact weighs, and each of its other copies, beside a monolingual fact
-        at_home = config.exposure_balance + (1 - config.exposure_balance) * n_languages
-        away = config.exposure_balance * config.copy_exposure
+        at_home = config.parallel_exposure * (config.exposure_balance + (1 - config.exposure_balance) * n_languages)
+        away = config.parallel_exposure * config.exposure_balance * config.copy_exposure
         n_parallel = round(config.parallel * n)
         unit = 1 / (n_parallel * (at_home + away * (n_languages - 1)) + (n - n_parallel))
         expected = sorted(
@@ -106,12 +122,14 @@ def test_exposures_are_what_the_dials_say(experiment):
 
 @given(st.integers(0, 72), seeds)
 def test_parallel_facts_can_be_counted_instead(n_parallel, seed):
-    assert Corpus.build(tiny(**{"corpus.n_parallel": n_parallel, "seed": seed})).parallel.sum() == n_parallel
+    counted = tiny(**{"corpus.parallel": 0.3, "corpus.n_parallel": n_parallel, "seed": seed})
+    assert Corpus.build(counted).parallel.sum() == n_parallel
 
 
 @given(experiments(max_changes=0), shares)
 def test_raising_the_parallel_share_moves_only_the_facts_it_must(experiment, other):
-    dials = {"corpus.exposure_balance": 1.0, "corpus.copy_exposure": 1.0}
+    dials = {"corpus.exposure_balance": 1.0, "corpus.copy_exposure": 1.0, "corpus.parallel_exposure": 1.0}
+    dials["corpus.object_skew"] = min(experiment.corpus.object_skew, 0.95)
     low, high = (
         Corpus.build(experiment.replace(**dials, **{"corpus.parallel": share}))
         for share in sorted([experiment.corpus.parallel, other])
@@ -126,6 +144,7 @@ def test_raising_the_parallel_share_moves_only_the_facts_it_must(experiment, oth
 
 @given(experiments(max_changes=0), shares)
 def test_the_object_skew_moves_monolingual_facts_to_their_objects_home(experiment, other):
+    experiment = experiment.replace(**{"corpus.home_bias": 0.0, "corpus.relation_bias": 0.0})
     full = Corpus.build(experiment.replace(**{"corpus.object_skew": 1.0})).home
     low, high = (
         Corpus.build(experiment.replace(**{"corpus.object_skew": share}))
@@ -157,6 +176,49 @@ def test_a_full_home_bias_gives_every_subject_one_home(seed, n_languages):
     assert np.ptp(np.bincount(homes[:, 0], minlength=n_languages)) <= 1
     entropy = -sum(p * math.log2(p) for p in np.bincount(homes[:, 0]) / len(homes))
     assert corpus.statistics().loc["I(subject; language)", "value"] == pytest.approx(entropy)
+
+
+@given(seeds, st.integers(2, 3))
+def test_a_full_relation_bias_gives_every_relation_one_home(seed, n_languages):
+    dials = {"language.n_languages": n_languages, "corpus.relation_bias": 1.0, "corpus.parallel": 0.0, "seed": seed}
+    corpus = Corpus.build(tiny(**dials, **{"world.n_relations": 6}))
+    homes = corpus.home.reshape(corpus.world.n_subjects, -1)
+    assert (homes == homes[0]).all() and set(np.bincount(homes[0])) == {6 // n_languages}
+    told = corpus.statistics()["value"]
+    assert told["I(relation; language)"] == pytest.approx(math.log2(n_languages))
+    assert told["I(subject; language)"] == pytest.approx(0.0, abs=1e-9)
+
+
+@given(st.tuples(shares, shares), st.sampled_from([("subject", "home_bias"), ("relation", "relation_bias")]), seeds)
+def test_a_bias_moves_facts_to_one_home_and_leaves_the_other_dials_facts(levels, dial, seed):
+    about, name = dial
+    others = {"corpus.object_skew": 0.4, "corpus.home_bias": 0.3, "corpus.relation_bias": 0.2, "seed": seed}
+    low, high = (Corpus.build(tiny(**others | {f"corpus.{name}": min(share, 0.95)})) for share in sorted(levels))
+    moved = low.home != high.home
+    of = getattr(high.world, about)
+    assert all(len(set(high.home[moved & (of == one)])) <= 1 for one in set(of)), "each to its subject's or relation's"
+    none = Corpus.build(tiny(**others | {"corpus.home_bias": 0.0, "corpus.relation_bias": 0.0}))
+    without = Corpus.build(
+        tiny(**others | {"corpus.home_bias": 0.0, "corpus.relation_bias": 0.0, "corpus.object_skew": 0})
+    )
+    by_object = none.home != without.home
+    assert (low.home == high.home)[by_object].all(), "the object comes first"
+
+
+@given(st.sampled_from([0.2, 0.5, 4.0]), seeds)
+def test_parallel_exposure_moves_every_copy_of_parallel_facts_alike(factor, seed):
+    one, other = (Corpus.build(tiny(**{"corpus.parallel_exposure": f, "seed": seed})) for f in (1.0, factor))
+    assert (one.kind == other.kind).all() and (one.home == other.home).all()
+    alone, copies = one.exposure[one.kind == 0], one.exposure[one.kind == 1]
+    # 72 facts, half parallel in two languages: 36 + 72 units, and then 36 + 72 * factor
+    assert alone == pytest.approx(1 / 108) and copies == pytest.approx(1 / 108)
+    for code, weight in ((0, 1.0), (1, factor), (2, factor)):
+        assert other.exposure[other.kind == code] == pytest.approx(weight / (36 + 72 * factor))
+    # a monolingual fact tells its language, a balanced copy nothing: I(fact; language) is the former's share
+    told = other.statistics()["value"]
+    sizes = other.exposure.sum(1)
+    lost = -(sizes * np.log2(sizes)).sum()  # H(language)
+    assert told["I(fact; language)"] == pytest.approx(lost - 72 * factor / (36 + 72 * factor))
 
 
 @given(st.integers(2, 30), st.integers(1, 4), st.integers(2, 6), seeds)
@@ -316,6 +378,7 @@ def test_statistics_against_a_count_of_examples(experiment):
         "I(fact; language)": informativeness(examples, "fact"),
         "I(object; language | relation)": informativeness(examples, "object", ("relation",)),
         "I(subject; language)": informativeness(examples, "subject"),
+        "I(relation; language)": informativeness(examples, "relation"),
         "no-knowledge baseline": math.log(2)
         * (entropy(tally(examples, "word", "relation", "language")) - entropy(tally(examples, "relation", "language"))),
     }
@@ -359,7 +422,9 @@ def test_a_window_moves_copies_and_keeps_how_often_each_is_seen(
 ):
     base = tiny(
         seed=seed,
-        corpus=ul.CorpusConfig(parallel=parallel, object_skew=skew, home_bias=bias, parallel_unit=unit),
+        corpus=ul.CorpusConfig(
+            parallel=parallel, object_skew=skew, home_bias=0.0 if skew == 1 else bias, parallel_unit=unit
+        ),
         **{"language.n_languages": n_languages},
     )
     moved = parallel_window(base, start, stop)
@@ -385,6 +450,7 @@ def test_a_window_moves_copies_and_keeps_how_often_each_is_seen(
         ({"corpus.parallel": 0.0}, (0, 20), ["corpus.parallel=0", "more than 0"]),
         ({"corpus.exposure_balance": 0.5}, (0, 20), ["exposure_balance=0.5", "allowed: exposure_balance=1"]),
         ({"corpus.copy_exposure": 2.0}, (0, 20), ["copy_exposure=2.0", "copy_exposure=1"]),
+        ({"corpus.parallel_exposure": 2.0}, (0, 20), ["parallel_exposure=2.0", "parallel_exposure=1"]),
         (
             {"changes": (ul.CorpusChange(step=5, corpus=ul.CorpusConfig()),)},
             (0, 20),

@@ -1,4 +1,5 @@
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -106,3 +107,124 @@ def test_interventions_are_applied_alone_to_one_base_and_move_it(profile):
     for of in ("data", "tokens"):  # what claims C6 and C7 need
         named = [turn.foretold for turn in turns.values() if turn.of == of and turn.named]
         assert named.count(1) >= 3 and named.count(-1) >= 1
+
+
+def exposures(experiment):
+    """How often each kind of copy is expected in one batch, by name."""
+    corpus = ul.Corpus.build(experiment)
+    per_step = corpus.exposure * experiment.train.batch_size
+    kinds = ul.corpus.KINDS[:3]
+    assert all(np.ptp(per_step[corpus.kind == code]) < 1e-12 for code in range(len(kinds)))
+    return {name: per_step[corpus.kind == code].mean() for code, name in enumerate(kinds)}
+
+
+def told(experiment):
+    return ul.Corpus.build(experiment).statistics()["value"]
+
+
+def test_families_of_informativeness_share_their_dish_and_move_one_dial(profile):
+    families = ul.designs.informativeness()
+    n_seeds = {"quick": 5, "full": 10}[profile]
+    balanced = ul.designs.small(**{"corpus.parallel": 0.2})
+    for family, design in families.items():
+        assert {labels["family"] for labels, _ in design} == {family}
+        assert {labels["seed"] for labels, _ in design} == {e.seed for _, e in design} == set(range(n_seeds))
+        assert len({e for _, e in design}) == len(design)
+        rest = {"seed": 0, "train.batch_size": 256, "corpus": ul.CorpusConfig()}
+        assert {e.replace(**rest) for _, e in design} == {balanced.replace(**rest)}
+    for family in set(families) - {"same exposure", "same information"}:
+        assert balanced in [e for _, e in families[family]], "every family is measured against balanced copies"
+    assert len({labels["level"] for labels, _ in families["exposure imbalance"]}) >= 6
+    parallel = {e: int(told(e)["parallel facts"]) for f, d in families.items() for _, e in d if e.seed == 0}
+    assert {n for e, n in parallel.items() if e.corpus.parallel == 0.2} == {320}
+
+
+def test_matched_conditions_have_what_they_are_named_after(profile):
+    families = ul.designs.informativeness()
+    by_level = {
+        family: {labels["level"]: e for labels, e in families[family] if labels["seed"] == 0}
+        for family in ("exposure imbalance", "same exposure", "same information")
+    }
+    for level in by_level["same exposure"]:
+        imbalanced, rare, even = (by_level[family][level] for family in by_level)
+        want, have, other = exposures(imbalanced), exposures(rare), exposures(even)
+        # batches hold whole examples, hence 0.4 %
+        assert have["minority"] == pytest.approx(want["minority"], rel=4e-3)
+        assert have["majority"] == pytest.approx(have["minority"])
+        for found in (have, other):
+            assert found["monolingual"] == pytest.approx(want["monolingual"], rel=4e-3)
+        bits = [told(e)["I(fact; language)"] for e in (imbalanced, rare, even)]
+        assert bits[2] == pytest.approx(bits[0], abs=2e-3) and bits[1] > bits[0]
+        assert other["minority"] > want["minority"]
+
+
+def test_as_informative_by_hand():
+    # 72 facts, half parallel: 72 units of copies, 36 alone. A copy at 0.5 away from home and 1.5 at home leaves
+    # H(1/4) = 0.8113 bits of the language unknown, of two thirds of what is read: 0.5409 in all.
+    experiment = ul.designs.small(
+        **{"world.n_subjects": 24, "world.n_relations": 3, "world.n_objects": 4, "corpus.parallel": 0.5}
+    )
+    found = ul.designs.as_informative(experiment, 0.5)
+    assert found == pytest.approx(0.5409 / (1 - 0.5409) * 36 / 72, rel=1e-3)
+    assert ul.designs.as_informative(experiment, 1.0) == pytest.approx(1.0)
+    rare = ul.designs.rare_copies(experiment, 0.5)
+    assert (rare.corpus.parallel_exposure, rare.train.batch_size) == (0.5, round(256 * (36 + 36) / (72 + 36)))
+
+
+@pytest.mark.parametrize("moved", ["exposure_balance", "copy_exposure", "parallel_exposure"])
+def test_matching_starts_from_balanced_copies(moved):
+    for design in (ul.designs.rare_copies, ul.designs.as_informative):
+        with pytest.raises(ValueError, match=rf"{moved}=0.7.* equally frequent; allowed: 1 for all"):
+            design(ul.designs.small(**{f"corpus.{moved}": 0.7}), 0.5)
+
+
+MOVED = {
+    "subject words": {"language.shared_subjects"},
+    "object words": {"language.shared_objects"},
+    "function words": {"language.shared_function_words"},
+    "language token": {"language.language_token"},
+    "relation words": {"language.shared_relations"},
+    "cue": {"language.language_token", "language.language_cue"},
+}
+
+
+def statistics_of_dials():
+    """By dial: the statistics of each level's corpus, in order."""
+    quantities = ["language-revealing prompt tokens", "language information of a prompt token", "I(fact; language)"]
+    tables = {}
+    for dial, levels in ul.designs.extractability_dials().items():
+        corpora = {level: ul.Corpus.build(ul.designs.small(**changes)) for level, changes in levels.items()}
+        rows = {level: corpus.statistics().loc[quantities, "value"] for level, corpus in corpora.items()}
+        tables[dial] = pd.DataFrame(rows, index=quantities).T.set_axis(["revealing", "bits", "informativeness"], axis=1)
+    return tables
+
+
+def test_dials_of_extractability_move_what_they_say_and_nothing_else(profile):
+    design = ul.designs.extractability()
+    seeds = list(ul.designs.causal_seeds())
+    settings = {(labels["dial"], labels["level"]) for labels, _ in design}
+    assert len(design) == len(settings) * len(seeds)
+    for dial, levels in ul.designs.extractability_dials().items():
+        fields = {field for changes in levels.values() for field in changes}
+        moved = {f for f in fields if len({str(changes.get(f)) for changes in levels.values()}) > 1}
+        assert moved == MOVED[dial]
+        assert len({changes["corpus.parallel"] for changes in levels.values()}) == 1
+        for level, changes in levels.items():
+            found = [e for labels, e in design if (labels["dial"], labels["level"]) == (dial, level)]
+            assert found == [ul.designs.small(seed=seed, **changes) for seed in seeds]
+    # settings in common are the same experiment, so they are trained once
+    n_common = 2 + 1  # the base of subject words stands in three dials, a language token with all words shared in two
+    assert len({experiment for _, experiment in design}) == len(design) - n_common * len(seeds)
+
+
+def test_levels_of_extractability_rise_in_what_they_give_away(profile):
+    tables = statistics_of_dials()
+    assert len(tables["subject words"]) >= 5, "what C5 asks for"
+    for dial in ("subject words", "function words", "language token", "relation words"):
+        assert tables[dial]["revealing"].is_monotonic_increasing and tables[dial]["revealing"].is_unique, dial
+    assert tables["object words"]["revealing"].nunique() == 1, "answers stand outside the prompt"
+    cues = tables["cue"]
+    assert cues["revealing"].tolist() == pytest.approx([1 / 3, 0, 0, 0])
+    assert cues["bits"].is_monotonic_decreasing and cues["bits"].is_unique
+    for dial, table in tables.items():
+        np.testing.assert_allclose(table["informativeness"], table["informativeness"].iloc[0], err_msg=dial)

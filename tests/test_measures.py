@@ -339,3 +339,51 @@ def test_language_probe_is_scikit_learns_ridge_classifier(n_languages, seed, str
         standard = (x - x[train].mean(0)) / x[train].std(0)
         expected.append(RidgeClassifier().fit(standard[train], y[train]).score(standard[~train], y[~train]))
     assert m.language_probe(states, language, group, seed=3) == pytest.approx(np.mean(expected))
+
+
+# --- mediation -----------------------------------------------------------------------------------------------
+
+
+def slopes(y, *columns):
+    """Least squares of standardised columns."""
+    standard = [(c - c.mean()) / c.std() for c in (y, *columns)]
+    return np.linalg.lstsq(np.stack(standard[1:], 1), standard[0])[0]
+
+
+@given(st.integers(0, 1000), st.integers(6, 40))
+def test_mediation_is_two_regressions(seed, n):
+    draw = np.random.default_rng(seed)
+    x = draw.normal(size=n)
+    mediator = x + draw.normal(size=n)
+    y = x - 2 * mediator + draw.normal(size=n)
+    found = m.mediation(x, mediator, y)
+    assert found["total"] == pytest.approx(slopes(y, x)[0])
+    direct, by_mediator = slopes(y, x, mediator)
+    assert found["direct"] == pytest.approx(direct)
+    assert found["indirect"] == pytest.approx(slopes(mediator, x)[0] * by_mediator)
+    moved = m.mediation(3 * x + 1, mediator, 2 * y - 5)
+    assert moved == pytest.approx(found)
+
+
+def test_mediation_by_hand():
+    x = np.array([-1.0, -1.0, 1.0, 1.0])
+    rest = np.array([-1.0, 1.0, -1.0, 1.0])  # orthogonal to x
+    assert m.mediation(x, x + rest, x + rest) == pytest.approx(
+        {"total": 0.5**0.5, "direct": 0.0, "indirect": 0.5**0.5}, abs=1e-12
+    )
+    assert m.mediation(x, rest, x) == pytest.approx({"total": 1.0, "direct": 1.0, "indirect": 0.0}, abs=1e-12)
+    assert np.isnan(m.mediation(x, x, rest)["direct"])
+    assert np.isnan(list(m.mediation(x, np.ones(4), rest).values())).all()
+
+
+@pytest.mark.parametrize(
+    ("x", "mediator", "told"),
+    [
+        ([1, 2, 3], [1, 2, 3], "at least 4"),
+        ([1, 2, 3, 4], [1, 2, 3], "mediator .3,"),
+        ([1, 2, 3, np.nan], [1] * 4, "nan"),
+    ],
+)
+def test_mediation_refuses(x, mediator, told):
+    with pytest.raises(ValueError, match=told):
+        m.mediation(x, mediator, x)

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from unifylens.phases import Phases, change_points, detect, first_step, rise, summarise
+from unifylens.phases import Phases, change_points, detect, first_step, rise, summarise, when_reached
 
 EVALS = np.unique(np.round(np.geomspace(1, 4001, 40) - 1))
 EVEN = np.linspace(0, 4000, 41)
@@ -159,3 +159,16 @@ def test_wrong_input_is_named():
         first_step([0, 1], [0, math.nan], 0.5)
     with pytest.raises(ValueError, match="phases is empty"):
         summarise([])
+
+
+def test_a_value_at_the_step_at_which_another_is_reached():
+    history = pd.DataFrame(
+        {"step": [0, 10, 20, 40], "transfer": [0.0, 0.2, np.nan, 0.8], "recall": [0.0, 0.5, 0.9, 1.0]}
+    )
+    # between steps 10 and 40 recall 0.75 is reached at 25, where transfer is 0.5
+    assert when_reached(history, "transfer", "recall", 0.75) == pytest.approx(0.5)
+    assert when_reached(history, "transfer", "recall", 0.0) == 0.0
+    assert np.isnan(when_reached(history, "transfer", "recall", 1.1))
+    assert np.isnan(when_reached(history.assign(recall=np.nan), "transfer", "recall", 0.5))
+    with pytest.raises(KeyError, match="minority"):
+        when_reached(history, "transfer", "minority", 0.5)

@@ -195,6 +195,18 @@ CLAIMS: dict[str, Claim] = {
             control_direction="at least",
         ),
         Claim(
+            id="C4-object",
+            statement="Informativeness proper: with every copy seen equally often, facts transfer less where the "
+            "objects of monolingual facts tell the language.",
+            notebook="07_informativeness",
+            effect_name="transfer without minus transfer with every monolingual object tied to a language",
+            threshold=0.2,
+            direction="at least",
+            control_name="lower of the two recalls of copies away from home",
+            control_threshold=0.98,
+            control_direction="at least",
+        ),
+        Claim(
             id="C5",
             statement="Extractability: the more of a prompt gives the language away, the less facts transfer.",
             notebook="08_extractability",
@@ -202,6 +214,18 @@ CLAIMS: dict[str, Claim] = {
             threshold=-0.9,
             direction="at most",
             control_name="recall at the highest share of revealing tokens",
+            control_threshold=0.95,
+            control_direction="at least",
+        ),
+        Claim(
+            id="C5-words",
+            statement="On words made of letters and cut into pieces, facts transfer less the farther the languages' "
+            "words are from each other.",
+            notebook="09_tokenization",
+            effect_name="rank correlation of lexical distance and transfer over derived languages",
+            threshold=-0.9,
+            direction="at most",
+            control_name="lowest recall over the levels",
             control_threshold=0.95,
             control_direction="at least",
         ),

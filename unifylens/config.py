@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
@@ -161,10 +162,36 @@ class CorpusConfig(Config):
     """Share of a parallel fact's exposure spread evenly over the languages; the rest goes to its home."""
     copy_exposure: Annotated[float, Field(ge=0.0)] = 1.0
     """Factor on the exposure of parallel facts' copies away from home; 0 leaves the home copies alone."""
+    parallel_exposure: Annotated[float, Field(gt=0.0)] = 1.0
+    """Factor on the exposure of every copy of parallel facts, beside that of monolingual facts."""
     object_skew: Share = 0.0
     """Share of monolingual facts whose home language is decided by their object (value-language link)."""
     home_bias: Share = 0.0
     """Share of facts, among those the object does not decide, whose home is their subject's language."""
+    relation_bias: Share = 0.0
+    """Share of facts, among those object and subject do not decide, whose home is their relation's language."""
+
+    @model_validator(mode="after")
+    def _dials_do_not_conflict(self) -> Self:
+        for name, other, why in self._conflicts():
+            values = f"{name}={getattr(self, name)} and {other}={getattr(self, other)}"
+            default = type(self).model_fields[name].default
+            raise ValueError(f"{values} conflict: {why}; allowed with this {other}: {name}={default}.")
+        return self
+
+    def _conflicts(self) -> Iterator[tuple[str, str, str]]:
+        """Dials that are moved though another one leaves them nothing to decide: (dial, the other one, why)."""
+        moved = {name for name, field in type(self).model_fields.items() if getattr(self, name) != field.default}
+        if {"parallel", "n_parallel"} <= moved:
+            yield "parallel", "n_parallel", "both say how many facts are parallel"
+        if self.exposure_balance == 0 and "copy_exposure" in moved:
+            yield "copy_exposure", "exposure_balance", "there is no copy away from home to weigh"
+        if self.home_bias == 1 and "relation_bias" in moved:
+            yield "relation_bias", "home_bias", "the subject decides every home"
+        alike = not moved & {"exposure_balance", "copy_exposure"}  # parallel facts, at home and away
+        for name in ("home_bias", "relation_bias"):
+            if self.object_skew == 1 and name in moved and alike:
+                yield name, "object_skew", "the object decides every home that counts"
 
 
 class CorpusChange(Config):
@@ -326,6 +353,12 @@ class Experiment(Config):
                 raise ValueError(
                     f"corpus.n_parallel={corpus.n_parallel} is more than the world's {n_facts} facts; "
                     f"allowed: 0 to {n_facts}."
+                )
+            if corpus.relation_bias and self.world.n_relations < self.language.n_languages:
+                raise ValueError(
+                    f"corpus.relation_bias={corpus.relation_bias} and world.n_relations={self.world.n_relations} "
+                    f"conflict: each of {self.language.n_languages} languages needs a relation of its own; allowed: "
+                    f"relation_bias=0, or n_relations from {self.language.n_languages} on."
                 )
         if self.tokenizer.scheme != "word":
             self._answers_end_the_prompt()

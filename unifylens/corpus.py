@@ -42,8 +42,11 @@ def assign(
 
     home = rng(seed, "home").permutation(n) % n_languages
     subject_home = rng(seed, "subject home").permutation(world.n_subjects) % n_languages
+    relation_home = rng(seed, "relation home").permutation(world.n_relations) % n_languages
+    by_relation = rng(seed, "decided by relation").random(n) < config.relation_bias
     by_subject = rng(seed, "decided by subject").random(n) < config.home_bias
     by_object = (rng(seed, "decided by object").random(n) < config.object_skew) & ~parallel
+    home = np.where(by_relation, relation_home[world.relation], home)
     home = np.where(by_subject, subject_home[world.subject], home)
     home = np.where(by_object, object_homes(world, n_languages, seed)[world.object], home)
 
@@ -51,7 +54,7 @@ def assign(
     balance = config.exposure_balance
     copies = balance + (1 - balance) * n_languages * at_home  # a parallel fact weighs one unit per language
     copies *= np.where(at_home, 1.0, config.copy_exposure)
-    weights = np.where(parallel, copies, at_home)
+    weights = np.where(parallel, copies * config.parallel_exposure, at_home)
     return home, weights / weights.sum()
 
 
@@ -394,9 +397,11 @@ class Corpus:
         world, exposure, kind = self.world, self.exposure, self.kind
         by_object = np.zeros((world.n_objects, self.n_languages, world.n_relations))
         by_subject = np.zeros((world.n_subjects, self.n_languages))
+        by_relation = np.zeros((world.n_relations, self.n_languages))
         for language in range(self.n_languages):
             np.add.at(by_object[:, language], (world.object, world.relation), exposure[language])
             np.add.at(by_subject[:, language], world.subject, exposure[language])
+            np.add.at(by_relation[:, language], world.relation, exposure[language])
         rows: list[tuple[str, float, str, str]] = [
             ("subjects", world.n_subjects, "count", "entities that facts are about"),
             ("relations", world.n_relations, "count", "questions that can be asked of a subject"),
@@ -431,6 +436,12 @@ class Corpus:
                 mutual_information(by_subject),
                 "bits",
                 "what a subject tells about the language",
+            ),
+            (
+                "I(relation; language)",
+                mutual_information(by_relation),
+                "bits",
+                "what a relation tells about the language",
             ),
             (
                 "no-knowledge baseline",
@@ -528,11 +539,12 @@ def parallel_window(experiment: Experiment, start: int, stop: int) -> Experiment
     corpus, steps = experiment.corpus, experiment.train.steps
     if not 0 <= start < stop <= steps:
         raise ValueError(f"start={start}, stop={stop}: allowed is 0 <= start < stop <= train.steps={steps}.")
-    if corpus.exposure_balance != 1.0 or corpus.copy_exposure != 1.0 or experiment.changes:
+    factors = {name: getattr(corpus, name) for name in ("exposure_balance", "copy_exposure", "parallel_exposure")}
+    if any(factor != 1.0 for factor in factors.values()) or experiment.changes:
         raise ValueError(
-            f"exposure_balance={corpus.exposure_balance}, copy_exposure={corpus.copy_exposure}, changes at steps "
+            f"{', '.join(f'{name}={factor}' for name, factor in factors.items())}, changes at steps "
             f"{[change.step for change in experiment.changes]}: parallel_window cannot keep every copy's exposure; "
-            "allowed: exposure_balance=1, copy_exposure=1 and no changes."
+            "allowed: exposure_balance=1, copy_exposure=1, parallel_exposure=1 and no changes."
         )
     n_facts = experiment.world.n_subjects * experiment.world.n_relations
     n_parallel = round(corpus.parallel * n_facts) if corpus.n_parallel is None else corpus.n_parallel

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
+
 from unifylens.config import Experiment, Intervention
 from unifylens.corpus import parallel_window
+from unifylens.information import entropy
 from unifylens.paths import profile
 
 Design = list[tuple[dict[str, Any], Experiment]]
@@ -103,6 +106,22 @@ TURNS: dict[str, Turn] = {
     "every token marked": Turn("tokens", -1, True, Intervention(name="mark_language")),
 }
 
+INFORMATION_PARALLEL = 0.2
+EXPOSURE_BALANCES = {
+    "quick": (1.0, 0.6, 0.4, 0.2, 0.1, 0.02),
+    "full": (1.0, 0.8, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.04, 0.02),
+}
+"""Exposure of a parallel fact's copy away from home, in units of a balanced one: from 50:50 to 99:1."""
+MATCHED_BALANCES = {"quick": (0.4,), "full": (0.6, 0.4, 0.3, 0.2)}
+"""Those at which exposure and information are taken apart."""
+INFORMATION_DIALS = {
+    "object skew": ("corpus.object_skew", {"quick": (0.0, 0.5, 1.0), "full": (0.0, 0.25, 0.5, 0.75, 1.0)}),
+    "home by subject": ("corpus.home_bias", {"quick": (0.0, 1.0), "full": (0.0, 0.25, 0.5, 0.75, 1.0)}),
+    "home by relation": ("corpus.relation_bias", {"quick": (0.0, 1.0), "full": (0.0, 0.25, 0.5, 0.75, 1.0)}),
+    "parallel share": ("corpus.parallel", {"quick": (0.1, 0.2), "full": (0.05, 0.1, 0.2, 0.3, 0.4)}),
+}
+"""Other dials that make data tell its language; exposure stays balanced."""
+
 UNIFIED_AND_SEPARATE = {"unified": 0.6, "separate": 0.0}
 """Shares of parallel facts that give models of the two kinds for certain (notebook 01)."""
 
@@ -118,6 +137,47 @@ LATE_READING: dict[str, Any] = {
 is known of the subject stands at two positions, its own and the next, mixed with words that tell the language."""
 LATE_READING_POSITIONS = (2, 3)
 
+EXTRACTABILITY_PARALLEL = {"subject": 0.25, "shared": 0.15}
+"""Parallel share of the dials of extractability, lower where relation words are shared too: none at its ceiling."""
+SHARED_SUBJECTS = {
+    "quick": (1.0, 0.9, 0.8, 0.7, 0.5, 0.3),
+    "full": (1.0, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5, 0.3, 0.0),
+}
+"""The main dial of extractability (C5): shares of subject words that the languages share."""
+SHARED_WORDS = {"quick": (1.0, 0.5, 0.0), "full": (1.0, 0.75, 0.5, 0.25, 0.0)}
+SHARED_FUNCTION_WORDS = {"quick": (1.0, 0.0), "full": (1.0, 2 / 3, 1 / 3, 0.0)}
+LANGUAGE_CUES = ("token", "first", "vote", "pair")
+"""How the language is told where all words of a prompt are shared: by one token, or by symbols (`language_cue`)."""
+
+
+PIECES: dict[str, Any] = {
+    "world.n_subjects": 80,
+    "world.n_relations": 6,
+    "language.syllables": (2, 1, 2),
+    "language.shared_subjects": 0.0,
+    "language.lexical_distance": 0.3,
+    "language.language_token": True,
+    "tokenizer.scheme": "bpe",
+    "tokenizer.vocab_size": 150,
+    "train.batch_size": 128,
+    "train.lr": 8e-3,
+    "train.n_evaluations": 8,
+}
+"""What makes the smaller dish one of related languages with words of several pieces. Rows are longer, facts fewer."""
+LEXICAL_DISTANCES = {"quick": (0.0, 0.15, 0.3, 0.6, 1.0), "full": (0.0, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0)}
+TOKENIZERS: dict[str, dict[str, Any]] = {
+    "words": {"tokenizer.scheme": "word", "tokenizer.vocab_size": None},
+    "BPE 300": {"tokenizer.vocab_size": 300},
+    "BPE 150": {},
+    "BPE 80": {"tokenizer.vocab_size": 80},
+    "Unigram 150": {"tokenizer.scheme": "unigram"},
+    "letters": {"tokenizer.scheme": "character", "tokenizer.vocab_size": None},
+    "separate": {"tokenizer.training": "separate"},
+    "half marked": {"tokenizer.shared_tokens": 0.5},
+    "all marked": {"tokenizer.shared_tokens": 0.0},
+}
+"""Tokenizers of the same words (notebook 09); all but `separate`, `half marked` and `all marked` share every piece."""
+
 
 def seeds() -> range:
     """Seeds that are reported: 4 in `quick`, 10 in `full`."""
@@ -125,13 +185,51 @@ def seeds() -> range:
 
 
 def causal_seeds() -> range:
-    """Seeds of the interventions: 5 in `quick`, 10 in `full`."""
+    """Seeds of interventions and of the dials of the data: 5 in `quick`, 10 in `full`."""
     return range(10 if profile() == "full" else 5)
 
 
 def small(**changes: Any) -> Experiment:
     """The smaller dish with some settings changed."""
     return Experiment().replace(**{**SMALL, **changes})
+
+
+def extractability_dials() -> dict[str, dict[str, dict[str, Any]]]:
+    """By dial and level, what changes in the small dish: how far a prompt gives its language away.
+
+    Every dial moves one thing. `subject words`, `object words`, `function words`: the share that the languages have in
+    common, relation words being their own. `language token`: without and with. `relation words`: the same share under a
+    language token, so that prompts stay unambiguous. `cue`: all words shared, and the language told in other ways.
+    """
+    own = {"corpus.parallel": EXTRACTABILITY_PARALLEL["subject"]}
+    told = {"corpus.parallel": EXTRACTABILITY_PARALLEL["shared"], "language.language_token": True}
+    all_shared = told | {"language.shared_relations": 1.0}
+    cues = {"token": all_shared} | {
+        cue: all_shared | {"language.language_token": False, "language.language_cue": cue} for cue in LANGUAGE_CUES[1:]
+    }
+
+    def sharing(base: dict[str, Any], kind: str, levels: tuple[float, ...]) -> dict[str, dict[str, Any]]:
+        return {f"{level:.0%} shared": base | {f"language.shared_{kind}": level} for level in levels}
+
+    size = profile()
+    return {
+        "subject words": sharing(own, "subjects", SHARED_SUBJECTS[size]),
+        "object words": sharing(own, "objects", SHARED_WORDS[size]),
+        "function words": sharing(own | {"language.templates": ("of",)}, "function_words", SHARED_FUNCTION_WORDS[size]),
+        "language token": {"none": own, "token": own | {"language.language_token": True}},
+        "relation words": sharing(told, "relations", SHARED_WORDS[size]),
+        "cue": cues,
+    }
+
+
+def extractability() -> Design:
+    """The dials of extractability in the small dish; settings that two dials have in common are trained once."""
+    return [
+        ({"dial": dial, "level": level, "seed": seed}, small(seed=seed, **changes))
+        for dial, levels in extractability_dials().items()
+        for level, changes in levels.items()
+        for seed in causal_seeds()
+    ]
 
 
 def unified_and_separate(**changes: Any) -> Design:
@@ -183,6 +281,90 @@ def many_models() -> dict[str, Design]:
         "critical period": critical_period(),
         "mixed dials": mixed_dials(),
     }
+
+
+def informativeness() -> dict[str, Design]:
+    """One dial of the data's information about its language at a time, by family; labels family, level, seed.
+
+    All families share the dish with balanced copies. In `exposure imbalance` the level is the exposure of a parallel
+    fact's copies away from home, in units of a balanced copy's. `same exposure` has, for some of these levels, both
+    copies at that exposure; `same information` both at the exposure that gives the same I(fact; language).
+    """
+    base = small(**{"corpus.parallel": INFORMATION_PARALLEL})
+    matched = MATCHED_BALANCES[profile()]
+    families = {
+        "exposure imbalance": {b: base.replace(**{"corpus.exposure_balance": b}) for b in EXPOSURE_BALANCES[profile()]},
+        "same exposure": {b: rare_copies(base, b) for b in matched},
+        "same information": {b: rare_copies(base, as_informative(base, b)) for b in matched},
+        **{
+            family: {level: base.replace(**{dial: level}) for level in levels[profile()]}
+            for family, (dial, levels) in INFORMATION_DIALS.items()
+        },
+    }
+    return {
+        family: [
+            ({"family": family, "level": level, "seed": seed}, experiment.replace(seed=seed))
+            for level, experiment in levels.items()
+            for seed in causal_seeds()
+        ]
+        for family, levels in families.items()
+    }
+
+
+def lexical_distances() -> Design:
+    """Second languages derived from the first by more and more sound changes, and one unrelated; labels kind, level."""
+    kinds = {("derived", level): level for level in LEXICAL_DISTANCES[profile()]} | {("unrelated", 1.0): None}
+    return [
+        (
+            {"kind": kind, "level": level, "seed": seed},
+            small(**PIECES | {"language.lexical_distance": distance, "seed": seed}),
+        )
+        for (kind, level), distance in kinds.items()
+        for seed in causal_seeds()
+    ]
+
+
+def tokenizers() -> Design:
+    """The same words and facts cut into tokens in other ways, at the distance of `PIECES`; label tokenizer."""
+    return [
+        ({"tokenizer": name, "seed": seed}, small(**PIECES | changes | {"seed": seed}))
+        for name, changes in TOKENIZERS.items()
+        for seed in causal_seeds()[: None if profile() == "full" else 3]
+    ]
+
+
+def rare_copies(experiment: Experiment, exposure: float) -> Experiment:
+    """The same experiment with all copies of parallel facts seen `exposure` times as often.
+
+    Batches shrink by what is left out, to a whole number of examples, so that monolingual facts are seen as often as
+    before in the same number of steps. Raises ValueError if the copies' exposure was moved before.
+    """
+    copies, alone = _copies_and_alone(experiment)
+    size = round(experiment.train.batch_size * (exposure * copies + alone) / (copies + alone))
+    return experiment.replace(**{"corpus.parallel_exposure": exposure, "train.batch_size": size})
+
+
+def as_informative(experiment: Experiment, balance: float) -> float:
+    """Exposure of balanced copies at which I(fact; language) is what `exposure_balance=balance` gives.
+
+    Exact where the languages have equally many monolingual facts. Raises ValueError as `rare_copies` does.
+    """
+    copies, alone = _copies_and_alone(experiment)
+    n = experiment.language.n_languages
+    one_fact = np.array([balance + (1 - balance) * n, *[balance] * (n - 1)])
+    unknown = entropy(one_fact) / np.log2(n) * copies / (copies + alone)  # of the language, as a share of log2(n)
+    return float(unknown / (1 - unknown) * alone / copies)
+
+
+def _copies_and_alone(experiment: Experiment) -> tuple[int, int]:
+    """Number of parallel facts' copies, all equally frequent, and of monolingual facts."""
+    corpus = experiment.corpus
+    factors = {name: getattr(corpus, name) for name in ("exposure_balance", "copy_exposure", "parallel_exposure")}
+    if moved := [f"{name}={factor}" for name, factor in factors.items() if factor != 1] or experiment.changes:
+        raise ValueError(f"{moved}: copies must start equally frequent; allowed: 1 for all factors and no changes.")
+    n_facts = experiment.world.n_subjects * experiment.world.n_relations
+    n_parallel = round(corpus.parallel * n_facts) if corpus.n_parallel is None else corpus.n_parallel
+    return n_parallel * experiment.language.n_languages, n_facts - n_parallel
 
 
 def mixed_dials() -> Design:

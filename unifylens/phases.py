@@ -14,7 +14,7 @@ from ruptures import Dynp
 from ruptures.costs import CostCLinear
 from scipy import stats
 
-__all__ = ["Phases", "change_points", "detect", "first_step", "rise", "summarise"]
+__all__ = ["Phases", "change_points", "detect", "first_step", "rise", "summarise", "when_reached"]
 
 RECALL_COMPLETE = 0.98
 """Recall of the training facts, 0 to 1, from which they count as learnt."""
@@ -117,6 +117,21 @@ def first_step(
         return float(steps[0])
     share = (threshold - values[i - 1]) / (values[i] - values[i - 1])
     return float(steps[i - 1] + share * (steps[i] - steps[i - 1]))
+
+
+def when_reached(history: pd.DataFrame, column: str, by: str, level: float) -> float:
+    """Value of one column of a history at the first step at which column `by` is at or above `level`; nan if never.
+
+    Both are linear between evaluations, those with empty cells left out: so runs that learn at different speeds are
+    compared when they know equally much. Raises KeyError for missing columns.
+    """
+    if missing := [name for name in ("step", column, by) if name not in history.columns]:
+        raise KeyError(f"history has no column {missing}; it has {list(history.columns)}")
+    told = history[["step", column, by]].dropna()
+    if told.empty:
+        return float("nan")
+    step = first_step(told["step"].to_numpy(), told[by].to_numpy(), level, "above")
+    return float(np.interp(step, told["step"], told[column]))
 
 
 def detect(history: pd.DataFrame, baseline: float, column: str = "unification") -> Phases:
