@@ -32,7 +32,7 @@ test: venv
 	@$(RUN) ruff check
 	@$(RUN) ruff format --check
 	@rm -rf build/test-home build/test-figures
-	@$(TEST_ENV) $(RUN) pytest tests
+	@$(TEST_ENV) $(RUN) pytest -n 2 tests # two processes: most tests use one core
 	@rm -rf build/test-home build/test-figures
 	@$(TEST_ENV) $(RUN) pytest --nbmake --nbmake-timeout=3000 notebooks/[0-9]*.ipynb
 	@echo "unifylens: all checks passed"
