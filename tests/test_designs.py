@@ -159,3 +159,22 @@ def test_matching_starts_from_balanced_copies(moved):
     for design in (ul.designs.rare_copies, ul.designs.as_informative):
         with pytest.raises(ValueError, match=rf"{moved}=0.7.* equally frequent; allowed: 1 for all"):
             design(ul.designs.small(**{f"corpus.{moved}": 0.7}), 0.5)
+
+
+def test_the_phase_diagram_has_its_corners_and_enough_seeds(profile):
+    design = ul.designs.phase_diagram()
+    assert len({e for _, e in design}) == len(design)
+    seeds = {}
+    for labels, experiment in design:
+        assert experiment.corpus.object_skew == labels["skew"] and experiment.corpus.parallel == labels["parallel"]
+        assert (experiment.language.shared_subjects, experiment.seed) == (labels["shared"], labels["seed"])
+        seeds.setdefault((labels["skew"], labels["shared"], labels["parallel"]), []).append(labels["seed"])
+    n_seeds = {"quick": 5, "full": 10}[profile]
+    for skew, shared in ul.designs.DIAGRAM_CORNERS.values():
+        for parallel in ul.designs.DIAGRAM_PARALLEL[profile]:
+            assert seeds[skew, shared, parallel] == list(range(n_seeds))
+    assert min(map(len, seeds.values())) >= {"quick": 2, "full": 5}[profile]
+    variants = ul.designs.diagram_variants()
+    easy = [e for labels, e in variants if labels["variant"] == "as in the diagram"]
+    assert set(easy) <= {e for _, e in design}
+    assert len({e for _, e in variants}) == len(variants)
