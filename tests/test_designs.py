@@ -228,3 +228,22 @@ def test_levels_of_extractability_rise_in_what_they_give_away(profile):
     assert cues["bits"].is_monotonic_decreasing and cues["bits"].is_unique
     for dial, table in tables.items():
         np.testing.assert_allclose(table["informativeness"], table["informativeness"].iloc[0], err_msg=dial)
+
+
+def test_the_phase_diagram_has_its_corners_and_enough_seeds(profile):
+    design = ul.designs.phase_diagram()
+    assert len({e for _, e in design}) == len(design)
+    seeds = {}
+    for labels, experiment in design:
+        assert experiment.corpus.object_skew == labels["skew"] and experiment.corpus.parallel == labels["parallel"]
+        assert (experiment.language.shared_subjects, experiment.seed) == (labels["shared"], labels["seed"])
+        seeds.setdefault((labels["skew"], labels["shared"], labels["parallel"]), []).append(labels["seed"])
+    n_seeds = {"quick": 5, "full": 10}[profile]
+    for skew, shared in ul.designs.DIAGRAM_CORNERS.values():
+        for parallel in ul.designs.DIAGRAM_PARALLEL[profile]:
+            assert seeds[skew, shared, parallel] == list(range(n_seeds))
+    assert min(map(len, seeds.values())) >= {"quick": 2, "full": 5}[profile]
+    variants = ul.designs.diagram_variants()
+    easy = [e for labels, e in variants if labels["variant"] == "as in the diagram"]
+    assert set(easy) <= {e for _, e in design}
+    assert len({e for _, e in variants}) == len(variants)

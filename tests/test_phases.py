@@ -6,7 +6,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from unifylens.phases import Phases, change_points, detect, first_step, rise, summarise, when_reached
+from unifylens.phases import (
+    Phases,
+    change_points,
+    detect,
+    first_step,
+    half_transfer,
+    rise,
+    sharpness,
+    summarise,
+    when_reached,
+)
 
 EVALS = np.unique(np.round(np.geomspace(1, 4001, 40) - 1))
 EVEN = np.linspace(0, 4000, 41)
@@ -172,3 +182,28 @@ def test_a_value_at_the_step_at_which_another_is_reached():
     assert np.isnan(when_reached(history.assign(recall=np.nan), "transfer", "recall", 0.5))
     with pytest.raises(KeyError, match="minority"):
         when_reached(history, "transfer", "minority", 0.5)
+
+
+def test_half_transfer_by_hand():
+    shares = np.array([0.1, 0.2, 0.4, 0.8])
+    # half way between 0.3 and 0.7 is half way between 0.2 and 0.4 in doublings
+    found, known = half_transfer(shares, np.array([0.2, 0.3, 0.7, 0.9]))
+    assert found == pytest.approx(0.2 * 2**0.5) and known == "reached"
+    assert half_transfer(shares, np.array([0.1, 0.2, 0.3, 0.4])) == (0.8, "above")
+    assert half_transfer(shares, np.array([0.6, 0.7, 0.8, 0.9])) == (0.1, "below")
+    found, known = half_transfer(shares, np.array([0.1, 0.5, 0.4, 0.9]))
+    assert found == pytest.approx(0.2) and known == "reached"
+    with pytest.raises(ValueError, match="above 0"):
+        half_transfer(np.array([0.0, 0.1]), np.array([0.0, 1.0]))
+
+
+@pytest.mark.parametrize("scale", [0.1, 0.5, 2.0])
+def test_sharpness_finds_the_width_of_a_logistic(scale):
+    shares = np.repeat(np.geomspace(0.05, 0.8, 9), 2)
+    chance, middle = 1 / 8, np.log2(0.21)
+    up = 1 / (1 + np.exp(-(np.log2(shares) - middle) / scale))
+    assert sharpness(shares, chance + (1 - chance) * up, chance) == pytest.approx(2 * np.log(3) * scale, rel=1e-3)
+    quarter, three = middle - scale * np.log(3), middle + scale * np.log(3)
+    assert three - quarter == pytest.approx(2 * np.log(3) * scale)
+    with pytest.raises(ValueError, match="above 0"):
+        sharpness(np.array([0.0, 0.1]), np.array([0.0, 1.0]), chance)

@@ -498,8 +498,9 @@ class Corpus:
                 if at < tokens.shape[1]:
                     np.add.at(joint, (tokens[:, at], language), self.exposure.ravel())
             joint[0] = 0  # padding: the prompt has ended
-            total += joint.sum() * mutual_information(joint)
-            share += joint.sum()
+            if joint.any():  # the longest prompts may all be held out
+                total += joint.sum() * mutual_information(joint)
+                share += joint.sum()
         return total / share
 
     def _token_costs(self) -> list[tuple[str, float, str, str]]:

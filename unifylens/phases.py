@@ -12,9 +12,20 @@ from jaxtyping import Float
 from numpy import ndarray
 from ruptures import Dynp
 from ruptures.costs import CostCLinear
-from scipy import stats
+from scipy import optimize, stats
+from scipy.special import expit
 
-__all__ = ["Phases", "change_points", "detect", "first_step", "rise", "summarise", "when_reached"]
+__all__ = [
+    "Phases",
+    "change_points",
+    "detect",
+    "first_step",
+    "half_transfer",
+    "rise",
+    "sharpness",
+    "summarise",
+    "when_reached",
+]
 
 RECALL_COMPLETE = 0.98
 """Recall of the training facts, 0 to 1, from which they count as learnt."""
@@ -117,6 +128,45 @@ def first_step(
         return float(steps[0])
     share = (threshold - values[i - 1]) / (values[i] - values[i - 1])
     return float(steps[i - 1] + share * (steps[i] - steps[i - 1]))
+
+
+def half_transfer(
+    parallel: Float[ndarray, " n"], transfer: Float[ndarray, " n"], level: float = 0.5
+) -> tuple[float, str]:
+    """Parallel share at which transfer first reaches `level`, linear in log2 of the share, and what is known of it.
+
+    The second is "reached"; or "above", where even the largest share falls short, and "below", where the smallest one
+    is past it already: the share returned is then that largest or smallest one, and the true value lies beyond.
+
+    Raises ValueError for shares that are not positive or do not increase, or values that are not finite.
+    """
+    parallel = np.asarray(parallel, dtype=np.float64)
+    if not (parallel > 0).all():
+        raise ValueError(f"parallel is {parallel}; shares must be above 0")
+    doublings = first_step(np.log2(parallel / parallel[0]), transfer, level, "above")
+    if np.isnan(doublings):
+        return float(parallel[-1]), "above"
+    return float(parallel[0] * 2**doublings), "reached" if transfer[0] < level else "below"
+
+
+def sharpness(parallel: Float[ndarray, " n"], transfer: Float[ndarray, " n"], chance: float) -> float:
+    """Width of a boundary: doublings of the parallel share from a quarter to three quarters of the way up.
+
+    From the logistic curve in log2 of the share, between `chance` and 1, that fits best (least squares); small is
+    sharp. All points may come from several seeds. Raises ValueError for shares that are not positive.
+    """
+    parallel = np.asarray(parallel, dtype=np.float64)
+    if not (parallel > 0).all():
+        raise ValueError(f"parallel is {parallel}; shares must be above 0")
+    x = np.log2(parallel)
+
+    def rest(where: Float[ndarray, " 2"]) -> Float[ndarray, " n"]:
+        middle, log_scale = where
+        return chance + (1 - chance) * expit((x - middle) / np.exp(log_scale)) - transfer
+
+    bounds = ([x.min() - 3, np.log(0.02)], [x.max() + 3, np.log(20.0)])
+    found = optimize.least_squares(rest, x0=[x.mean(), 0.0], bounds=bounds)
+    return float(2 * np.log(3) * np.exp(found.x[1]))
 
 
 def when_reached(history: pd.DataFrame, column: str, by: str, level: float) -> float:
