@@ -93,6 +93,22 @@ def test_in_late_reading_two_positions_alone_know_the_subject_after_the_first_bl
     assert apart[1][last] > 0, "the second block reads it"
 
 
+def test_interventions_are_applied_alone_to_one_base_and_move_it(profile):
+    turns, design = ul.designs.TURNS, ul.designs.turning()
+    assert len(design) == (1 + len(turns)) * len(ul.designs.causal_seeds())
+    by_name = {labels["intervention"]: e for labels, e in design if labels["seed"] == 1}
+    assert list(by_name) == ["none", *turns]
+    base = by_name.pop("none")
+    assert base == ul.designs.small(seed=1, **ul.designs.TURNING)
+    before = ul.build_corpus(base)
+    for name, experiment in by_name.items():
+        assert experiment.replace(interventions=()) == base
+        assert ul.interventions.effects(before, ul.build_corpus(experiment))["moved"].any(), name
+    for of in ("data", "tokens"):  # what claims C6 and C7 need
+        named = [turn.foretold for turn in turns.values() if turn.of == of and turn.named]
+        assert named.count(1) >= 3 and named.count(-1) >= 1
+
+
 def exposures(experiment):
     """How often each kind of copy is expected in one batch, by name."""
     corpus = ul.Corpus.build(experiment)
