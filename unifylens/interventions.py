@@ -157,7 +157,8 @@ def share_words(corpus: Corpus, share: float, kind: WordKind = "subjects", seed:
     """Say that share of the words that still differ between languages in the first language's word in all of them.
 
     `kind` is subjects, relations, objects or function_words. Anchors (the paper; mOthello, 2404.12444).
-    What also moves: the vocabulary shrinks, and each shared word is seen more often.
+    What also moves: the vocabulary shrinks, and each shared word is seen more often; where only part of the vocabulary
+    is merged, which tokens are is drawn anew.
     Raises ValueError if there is no such word, all are the same, or two languages' prompts would become alike.
     """
     if kind not in get_args(WordKind):
