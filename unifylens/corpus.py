@@ -328,10 +328,14 @@ class Corpus:
         What stands behind an answer's end does not count.
         """
         codes = {tokens: code for code, tokens in enumerate(self.possible_answers)}
-        end = self.tokenizer.special.get(EOS)
-        cut = (row[: row.index(end) + 1] if end in row else [i for i in row if i] for row in answers.tolist())
-        code = torch.tensor([codes.get(tuple(row), len(codes)) for row in cut])
-        return code, torch.tensor([*self.possible_answers.values(), -1])
+        objects = torch.tensor([*self.possible_answers.values(), -1])
+        if answers.shape[1] == 1:
+            table = torch.full((self.d_vocab,), len(codes))
+            table[[token for (token,) in codes]] = torch.arange(len(codes))
+            return table[answers[:, 0]], objects
+        end = self.tokenizer.special[EOS]
+        cut = (row[: row.index(end) + 1] if end in row else row for row in answers.tolist())
+        return torch.tensor([codes.get(tuple(row), len(codes)) for row in cut]), objects
 
     @cached_property
     def token_object(self) -> Int[Tensor, " vocab"]:
