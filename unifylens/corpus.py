@@ -333,8 +333,8 @@ class Corpus:
             table = torch.full((self.d_vocab,), len(codes))
             table[[token for (token,) in codes]] = torch.arange(len(codes))
             return table[answers[:, 0]], objects
-        end = self.tokenizer.special[EOS]
-        cut = (row[: row.index(end) + 1] if end in row else row for row in answers.tolist())
+        end = self.tokenizer.special.get(EOS)
+        cut = (row[: row.index(end) + 1] if end in row else [i for i in row if i] for row in answers.tolist())
         return torch.tensor([codes.get(tuple(row), len(codes)) for row in cut]), objects
 
     @cached_property
