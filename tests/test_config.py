@@ -8,7 +8,7 @@ from conftest import tiny
 from pydantic import ValidationError
 
 import unifylens as ul
-from unifylens.config import Config, TrainConfig
+from unifylens.config import TEMPLATES, Config, TrainConfig
 
 OTHER_VALUES = {
     "world.n_subjects": 30,
@@ -20,8 +20,15 @@ OTHER_VALUES = {
     "language.shared_objects": 0.5,
     "language.shared_function_words": 0.5,
     "language.subject_words": 2,
+    "language.syllables": (2, 2, 3),
     "language.language_token": True,
+    "language.language_cue": "pair",
+    "language.lexical_distance": 0.5,
     "language.templates": ("of", "plain"),
+    "tokenizer.scheme": "character",
+    "tokenizer.vocab_size": 90,
+    "tokenizer.training": "separate",
+    "tokenizer.shared_tokens": 0.5,
     "corpus.parallel": 0.25,
     "corpus.n_parallel": 7,
     "corpus.parallel_unit": "subject",
@@ -57,8 +64,11 @@ OTHER_VALUES = {
     "train.n_checkpoints": 2,
     "train.eval_facts": 8,
     "changes": (ul.CorpusChange(step=20, corpus=ul.CorpusConfig(parallel=0.1)),),
+    "interventions": (ul.Intervention(name="add_parallel", share=0.5),),
     "seed": 1,
 }
+PIECES = {"tokenizer.scheme": "bpe", "tokenizer.vocab_size": 100}
+"""What the settings of a tokenizer that is trained need beside them."""
 
 
 def leaves():
@@ -70,7 +80,9 @@ def leaves():
 def test_every_field_goes_through_json_and_changes_the_hash():
     assert set(OTHER_VALUES) == leaves(), "a field is missing from OTHER_VALUES"
     default = {"corpus.parallel": 0.3}  # only with it may parallel facts be counted
-    experiments = [tiny(), *(tiny(**default | {name: value}) for name, value in OTHER_VALUES.items())]
+    beside = dict.fromkeys(("tokenizer.vocab_size", "tokenizer.training"), PIECES)
+    changed = [tiny(**{**default, **beside.get(name, {}), name: value}) for name, value in OTHER_VALUES.items()]
+    experiments = [tiny(), tiny(**PIECES), *changed]
     assert len({e.key(1) for e in experiments}) == len(set(experiments)) == len(experiments)
     for experiment in experiments:
         again = ul.Experiment.model_validate_json(experiment.model_dump_json())
@@ -89,7 +101,7 @@ def test_replace_changes_what_it_names_and_nothing_else():
     assert after.replace(corpus=before.corpus, seed=0, model=before.model) == before
 
 
-@pytest.mark.parametrize("part", [None, "world", "language", "corpus", "model", "train"])
+@pytest.mark.parametrize("part", [None, "world", "language", "tokenizer", "corpus", "model", "train"])
 def test_frozen(part):
     experiment = tiny()
     config = experiment if part is None else getattr(experiment, part)
@@ -112,6 +124,8 @@ BAD = {
             ("language", "shared_relations"),
             ("language", "shared_objects"),
             ("language", "shared_function_words"),
+            ("language", "lexical_distance"),
+            ("tokenizer", "shared_tokens"),
             ("corpus", "parallel"),
             ("corpus", "exposure_balance"),
             ("corpus", "object_skew"),
@@ -158,6 +172,37 @@ BAD = {
     ),
     "template by a wrong name": ({"language.templates": ("plane",)}, ["templates", "'plane'", "plain, of, has, topic"]),
     "no template": ({"language.templates": ()}, ["language.templates", "input_value=()", "at least 1 item"]),
+    "two ways to tell the language": (
+        {"language.language_token": True, "language.language_cue": "first"},
+        ["language_token=True", "language_cue='first'", "allowed: one of the two"],
+    ),
+    **{
+        f"a size for {scheme} tokens": (
+            {"tokenizer.scheme": scheme, "tokenizer.vocab_size": 90},
+            ["vocab_size=90", f"scheme='{scheme}'", "allowed: None, or scheme 'bpe' or 'unigram'"],
+        )
+        for scheme in ("word", "character")
+    },
+    **{
+        f"{scheme} tokens of each language's own": (
+            {"tokenizer.scheme": scheme, "tokenizer.training": "separate"},
+            ["training='separate'", f"scheme='{scheme}'", "allowed: 'joint', or scheme 'bpe' or 'unigram'"],
+        )
+        for scheme in ("word", "character")
+    },
+    **{
+        f"{scheme} tokens without a size": ({"tokenizer.scheme": scheme}, ["vocab_size must be given", f"'{scheme}'"])
+        for scheme in ("bpe", "unigram")
+    },
+    **{
+        f"words behind an answer of {scheme} tokens": (
+            {"language.templates": ("plain", "topic"), "tokenizer": {"scheme": scheme, "vocab_size": size}},
+            ["language.templates", TEMPLATES["topic"], f"tokenizer.scheme='{scheme}'", "end with {object}, or scheme"],
+        )
+        for scheme, size in [("character", None), ("bpe", 90), ("unigram", 90)]
+    },
+    "no such tokens": ({"tokenizer.scheme": "bytes"}, ["tokenizer.scheme", "'bytes'", "'word', 'character', 'bpe'"]),
+    "no such cue": ({"language.language_cue": "last"}, ["language_cue", "'last'", "'none', 'first', 'pair' or 'vote'"]),
     "heads": ({"model.n_heads": 3}, ["n_heads=3", "must divide d_model=16"]),
     "no global block": ({"model.local_blocks": 2}, ["local_blocks=2", "must stay below n_layers=2"]),
     "fewer local blocks than none": (

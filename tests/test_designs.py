@@ -1,4 +1,5 @@
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -92,6 +93,22 @@ def test_in_late_reading_two_positions_alone_know_the_subject_after_the_first_bl
     assert apart[1][last] > 0, "the second block reads it"
 
 
+def test_interventions_are_applied_alone_to_one_base_and_move_it(profile):
+    turns, design = ul.designs.TURNS, ul.designs.turning()
+    assert len(design) == (1 + len(turns)) * len(ul.designs.causal_seeds())
+    by_name = {labels["intervention"]: e for labels, e in design if labels["seed"] == 1}
+    assert list(by_name) == ["none", *turns]
+    base = by_name.pop("none")
+    assert base == ul.designs.small(seed=1, **ul.designs.TURNING)
+    before = ul.build_corpus(base)
+    for name, experiment in by_name.items():
+        assert experiment.replace(interventions=()) == base
+        assert ul.interventions.effects(before, ul.build_corpus(experiment))["moved"].any(), name
+    for of in ("data", "tokens"):  # what claims C6 and C7 need
+        named = [turn.foretold for turn in turns.values() if turn.of == of and turn.named]
+        assert named.count(1) >= 3 and named.count(-1) >= 1
+
+
 def exposures(experiment):
     """How often each kind of copy is expected in one batch, by name."""
     corpus = ul.Corpus.build(experiment)
@@ -159,6 +176,58 @@ def test_matching_starts_from_balanced_copies(moved):
     for design in (ul.designs.rare_copies, ul.designs.as_informative):
         with pytest.raises(ValueError, match=rf"{moved}=0.7.* equally frequent; allowed: 1 for all"):
             design(ul.designs.small(**{f"corpus.{moved}": 0.7}), 0.5)
+
+
+MOVED = {
+    "subject words": {"language.shared_subjects"},
+    "object words": {"language.shared_objects"},
+    "function words": {"language.shared_function_words"},
+    "language token": {"language.language_token"},
+    "relation words": {"language.shared_relations"},
+    "cue": {"language.language_token", "language.language_cue"},
+}
+
+
+def statistics_of_dials():
+    """By dial: the statistics of each level's corpus, in order."""
+    quantities = ["language-revealing prompt tokens", "language information of a prompt token", "I(fact; language)"]
+    tables = {}
+    for dial, levels in ul.designs.extractability_dials().items():
+        corpora = {level: ul.Corpus.build(ul.designs.small(**changes)) for level, changes in levels.items()}
+        rows = {level: corpus.statistics().loc[quantities, "value"] for level, corpus in corpora.items()}
+        tables[dial] = pd.DataFrame(rows, index=quantities).T.set_axis(["revealing", "bits", "informativeness"], axis=1)
+    return tables
+
+
+def test_dials_of_extractability_move_what_they_say_and_nothing_else(profile):
+    design = ul.designs.extractability()
+    seeds = list(ul.designs.causal_seeds())
+    settings = {(labels["dial"], labels["level"]) for labels, _ in design}
+    assert len(design) == len(settings) * len(seeds)
+    for dial, levels in ul.designs.extractability_dials().items():
+        fields = {field for changes in levels.values() for field in changes}
+        moved = {f for f in fields if len({str(changes.get(f)) for changes in levels.values()}) > 1}
+        assert moved == MOVED[dial]
+        assert len({changes["corpus.parallel"] for changes in levels.values()}) == 1
+        for level, changes in levels.items():
+            found = [e for labels, e in design if (labels["dial"], labels["level"]) == (dial, level)]
+            assert found == [ul.designs.small(seed=seed, **changes) for seed in seeds]
+    # settings in common are the same experiment, so they are trained once
+    n_common = 2 + 1  # the base of subject words stands in three dials, a language token with all words shared in two
+    assert len({experiment for _, experiment in design}) == len(design) - n_common * len(seeds)
+
+
+def test_levels_of_extractability_rise_in_what_they_give_away(profile):
+    tables = statistics_of_dials()
+    assert len(tables["subject words"]) >= 5, "what C5 asks for"
+    for dial in ("subject words", "function words", "language token", "relation words"):
+        assert tables[dial]["revealing"].is_monotonic_increasing and tables[dial]["revealing"].is_unique, dial
+    assert tables["object words"]["revealing"].nunique() == 1, "answers stand outside the prompt"
+    cues = tables["cue"]
+    assert cues["revealing"].tolist() == pytest.approx([1 / 3, 0, 0, 0])
+    assert cues["bits"].is_monotonic_decreasing and cues["bits"].is_unique
+    for dial, table in tables.items():
+        np.testing.assert_allclose(table["informativeness"], table["informativeness"].iloc[0], err_msg=dial)
 
 
 def test_the_phase_diagram_has_its_corners_and_enough_seeds(profile):

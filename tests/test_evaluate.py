@@ -10,7 +10,7 @@ from conftest import tiny
 import unifylens as ul
 from unifylens import evaluate, measures
 from unifylens.corpus import Corpus
-from unifylens.evaluate import Questions
+from unifylens.evaluate import Answers, Questions
 
 RIGHT, WRONG_LANGUAGE, WRONG_OBJECT, OTHER = measures.ANSWER_TYPES
 
@@ -30,21 +30,28 @@ def token(corpus, language, fact, kind):
     world, encode = corpus.world, corpus.tokenizer.encode
     due, spoken = world.object[fact], corpus.languages[language]
     if kind == RIGHT:
-        return encode([spoken.objects[due]])[0]
+        return encode([spoken.objects[due]], language)[0]
     if kind == WRONG_LANGUAGE:
-        return encode([corpus.languages[(language + 1) % 3].objects[due]])[0]
+        foreign = (language + 1) % 3
+        return encode([corpus.languages[foreign].objects[due]], foreign)[0]
     if kind == WRONG_OBJECT:
         others = [o for o in np.flatnonzero(world.object_relation == world.relation[fact]) if o != due]
-        return encode([spoken.objects[others[fact % len(others)]]])[0]
+        return encode([spoken.objects[others[fact % len(others)]]], language)[0]
     # the object of another relation, or the subject, or no word at all
     other = next(o for o in range(world.n_objects) if world.object_relation[o] != world.relation[fact])
-    return encode([[spoken.objects[other], spoken.subjects[world.subject[fact]], "<pad>"][fact % 3]])[0]
+    said = [spoken.objects[other], spoken.subjects[world.subject[fact]], "<pad>"][fact % 3]
+    return encode([said], language)[0]
 
 
 def logits_of(corpus, kinds):
     """Logits `[language * fact, vocab]` of a model that gives this kind of answer in each language."""
     rows = [token(corpus, a, f, kind) for a, kind in enumerate(kinds) for f in range(corpus.n_facts)]
     return torch.nn.functional.one_hot(torch.tensor(rows), corpus.d_vocab).float()
+
+
+def answers(logits):
+    """What a model of these logits says, where an answer is one token."""
+    return Answers(logits.argmax(-1)[:, None], logits, [])
 
 
 @pytest.mark.parametrize(
@@ -57,7 +64,7 @@ def logits_of(corpus, kinds):
     ],
 )
 def test_accuracy_of_models_that_make_one_kind_of_answer(corpus, kind, column):
-    accuracy = Questions.all(corpus).accuracy(logits_of(corpus, [kind] * 3))
+    accuracy = Questions.all(corpus).accuracy(answers(logits_of(corpus, [kind] * 3)))
     types = ["transfer", "transfer_wrong_language", "transfer_wrong_object", "transfer_other"]
     assert [accuracy[name] for name in types] == [float(name == column) for name in types]
     right = float(kind == RIGHT)
@@ -69,20 +76,20 @@ def test_accuracy_of_models_that_make_one_kind_of_answer(corpus, kind, column):
 
 def test_the_calibrated_choice_looks_at_the_objects_alone(corpus):
     logits = logits_of(corpus, [RIGHT] * 3) + 5 * logits_of(corpus, [WRONG_LANGUAGE] * 3)
-    accuracy = Questions.all(corpus).accuracy(logits)
+    accuracy = Questions.all(corpus).accuracy(answers(logits))
     assert (accuracy["transfer"], accuracy["transfer_wrong_language"], accuracy["transfer_choice"]) == (0, 1, 1)
 
 
 def test_recall_weighs_kinds_by_their_copies(corpus):
     right, wrong = logits_of(corpus, [RIGHT] * 3), logits_of(corpus, [OTHER] * 3)
     minority = torch.from_numpy((corpus.kind == 2).ravel())
-    everything = Questions.all(corpus).accuracy(torch.where(minority[:, None], wrong, right))
+    everything = Questions.all(corpus).accuracy(answers(torch.where(minority[:, None], wrong, right)))
     n_minority, n_seen = int(minority.sum()), int(corpus.seen.sum())
     assert everything["recall_minority"] == 0 and everything["recall_majority"] == 1 == everything["transfer"]
     assert everything["recall"] == pytest.approx(1 - n_minority / n_seen)
     sampled = Questions.sample(corpus, 5, seed=0)
     logits = torch.where(minority[:, None], wrong, right)[sampled.rows]
-    assert sampled.accuracy(logits)["recall"] == pytest.approx(1 - n_minority / n_seen)
+    assert sampled.accuracy(answers(logits))["recall"] == pytest.approx(1 - n_minority / n_seen)
 
 
 def test_samples_are_even_and_by_seed_alone(corpus):
@@ -122,7 +129,7 @@ def test_states_are_transformerlens_own_and_keep_the_order_of_facts(corpus, mode
     for language in range(3):
         for at, fact in enumerate(facts):
             words = corpus.text(language, fact, answer=False).split()
-            prompt = torch.tensor([corpus.tokenizer.encode(words)])
+            prompt = torch.tensor([corpus.tokenizer.encode(words, language)])
             _, cache = model.run_with_cache(prompt)
             where = words.index(corpus.languages[language].subjects[corpus.world.subject[fact]])
             names = ["blocks.0.hook_resid_pre", "blocks.0.hook_resid_post", "blocks.1.hook_resid_post"]

@@ -1,7 +1,7 @@
 """Training under imposed attention: against hooks and autograd in a plain HookedTransformer."""
 
 from functools import partial
-from itertools import pairwise
+from itertools import pairwise, product
 
 import numpy as np
 import pandas as pd
@@ -15,6 +15,7 @@ from test_stack import Question, assert_close, network, networks, queries, shape
 import unifylens as ul
 from unifylens import hooks, imposed, sweeps
 from unifylens.batches import Batches
+from unifylens.evaluate import Answers
 from unifylens.imposed import _Imposed, train_with_attention
 from unifylens.model import build_model
 from unifylens.stack import Stacked, stack_parameters
@@ -88,13 +89,13 @@ def test_answers_and_states_are_those_of_a_plain_model_with_the_references_patte
     prompts = torch.randint(1, 11, (6, 4), generator=torch.Generator().manual_seed(0))
     prompts[:, 0] = 1
     both = _Imposed(models[0].cfg, stack_parameters(models[2:]))
-    for member in range(2):
-        logits, states = both.answer(stack_parameters(models[:2]), member, prompts)
+    for member, at in product(range(2), (2, 3)):
+        logits, states = both.answer(stack_parameters(models[:2]), member, prompts, torch.full((6,), at))
         expected, layers = forced(models[member], models[2 + member], prompts)
-        assert_close(logits, expected[:, -1])
-        assert not torch.allclose(logits, models[member](prompts)[:, -1])
+        assert_close(logits, expected[:, at])
+        assert not torch.allclose(logits, models[member](prompts)[:, at])
         for found, state in zip(states, layers, strict=True):
-            assert_close(found, state[:, -1])
+            assert_close(found, state[:, at])
 
 
 def test_its_own_patterns_change_nothing_but_the_gradient_of_attention():
@@ -116,7 +117,8 @@ def test_bfloat16_is_for_training_alone():
     exact, rounded = (_Imposed(models[0].cfg, stack_parameters(models[2:]), bfloat16=b) for b in (False, True))
     losses = [network.loss_and_gradients(*asked)[0] for network in (exact, rounded)]
     assert not torch.equal(*losses) and torch.allclose(*losses, rtol=0.1)
-    assert torch.equal(*(network.answer(parameters, 0, question.tokens[0])[0] for network in (exact, rounded)))
+    last = torch.full(question.tokens.shape[1:2], question.tokens.shape[2] - 1)
+    assert torch.equal(*(network.answer(parameters, 0, question.tokens[0], last)[0] for network in (exact, rounded)))
 
 
 def test_a_shape_that_is_not_stacked_is_refused():
@@ -172,7 +174,8 @@ def test_a_plain_loop_with_hooks_trains_the_same_model(run, histories):
         questions = ul.evaluate.Questions.all(run.corpus)
         with torch.no_grad():
             logits, states = forced(model, run.checkpoint(step), questions.prompts)
-        expected = questions.accuracy(logits[:, -1]) | questions.representation([s[:, -1] for s in states])
+        answers = Answers(logits[:, -1:].argmax(-1), logits[:, -1], [s[:, -1] for s in states])
+        expected = questions.accuracy(answers) | questions.representation(answers.states)
         last = history.iloc[-1]
         for name in ("recall", "transfer", "transfer_choice", "unification_1"):
             assert last[name] == pytest.approx(expected[name], abs=0.02), name

@@ -38,7 +38,7 @@ def planted(corpus, language_by="all"):
     Directions, one each: objects (those of the subject), relations, and languages, for all relations the same ones or
     for each its own. Block 0 brings what stands at the subject to the last position; block 1 does nothing.
     """
-    world, n_languages, encode = corpus.world, corpus.n_languages, corpus.tokenizer.encode
+    world, n_languages = corpus.world, corpus.n_languages
     n_objects, n_relations = world.n_objects, world.n_relations
     first = n_objects + n_relations
     by = 1 if language_by == "relation" else 0
@@ -51,9 +51,10 @@ def planted(corpus, language_by="all"):
         attention = model.blocks[0].attn
         attention.W_V[0], attention.W_O[0] = 3 * torch.eye(width), torch.eye(width)  # the mean of three positions
         for index, language in enumerate(corpus.languages):
-            model.embed.W_E[encode(language.subjects)] = 0
-            model.embed.W_E[np.array(encode(language.subjects))[world.subject], world.object] = 1
-            relations, objects = torch.tensor(encode(language.relations)), torch.tensor(encode(language.objects))
+            named = (language.subjects, language.relations, language.objects)
+            subjects, relations, objects = (torch.tensor(corpus.tokenizer.encode(names, index)) for names in named)
+            model.embed.W_E[subjects] = 0
+            model.embed.W_E[subjects[world.subject], world.object] = 1
             of_object = torch.from_numpy(world.object_relation)
             model.embed.W_E[relations, n_objects + torch.arange(n_relations)] = 1
             model.embed.W_E[relations, first + by * n_languages * torch.arange(n_relations) + index] = 1
@@ -226,7 +227,7 @@ def test_halves_hold_each_monolingual_fact_once(corpus):
     again, other = halves(corpus)[0], halves(corpus, seed=1)[0]
     assert (again == fit).all() and set(other) != set(fit)
     with pytest.raises(ValueError, match="the corpus has 1 monolingual facts; allowed: at least 2"):
-        halves(build(**{"corpus.n_parallel": 71}))
+        halves(build(**{"corpus.parallel": 0.3, "corpus.n_parallel": 71}))
 
 
 @pytest.mark.parametrize(

@@ -148,14 +148,21 @@ def test_texts_say_the_template_in_the_words_of_the_language(name, language_toke
 def test_ids_and_words_are_each_others_inverse(values, n_languages, subject_words):
     spoken = languages(n_languages=n_languages, subject_words=subject_words, **values)
     tokenizer = Tokenizer.for_languages(spoken)
-    everything = [PAD, BOS, *sorted(set().union(*(language.words() for language in spoken)))]
-    assert tokenizer.decode(tokenizer.encode(everything)) == everything
-    assert tokenizer.encode(tokenizer.decode(range(len(tokenizer)))) == list(range(len(tokenizer)))
-    assert len(tokenizer) == len(everything) + n_languages  # and a tag a language
+    distinct = set().union(*(language.words() for language in spoken))
+    for index, language in enumerate(spoken):
+        everything = [PAD, BOS, f"<{language.name}>", *sorted(language.words())]
+        ids = tokenizer.encode(everything, index)
+        assert len(ids) == len(set(ids)) == len(everything) and tokenizer.decode(ids) == everything
+    assert len(tokenizer) == len(set(tokenizer.pieces)) == 2 + n_languages + len(distinct)
     assert tokenizer.encode([PAD]) == [0]  # the loss ignores 0
 
 
 def test_unknown_words_are_named():
-    tokenizer = Tokenizer.for_languages(languages(n_languages=2))
+    spoken = languages(n_languages=2, shared_subjects=0.0)
+    tokenizer = Tokenizer.for_languages(spoken)
     with pytest.raises(KeyError, match="qqq"):
         tokenizer.encode([BOS, "qqq"])
+    foreign = spoken[1].subjects[0]
+    with pytest.raises(KeyError, match=f"language 0: .*{foreign}"):
+        tokenizer.encode([foreign], 0)
+    assert tokenizer.encode([foreign], 1)

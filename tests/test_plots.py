@@ -108,6 +108,26 @@ def test_heatmap_takes_seaborns_options_and_none_for_no_bar():
     assert not plots.heatmap(cells(), plt.figure().subplots(), "cosine", annot=False).texts
 
 
+def test_forest_draws_intervals_from_the_top():
+    data = pd.DataFrame(
+        {"value": [0.3, -0.2, 0.1], "low": [0.1, -0.4, 0.0], "high": [0.4, -0.1, 0.3], "kind": ["x", "y", "x"]},
+        index=["first", "second", "third"],
+    )
+    ax = plots.forest(data, plt.figure().subplots(), hue="kind")
+    assert [text.get_text() for text in ax.get_yticklabels()] == ["first", "second", "third"]
+    low, high = ax.get_ylim()
+    assert low > high, "the first is on top"
+    drawn = {}
+    for container in ax.containers:
+        points, _, (bars,) = container
+        for x, y, bar in zip(*points.get_data(), bars.get_segments(), strict=True):
+            drawn[data.index[int(y)]] = (x, *np.sort(bar[:, 0]), container.get_label())
+    for name, row in data.iterrows():
+        np.testing.assert_allclose(drawn[name][:3], row[["value", "low", "high"]].astype(float))
+        assert drawn[name][3] == row["kind"]
+    assert len(plots.forest(data, plt.figure().subplots()).containers) == 1
+
+
 def test_checkerboard_rules_the_blocks():
     matrix = np.random.default_rng(0).normal(size=(10, 10))
     ax = plots.checkerboard(matrix, [4], ["en", "xx"], ax=plt.figure().subplots(), vmin=-1, vmax=1)

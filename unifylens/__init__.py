@@ -12,6 +12,7 @@ from unifylens import (
     hooks,
     imposed,
     interchange,
+    interventions,
     measures,
     patching,
     phases,
@@ -22,6 +23,7 @@ from unifylens.config import (
     CorpusChange,
     CorpusConfig,
     Experiment,
+    Intervention,
     LanguageConfig,
     ModelConfig,
     TokenizerConfig,
@@ -30,6 +32,7 @@ from unifylens.config import (
 )
 from unifylens.corpus import Corpus, parallel_window
 from unifylens.evaluate import states, transfer, unification
+from unifylens.interventions import build_corpus
 from unifylens.model import build_model, untrained_like
 from unifylens.paths import profile
 from unifylens.store import Run
@@ -42,6 +45,7 @@ __all__ = [
     "CorpusChange",
     "CorpusConfig",
     "Experiment",
+    "Intervention",
     "LanguageConfig",
     "ModelConfig",
     "Run",
@@ -51,6 +55,7 @@ __all__ = [
     "TrainConfig",
     "World",
     "WorldConfig",
+    "build_corpus",
     "build_model",
     "claims",
     "designs",
@@ -58,6 +63,7 @@ __all__ = [
     "hooks",
     "imposed",
     "interchange",
+    "interventions",
     "measures",
     "parallel_window",
     "patching",

@@ -218,6 +218,18 @@ CLAIMS: dict[str, Claim] = {
             control_direction="at least",
         ),
         Claim(
+            id="C5-words",
+            statement="On words made of letters and cut into pieces, facts transfer less the farther the languages' "
+            "words are from each other.",
+            notebook="09_tokenization",
+            effect_name="rank correlation of lexical distance and transfer over derived languages",
+            threshold=-0.9,
+            direction="at most",
+            control_name="lowest recall over the levels",
+            control_threshold=0.95,
+            control_direction="at least",
+        ),
+        Claim(
             id="C6",
             statement="Changing the data turns transfer up and down: at least three interventions raise it and one "
             "lowers it.",

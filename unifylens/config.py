@@ -16,6 +16,8 @@ Count = Annotated[int, Field(ge=1)]
 Syllables = Annotated[int, Field(ge=1, le=6)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
+WordKind = Literal["subjects", "relations", "objects", "function_words"]
+
 SLOTS = ("subject", "relation", "object")
 TEMPLATES = {
     "plain": "{subject} {relation} {object}",
@@ -199,6 +201,48 @@ class CorpusChange(Config):
     corpus: CorpusConfig
 
 
+INTERVENTIONS: dict[str, tuple[str, ...]] = {
+    "balance_objects": ("share",),
+    "tie_objects": ("share",),
+    "add_parallel": ("share",),
+    "remove_parallel": ("share",),
+    "rebalance_exposure": ("balance",),
+    "code_switch": ("share",),
+    "share_words": ("share", "kind"),
+    "retokenize": ("tokenizer",),
+    "mark_language": (),
+    "merge_vocabularies": ("share",),
+    "add_language_token": (),
+    "remove_language_token": (),
+}
+"""Functions of `interventions` and what each must be told."""
+
+
+class Intervention(Config):
+    """A change of the corpus that was built by the other settings: a function of `interventions`."""
+
+    name: Literal[tuple(INTERVENTIONS)]
+    share: Share | None = None
+    balance: Share | None = None
+    kind: WordKind | None = None
+    tokenizer: TokenizerConfig | None = None
+
+    @model_validator(mode="after")
+    def _is_told_what_it_needs(self) -> Self:
+        needed, given = INTERVENTIONS[self.name], tuple(self.parameters())
+        if set(given) != set(needed):
+            raise ValueError(
+                f"name={self.name!r} is told {', '.join(given) or 'nothing'}; "
+                f"allowed: {', '.join(needed) or 'nothing'}, no less and no more."
+            )
+        return self
+
+    def parameters(self) -> dict[str, Any]:
+        """What the function is told besides the corpus."""
+        values = {name: getattr(self, name) for name in type(self).model_fields if name != "name"}
+        return {name: value for name, value in values.items() if value is not None}
+
+
 class ModelConfig(Config):
     """Shape of the decoder-only Transformer."""
 
@@ -297,6 +341,8 @@ class Experiment(Config):
     train: TrainConfig = TrainConfig()
     changes: tuple[CorpusChange, ...] = ()
     """Corpora that replace `corpus` at given steps, in order."""
+    interventions: tuple[Intervention, ...] = ()
+    """What is done, in order, to the corpus that all of the above makes."""
     seed: Seed = 0
 
     @model_validator(mode="after")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from unifylens.config import CorpusChange, CorpusConfig, Experiment, rng
+from unifylens.config import CorpusChange, CorpusConfig, Experiment, TokenizerConfig, rng
 from unifylens.information import conditional_entropy, conditional_mutual_information, mutual_information
 from unifylens.language import Language, lexical_distance, make_languages
 from unifylens.prompts import Rendered, cue_patterns, render, word_counts
@@ -40,17 +42,13 @@ def assign(
 
     home = rng(seed, "home").permutation(n) % n_languages
     subject_home = rng(seed, "subject home").permutation(world.n_subjects) % n_languages
-    object_home = np.empty(world.n_objects, dtype=int)
-    for relation in range(world.n_relations):
-        objects = np.flatnonzero(world.object_relation == relation)
-        object_home[objects] = rng(seed, f"object home {relation}").permutation(len(objects)) % n_languages
     relation_home = rng(seed, "relation home").permutation(world.n_relations) % n_languages
     by_relation = rng(seed, "decided by relation").random(n) < config.relation_bias
     by_subject = rng(seed, "decided by subject").random(n) < config.home_bias
     by_object = (rng(seed, "decided by object").random(n) < config.object_skew) & ~parallel
     home = np.where(by_relation, relation_home[world.relation], home)
     home = np.where(by_subject, subject_home[world.subject], home)
-    home = np.where(by_object, object_home[world.object], home)
+    home = np.where(by_object, object_homes(world, n_languages, seed)[world.object], home)
 
     at_home = np.arange(n_languages)[:, None] == home
     balance = config.exposure_balance
@@ -58,6 +56,23 @@ def assign(
     copies *= np.where(at_home, 1.0, config.copy_exposure)
     weights = np.where(parallel, copies * config.parallel_exposure, at_home)
     return home, weights / weights.sum()
+
+
+def object_homes(world: World, n_languages: int, seed: int) -> Int[np.ndarray, " object"]:
+    """The language that each object is tied to by a skew: every relation's objects are dealt out evenly."""
+    homes = np.empty(world.n_objects, dtype=int)
+    for relation in range(world.n_relations):
+        objects = np.flatnonzero(world.object_relation == relation)
+        homes[objects] = rng(seed, f"object home {relation}").permutation(len(objects)) % n_languages
+    return homes
+
+
+def make_tokenizer(
+    world: World, languages: Sequence[Language], config: TokenizerConfig, language_cue: str, seed: int
+) -> Tokenizer:
+    """The tokenizer of these languages, trained on the words of all facts."""
+    n_cues = 0 if language_cue == "none" else len(languages)
+    return Tokenizer.for_languages(languages, config, seed, word_counts(world, languages), n_cues)
 
 
 class Corpus:
@@ -77,8 +92,13 @@ class Corpus:
         language_cue: str,
         home: Int[np.ndarray, " fact"],
         stages: list[tuple[int, int, Float[np.ndarray, "language fact"]]],
+        switched: Int[np.ndarray, "language fact"] | None = None,
     ) -> None:
-        """Stages are `(start, stop, exposure)` in order. Raises ValueError where two prompts cannot be told apart."""
+        """Stages are `(start, stop, exposure)` in order. Raises ValueError where two prompts cannot be told apart.
+
+        `switched` says how many languages on the one lies whose word for the subject takes the place of its own in
+        every second example (code-switching); 0 for none.
+        """
         self.world = world
         self.languages = languages
         self.tokenizer = tokenizer
@@ -88,11 +108,15 @@ class Corpus:
         self.home = home
         """Home language of each fact (by the first stage, where the corpus changes)."""
         self.stages = stages
+        self.switched = switched
         self._refuse_ambiguous_prompts()
 
     @classmethod
     def build(cls, experiment: Experiment) -> Corpus:
-        """Make world, languages, tokens and exposures of an experiment."""
+        """Make world, languages, tokens and exposures of an experiment. Raises ValueError if it has interventions."""
+        if experiment.interventions:
+            names = [intervention.name for intervention in experiment.interventions]
+            raise ValueError(f"interventions={names}: Corpus.build knows of none; allowed: unifylens.build_corpus.")
         config, seed = experiment.language, experiment.seed
         world = World.synthetic(experiment.world, seed)
         languages = make_languages(world, config, seed)
@@ -103,19 +127,18 @@ class Corpus:
         return cls(
             world=world,
             languages=languages,
-            tokenizer=Tokenizer.for_languages(
-                languages,
-                experiment.tokenizer,
-                seed,
-                word_counts(world, languages),
-                n_cues=0 if config.language_cue == "none" else config.n_languages,
-            ),
+            tokenizer=make_tokenizer(world, languages, experiment.tokenizer, config.language_cue, seed),
             templates=config.template_words(),
             language_token=config.language_token,
             language_cue=config.language_cue,
             home=assigned[0][2],
             stages=[(start, stop, exposure) for start, stop, _, exposure in assigned],
         )
+
+    def replace(self, **parts: Any) -> Corpus:
+        """Copy with some parts changed, named as in the constructor. Raises what the constructor raises."""
+        names = ("world", "languages", "tokenizer", "templates", "language_token", "language_cue", "home", "stages")
+        return Corpus(**{name: getattr(self, name) for name in (*names, "switched")} | parts)
 
     # --- who sees what -------------------------------------------------------------------------------------
 
@@ -172,16 +195,25 @@ class Corpus:
     def _rendered(self) -> Rendered:
         """Token IDs, and where each slot of each rendering ends."""
         return render(
-            self.world, self.languages, self.tokenizer, self._renderings, self.language_token, self.language_cue
+            self.world,
+            self.languages,
+            self.tokenizer,
+            self._renderings,
+            self.language_token,
+            self.language_cue,
+            self.switched,
         )
 
     @cached_property
-    def _renderings(self) -> list[tuple[list[str], int]]:
-        """Every template with every choice among a language's cues; batches draw among them."""
+    def _renderings(self) -> list[tuple[list[str], int, bool]]:
+        """Every template with every choice among a language's cues, then all again switched if there is a table of what
+        is; batches draw among them.
+        """
         n_choices = len(cue_patterns(self.language_cue, self.n_languages)[0])
-        return [(words, shift) for words in self.templates for shift in range(n_choices)]
+        once_or_twice = (False,) if self.switched is None else (False, True)
+        return [(words, k, switch) for switch in once_or_twice for words in self.templates for k in range(n_choices)]
 
-    @property
+    @cached_property
     def sequences(self) -> Int[Tensor, "template row pos"]:
         """Token IDs of prompt, answer and what follows, padded on the right."""
         return self._rendered.tokens
@@ -296,10 +328,14 @@ class Corpus:
         What stands behind an answer's end does not count.
         """
         codes = {tokens: code for code, tokens in enumerate(self.possible_answers)}
+        objects = torch.tensor([*self.possible_answers.values(), -1])
+        if answers.shape[1] == 1:
+            table = torch.full((self.d_vocab,), len(codes))
+            table[[token for (token,) in codes]] = torch.arange(len(codes))
+            return table[answers[:, 0]], objects
         end = self.tokenizer.special.get(EOS)
         cut = (row[: row.index(end) + 1] if end in row else [i for i in row if i] for row in answers.tolist())
-        code = torch.tensor([codes.get(tuple(row), len(codes)) for row in cut])
-        return code, torch.tensor([*self.possible_answers.values(), -1])
+        return torch.tensor([codes.get(tuple(row), len(codes)) for row in cut]), objects
 
     @cached_property
     def token_object(self) -> Int[Tensor, " vocab"]:
@@ -330,7 +366,7 @@ class Corpus:
 
     def _refuse_ambiguous_prompts(self) -> None:
         """Two languages must never share a prompt: what is due there could not be known."""
-        for template, (words, _) in enumerate(self._renderings):
+        for template, (words, *_) in enumerate(self._renderings):
             prompts = self.prompts(template=template).numpy()
             clashes = len(prompts) - len(np.unique(prompts, axis=0))
             if clashes:
@@ -466,8 +502,9 @@ class Corpus:
                 if at < tokens.shape[1]:
                     np.add.at(joint, (tokens[:, at], language), self.exposure.ravel())
             joint[0] = 0  # padding: the prompt has ended
-            total += joint.sum() * mutual_information(joint)
-            share += joint.sum()
+            if joint.any():  # the longest prompts may all be held out
+                total += joint.sum() * mutual_information(joint)
+                share += joint.sum()
         return total / share
 
     def _token_costs(self) -> list[tuple[str, float, str, str]]:

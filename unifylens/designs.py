@@ -6,11 +6,11 @@ Reported seeds are 0, 1, 2, ...; everything was tuned on seeds from 1000.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from unifylens.config import Experiment
+from unifylens.config import Experiment, Intervention
 from unifylens.corpus import parallel_window
 from unifylens.information import entropy
 from unifylens.paths import profile
@@ -65,6 +65,45 @@ SMALL: dict[str, Any] = {
     "train.n_checkpoints": 1,
 }
 """A smaller dish, learnt in a fifth of the time: for designs of many dials. Chance of a transfer is 1/8."""
+
+TURNING: dict[str, Any] = {
+    "world.n_subjects": 100,
+    "train.batch_size": 128,
+    "train.steps": 500,
+    "corpus.parallel": 0.45,
+    "corpus.object_skew": 0.8,
+    "corpus.exposure_balance": 0.6,
+    "language.shared_subjects": 0.75,
+    "tokenizer.shared_tokens": 0.85,
+}
+"""Where interventions begin, in the smaller dish: every one finds something to undo, with room up and down."""
+
+
+class Turn(NamedTuple):
+    """One intervention on `TURNING`, and what was foretold of it before the reported run."""
+
+    of: Literal["data", "tokens"]
+    foretold: Literal[1, -1]
+    """Whether transfer rises or falls."""
+    named: bool
+    """Whether the claim (C6 for data, C7 for tokens) rests on it."""
+    intervention: Intervention
+
+
+TURNS: dict[str, Turn] = {
+    "parallel facts added": Turn("data", 1, True, Intervention(name="add_parallel", share=0.25)),
+    "subjects code-switched": Turn("data", 1, True, Intervention(name="code_switch", share=0.5)),
+    "objects balanced": Turn("data", 1, True, Intervention(name="balance_objects", share=1.0)),
+    "exposure balanced": Turn("data", 1, False, Intervention(name="rebalance_exposure", balance=1.0)),
+    "objects tied to languages": Turn("data", -1, False, Intervention(name="tie_objects", share=1.0)),
+    "exposure made uneven": Turn("data", -1, False, Intervention(name="rebalance_exposure", balance=0.3)),
+    "parallel facts removed": Turn("data", -1, True, Intervention(name="remove_parallel", share=0.5)),
+    "subject words shared": Turn("tokens", 1, True, Intervention(name="share_words", share=1.0, kind="subjects")),
+    "object words shared": Turn("tokens", 1, True, Intervention(name="share_words", share=1.0, kind="objects")),
+    "vocabularies merged": Turn("tokens", 1, True, Intervention(name="merge_vocabularies", share=1.0)),
+    "language token added": Turn("tokens", -1, False, Intervention(name="add_language_token")),
+    "every token marked": Turn("tokens", -1, True, Intervention(name="mark_language")),
+}
 
 INFORMATION_PARALLEL = 0.2
 EXPOSURE_BALANCES = {
@@ -138,6 +177,47 @@ LATE_READING: dict[str, Any] = {
 is known of the subject stands at two positions, its own and the next, mixed with words that tell the language."""
 LATE_READING_POSITIONS = (2, 3)
 
+EXTRACTABILITY_PARALLEL = {"subject": 0.25, "shared": 0.15}
+"""Parallel share of the dials of extractability, lower where relation words are shared too: none at its ceiling."""
+SHARED_SUBJECTS = {
+    "quick": (1.0, 0.9, 0.8, 0.7, 0.5, 0.3),
+    "full": (1.0, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5, 0.3, 0.0),
+}
+"""The main dial of extractability (C5): shares of subject words that the languages share."""
+SHARED_WORDS = {"quick": (1.0, 0.5, 0.0), "full": (1.0, 0.75, 0.5, 0.25, 0.0)}
+SHARED_FUNCTION_WORDS = {"quick": (1.0, 0.0), "full": (1.0, 2 / 3, 1 / 3, 0.0)}
+LANGUAGE_CUES = ("token", "first", "vote", "pair")
+"""How the language is told where all words of a prompt are shared: by one token, or by symbols (`language_cue`)."""
+
+
+PIECES: dict[str, Any] = {
+    "world.n_subjects": 80,
+    "world.n_relations": 6,
+    "language.syllables": (2, 1, 2),
+    "language.shared_subjects": 0.0,
+    "language.lexical_distance": 0.3,
+    "language.language_token": True,
+    "tokenizer.scheme": "bpe",
+    "tokenizer.vocab_size": 150,
+    "train.batch_size": 128,
+    "train.lr": 8e-3,
+    "train.n_evaluations": 8,
+}
+"""What makes the smaller dish one of related languages with words of several pieces. Rows are longer, facts fewer."""
+LEXICAL_DISTANCES = {"quick": (0.0, 0.15, 0.3, 0.6, 1.0), "full": (0.0, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0)}
+TOKENIZERS: dict[str, dict[str, Any]] = {
+    "words": {"tokenizer.scheme": "word", "tokenizer.vocab_size": None},
+    "BPE 300": {"tokenizer.vocab_size": 300},
+    "BPE 150": {},
+    "BPE 80": {"tokenizer.vocab_size": 80},
+    "Unigram 150": {"tokenizer.scheme": "unigram"},
+    "letters": {"tokenizer.scheme": "character", "tokenizer.vocab_size": None},
+    "separate": {"tokenizer.training": "separate"},
+    "half marked": {"tokenizer.shared_tokens": 0.5},
+    "all marked": {"tokenizer.shared_tokens": 0.0},
+}
+"""Tokenizers of the same words (notebook 09); all but `separate`, `half marked` and `all marked` share every piece."""
+
 
 def seeds() -> range:
     """Seeds that are reported: 4 in `quick`, 10 in `full`."""
@@ -152,6 +232,44 @@ def causal_seeds() -> range:
 def small(**changes: Any) -> Experiment:
     """The smaller dish with some settings changed."""
     return Experiment().replace(**{**SMALL, **changes})
+
+
+def extractability_dials() -> dict[str, dict[str, dict[str, Any]]]:
+    """By dial and level, what changes in the small dish: how far a prompt gives its language away.
+
+    Every dial moves one thing. `subject words`, `object words`, `function words`: the share that the languages have in
+    common, relation words being their own. `language token`: without and with. `relation words`: the same share under a
+    language token, so that prompts stay unambiguous. `cue`: all words shared, and the language told in other ways.
+    """
+    own = {"corpus.parallel": EXTRACTABILITY_PARALLEL["subject"]}
+    told = {"corpus.parallel": EXTRACTABILITY_PARALLEL["shared"], "language.language_token": True}
+    all_shared = told | {"language.shared_relations": 1.0}
+    cues = {"token": all_shared} | {
+        cue: all_shared | {"language.language_token": False, "language.language_cue": cue} for cue in LANGUAGE_CUES[1:]
+    }
+
+    def sharing(base: dict[str, Any], kind: str, levels: tuple[float, ...]) -> dict[str, dict[str, Any]]:
+        return {f"{level:.0%} shared": base | {f"language.shared_{kind}": level} for level in levels}
+
+    size = profile()
+    return {
+        "subject words": sharing(own, "subjects", SHARED_SUBJECTS[size]),
+        "object words": sharing(own, "objects", SHARED_WORDS[size]),
+        "function words": sharing(own | {"language.templates": ("of",)}, "function_words", SHARED_FUNCTION_WORDS[size]),
+        "language token": {"none": own, "token": own | {"language.language_token": True}},
+        "relation words": sharing(told, "relations", SHARED_WORDS[size]),
+        "cue": cues,
+    }
+
+
+def extractability() -> Design:
+    """The dials of extractability in the small dish; settings that two dials have in common are trained once."""
+    return [
+        ({"dial": dial, "level": level, "seed": seed}, small(seed=seed, **changes))
+        for dial, levels in extractability_dials().items()
+        for level, changes in levels.items()
+        for seed in causal_seeds()
+    ]
 
 
 def unified_and_separate(**changes: Any) -> Design:
@@ -231,6 +349,28 @@ def informativeness() -> dict[str, Design]:
         ]
         for family, levels in families.items()
     }
+
+
+def lexical_distances() -> Design:
+    """Second languages derived from the first by more and more sound changes, and one unrelated; labels kind, level."""
+    kinds = {("derived", level): level for level in LEXICAL_DISTANCES[profile()]} | {("unrelated", 1.0): None}
+    return [
+        (
+            {"kind": kind, "level": level, "seed": seed},
+            small(**PIECES | {"language.lexical_distance": distance, "seed": seed}),
+        )
+        for (kind, level), distance in kinds.items()
+        for seed in causal_seeds()
+    ]
+
+
+def tokenizers() -> Design:
+    """The same words and facts cut into tokens in other ways, at the distance of `PIECES`; label tokenizer."""
+    return [
+        ({"tokenizer": name, "seed": seed}, small(**PIECES | changes | {"seed": seed}))
+        for name, changes in TOKENIZERS.items()
+        for seed in causal_seeds()[: None if profile() == "full" else 3]
+    ]
 
 
 def phase_diagram() -> Design:
@@ -313,4 +453,15 @@ def mixed_dials() -> Design:
         ({"dial": name, "seed": seed}, base.replace(seed=seed, **changes))
         for name, changes in MIXED_DIALS.items()
         for seed in seeds()[: len(seeds()) // 2]
+    ]
+
+
+def turning() -> Design:
+    """Every intervention alone on one base setting; members of a seed share facts, words and order of examples."""
+    base = small(**TURNING)
+    what = {"none": ()} | {name: (turn.intervention,) for name, turn in TURNS.items()}
+    return [
+        ({"intervention": name, "seed": seed}, base.replace(seed=seed, interventions=interventions))
+        for name, interventions in what.items()
+        for seed in causal_seeds()
     ]

@@ -50,6 +50,7 @@ class Questions:
         self.relation = np.tile(corpus.world.relation[self.facts], corpus.n_languages)
         self.parallel = corpus.parallel[self.facts]
         self._due = corpus.due[0, self.rows]
+        self._due_code, _ = corpus.named(self._due)
         self._object = torch.from_numpy(np.tile(corpus.world.object[self.facts], corpus.n_languages))
 
     @classmethod
@@ -80,10 +81,9 @@ class Questions:
         """Code into `measures.ANSWER_TYPES` of each answer."""
         objects = torch.from_numpy(self.corpus.world.object_relation)
         said, named = self.corpus.named(said)
-        due, _ = self.corpus.named(self._due)
         relation = torch.where(named >= 0, objects[named.clamp(min=0)], -1)
         return np.asarray(
-            measures.answer_types(said, due, named, relation, self._object, torch.from_numpy(self.relation))
+            measures.answer_types(said, self._due_code, named, relation, self._object, torch.from_numpy(self.relation))
         )
 
     def chooses(

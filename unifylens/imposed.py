@@ -133,9 +133,9 @@ class _Imposed:
         self, reference: Parameters, parameters: Parameters, *where: object, bfloat16: bool = False
     ) -> _ImposedPass:
         shown = Pass(self.network, reference, *where, bfloat16=False)
-        shown.forward()
+        shown.blocks()
         run = _ImposedPass(self.network, parameters, *where, bfloat16=bfloat16)
-        run.imposed = [trace["attention"][3] for trace in shown.trace[:-1]]
+        run.imposed = [trace["attention"][3] for trace in shown.trace]
         return run
 
 

@@ -22,6 +22,7 @@ __all__ = [
     "checkerboard",
     "checkerboard_animation",
     "curve",
+    "forest",
     "heatmap",
     "phase_spans",
     "points",
@@ -181,6 +182,23 @@ def shares(data: pd.DataFrame, ax: Axes) -> Axes:
     """Stacked bars of shares that sum to one: a bar a row, a colour a column."""
     data.plot.bar(stacked=True, ax=ax, color=sns.color_palette("colorblind", data.shape[1]), width=0.8, rot=0)
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2, fontsize="small")
+    return ax
+
+
+def forest(data: pd.DataFrame, ax: Axes, hue: str | None = None) -> Axes:
+    """Columns `value` with its interval `low` to `high`, a row a line of the figure, the first on top; a line at zero.
+
+    The index names the rows; rows of one value of column `hue` have one colour.
+    """
+    kinds = pd.Series("", index=data.index) if hue is None else data[hue]
+    heights = pd.Series(range(len(data)), index=data.index)
+    ax.axvline(0, color="grey", linewidth=1)
+    for (kind, rows), colour in zip(data.groupby(kinds, sort=False), sns.color_palette("colorblind"), strict=False):
+        bars = [rows["value"] - rows["low"], rows["high"] - rows["value"]]
+        ax.errorbar(rows["value"], heights[rows.index], xerr=bars, fmt="o", color=colour, label=kind)
+    ax.set_yticks(heights, [str(name) for name in data.index])
+    ax.set_ylim(len(data) - 0.5, -0.5)
+    ax.grid(axis="y", alpha=0.4)
     return ax
 
 

@@ -66,15 +66,20 @@ def render(
     world: World,
     languages: Sequence[Language],
     tokenizer: Tokenizer,
-    renderings: Sequence[tuple[list[str], int]],
+    renderings: Sequence[tuple[list[str], int, bool]],
     language_token: bool,
     language_cue: str,
+    switched: Int[np.ndarray, "language fact"] | None = None,
 ) -> Rendered:
     """Every fact in every language, row `language * n_facts + fact`, in every rendering.
 
-    A rendering is a template's words and a number that shifts which cue each row shows.
+    A rendering is a template's words, a number that shifts which cue each row shows, and whether its subjects' words
+    are of the language that lies `switched` further on.
     """
-    parts = [_one(world, languages, tokenizer, *how, language_token, language_cue) for how in renderings]
+    parts = [
+        _one(world, languages, tokenizer, words, shift, language_token, language_cue, switched if switch else None)
+        for words, shift, switch in renderings
+    ]
     n_prompt = max(int(part.ends["before answer"].max()) + 1 for part in parts)
     n_answer = max(int(part.n_answer.max()) for part in parts)
     width = max(part.tokens.shape[1] for part in parts)
@@ -94,23 +99,29 @@ def _one(
     shift: int,
     language_token: bool,
     language_cue: str,
+    switched: Int[np.ndarray, "language fact"] | None,
 ) -> _One:
     patterns = cue_patterns(language_cue, len(languages))
     # which cue a row shows in which rendering is random, so that no rendering has a telling one
     order = np.random.default_rng(0).integers(len(patterns[0]), size=(len(languages), world.n_facts))
     blocks, counts = [], []
+
+    def chosen(ids: list[list[int]], which: Int[np.ndarray, " fact"] | int = 0) -> np.ndarray:
+        """The token IDs that each fact takes, `[fact, token]`, padded on the right."""
+        padded = np.zeros((len(ids), max(map(len, ids))), dtype=np.int64)
+        for row, tokens in zip(padded, ids, strict=True):
+            row[: len(tokens)] = tokens
+        return padded[np.broadcast_to(which, world.n_facts)]
+
+    subjects = [tokenizer.encode(name.split(), i) for i, of in enumerate(languages) for name in of.subjects]
     for index, language in enumerate(languages):
+        lender = (index + (0 if switched is None else switched[index])) % len(languages)
 
         def table(names: list[list[str]], which: Int[np.ndarray, " fact"] | int = 0, index: int = index) -> np.ndarray:
-            """Token IDs `[fact, token]` of the name that each fact takes, padded on the right."""
-            ids = [tokenizer.encode(words, index) for words in names]
-            padded = np.zeros((len(ids), max(map(len, ids))), dtype=np.int64)
-            for row, tokens in zip(padded, ids, strict=True):
-                row[: len(tokens)] = tokens
-            return padded[np.broadcast_to(which, world.n_facts)]
+            """Token IDs `[fact, token]` of the language's name that each fact takes."""
+            return chosen([tokenizer.encode(words, index) for words in names], which)
 
         named = {
-            "{subject}": (language.subjects, world.subject),
             "{relation}": (language.relations, world.relation),
             "{object}": (language.objects, world.object),
         }
@@ -121,7 +132,9 @@ def _one(
             cues = [[*map(cue_symbol, symbols)] for symbols in patterns[index]]
             columns.append(("language", table(cues, (order[index] + shift) % len(cues))))
         for word in template:
-            if word in named:
+            if word == "{subject}":
+                columns.append(("subject", chosen(subjects, lender * world.n_subjects + world.subject)))
+            elif word in named:
                 names, which = named[word]
                 end = [EOS] if word == "{object}" and EOS in tokenizer.special else []
                 columns.append((word[1:-1], table([[*name.split(), *end] for name in names], which)))

@@ -399,6 +399,13 @@ class Pass:
 
     def forward(self) -> Float[Tensor, "model row d_vocab"]:
         """Logits at the asked rows."""
+        x = self.blocks()
+        self.trace.append({})
+        self.last = self.normalize(x, "ln_final", self.trace[-1])
+        return self.linear(self.last, self.p["unembed.W_U"], self.p["unembed.b_U"])
+
+    def blocks(self) -> Float[Tensor, "model row d_model"]:
+        """The residual stream after the last block, at the asked rows."""
         cfg, p, at = self.cfg, self.p, self.at
         self.entries = self.tokens + torch.arange(at.n_models, device=self.tokens.device).unsqueeze(1) * cfg.d_vocab
         x = F.embedding(self.entries, p["embed.W_E"].flatten(0, 1))
@@ -410,9 +417,7 @@ class Pass:
         for layer in range(cfg.n_layers):
             x = self.block(x, layer)
             self.residual.append(x)
-        self.trace.append({})
-        self.last = self.normalize(x, "ln_final", self.trace[-1])
-        return self.linear(self.last, p["unembed.W_U"], p["unembed.b_U"])
+        return x
 
     def block(self, x: Tensor, layer: int) -> Tensor:
         """The residual stream after a block; after the last one, at the asked rows only."""

@@ -25,6 +25,7 @@ from transformer_lens import HookedTransformer
 from unifylens import paths
 from unifylens.config import Experiment
 from unifylens.corpus import Corpus
+from unifylens.interventions import build_corpus
 from unifylens.model import build_model
 
 DATA_FORMAT = 2
@@ -55,7 +56,7 @@ class Run:
     @cached_property
     def corpus(self) -> Corpus:
         """The corpus, built again from the experiment."""
-        return Corpus.build(self.experiment)
+        return build_corpus(self.experiment)
 
     @cached_property
     def history(self) -> pd.DataFrame:

@@ -27,7 +27,7 @@ from tqdm.auto import tqdm
 
 from unifylens import memory, paths, store
 from unifylens.config import Experiment
-from unifylens.corpus import Corpus
+from unifylens.interventions import build_corpus
 from unifylens.model import n_parameters
 from unifylens.store import Run
 from unifylens.train import Monitor, Result, device, mean_of_last, train_stack
@@ -179,7 +179,7 @@ class _Member:
 
     @classmethod
     def of(cls, experiment: Experiment) -> _Member:
-        corpus, config, model = Corpus.build(experiment), experiment.train, experiment.model
+        corpus, config, model = build_corpus(experiment), experiment.train, experiment.model
         one_token = corpus.due.shape[2] == 1  # then the stack computes the same position in every row
         answers = tuple(corpus.answer_positions[:, 0, 0].tolist()) if one_token else None
         # stacked members may differ in these two, which are only factors of their own updates

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import io
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
 import numpy as np
+import sentencepiece
 import tokenizers
 from tokenizers import models, trainers
 
@@ -43,6 +45,8 @@ class Tokenizer:
     """Token IDs of `<pad>` (0), `<bos>`, where answers have several tokens `<eos>`, language tags and cue symbols."""
     words: tuple[Mapping[str, tuple[int, ...]], ...]
     """By language: token IDs of each word."""
+    config: TokenizerConfig
+    """How it was made."""
 
     @classmethod
     def for_languages(
@@ -55,7 +59,7 @@ class Tokenizer:
     ) -> Tokenizer:
         """Cut words into pieces and number the pieces, after the special tokens, `n_cues` symbols among them.
 
-        `weights` is how often training counts each word (else once).
+        `weights` is how often training counts each word (at least once).
 
         Raises ValueError for a vocabulary smaller than the alphabet, and for words that come out alike or cannot be
         spelled back.
@@ -83,6 +87,7 @@ class Tokenizer:
                 {word: tuple(ids[index, piece] for piece in cut_word) for word, cut_word in words.items()}
                 for index, words in enumerate(cut)
             ),
+            config=config,
         )
         made.check()
         return made
@@ -119,10 +124,14 @@ class Tokenizer:
             for word, ids in table.items():
                 if (other := by_tokens.setdefault(ids, word)) != word:
                     raise ValueError(f"language {language}: {other!r} and {word!r} collide in the tokens {ids}.")
-                if not ids or self.decode(ids) != [word]:
+                try:
+                    spelled = self.decode(ids)
+                except ValueError as error:
+                    raise ValueError(f"language {language}: the tokens {ids} of {word!r}: {error}") from None
+                if spelled != [word]:
                     raise ValueError(
-                        f"language {language}: the tokens {ids} of {word!r} spell {self.decode(ids)}; allowed: tokens "
-                        "that spell the word."
+                        f"language {language}: the tokens {ids} of {word!r} spell {spelled}; allowed: tokens that "
+                        "spell the word."
                     )
 
     def languages_of(self) -> np.ndarray:
@@ -156,8 +165,8 @@ def _cut(inventories: list[list[str]], config: TokenizerConfig, weights: Mapping
     if len(trained) == 1:
         trained *= len(inventories)
     return [
-        {word: [spelling.piece(x) for x in model.encode(spelling.of(word)).tokens] for word in words}
-        for model, words in zip(trained, inventories, strict=True)
+        {word: [spelling.piece(x) for x in cut(spelling.of(word))] for word in words}
+        for cut, words in zip(trained, inventories, strict=True)
     ]
 
 
@@ -179,24 +188,38 @@ class _Spelling:
 
 def _train(
     words: list[str], config: TokenizerConfig, weights: Mapping[str, int], spelling: _Spelling
-) -> tokenizers.Tokenizer:
-    """A trained BPE or Unigram model of spelled words."""
-    spelled = {word: spelling.of(word) for word in words}
-    alphabet = sorted(set(chain.from_iterable(spelled.values())))
+) -> Callable[[str], list[str]]:
+    """What a BPE or Unigram model, trained on these words, cuts a spelled word into."""
+    counts = {spelling.of(word): max(1, weights.get(word, 1)) for word in words}  # words of no fact are spelled, too
+    alphabet = set(chain.from_iterable(counts))
     if config.vocab_size < len(alphabet):
         raise ValueError(
             f"tokenizer.vocab_size={config.vocab_size} is smaller than the alphabet: {len(words)} words have "
             f"{len(alphabet)} letters (first letters counted apart); allowed: {len(alphabet)} or more."
         )
-
-    def text() -> Iterator[str]:
-        for word, form in spelled.items():
-            yield from [form] * weights.get(word, 1)
-
-    options = {"vocab_size": config.vocab_size, "show_progress": False, "special_tokens": []}
+    text = (spelled for spelled, n in counts.items() for _ in range(n))
     if config.scheme == "bpe":
-        model, trainer = tokenizers.Tokenizer(models.BPE()), trainers.BpeTrainer(**options)
-    else:
-        model, trainer = tokenizers.Tokenizer(models.Unigram()), trainers.UnigramTrainer(**options)
-    model.train_from_iterator(text(), trainer)
-    return model
+        model = tokenizers.Tokenizer(models.BPE())
+        trainer = trainers.BpeTrainer(vocab_size=config.vocab_size, show_progress=False, special_tokens=[])
+        model.train_from_iterator(text, trainer)
+        return lambda spelled: model.encode(spelled).tokens
+    # the Unigram trainer of `tokenizers` breaks ties in the random order of a hash table
+    trained = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=text,
+        model_writer=trained,
+        model_type="unigram",
+        vocab_size=config.vocab_size + 1,  # and the unknown piece
+        hard_vocab_limit=False,
+        character_coverage=1.0,
+        normalization_rule_name="identity",
+        add_dummy_prefix=False,
+        split_by_unicode_script=False,
+        split_by_number=False,
+        bos_id=-1,
+        eos_id=-1,
+        num_threads=1,
+        minloglevel=2,
+    )
+    processor = sentencepiece.SentencePieceProcessor(model_proto=trained.getvalue())
+    return lambda spelled: processor.encode(spelled, out_type=str)

@@ -19,8 +19,8 @@ from torch import Tensor
 from unifylens import store
 from unifylens.batches import Batches
 from unifylens.config import Experiment
-from unifylens.corpus import Corpus
 from unifylens.evaluate import BATCH_ROWS, Questions
+from unifylens.interventions import build_corpus
 from unifylens.model import build_model
 from unifylens.optimize import PART_SIZE, Graph, StackedAdamW
 from unifylens.stack import Parameters, Stacked, network_of, stack_parameters, unstack
@@ -169,7 +169,7 @@ class _Stack:
         self.config = experiments[0].train
         self.evaluation_steps = set(self.config.evaluation_steps())
         self.checkpoint_steps = set(self.config.checkpoint_steps())
-        self.corpora = [Corpus.build(experiment) for experiment in experiments]
+        self.corpora = [build_corpus(experiment) for experiment in experiments]
         self.sampled = [
             Questions.sample(corpus, self.config.eval_facts, e.seed)
             for e, corpus in zip(experiments, self.corpora, strict=True)
