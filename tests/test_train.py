@@ -50,7 +50,8 @@ def plain_loop(experiment):
         logits = model(tokens)
         if config.loss == "answer":
             each, at = torch.arange(len(tokens))[:, None], corpus.answer_positions[templates, rows]
-            loss = F.cross_entropy(logits[each, at].flatten(0, 1), tokens[each, at + 1].flatten())
+            due = corpus.due[templates, rows]  # shorter answers are padded
+            loss = F.cross_entropy(logits[each, at].flatten(0, 1), due.flatten(), ignore_index=0)
         else:
             loss = F.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten(), ignore_index=0)
         optimizer.zero_grad()
@@ -127,6 +128,12 @@ def test_answers_of_several_tokens_train_as_in_a_plain_loop(monkeypatch):
 
     monkeypatch.setattr(Corpus, "answer_positions", property(two_tokens))
     run = quietly(tiny(**{"train.steps": 200}))[0]
+    assert_trained_as_plainly(run)
+
+
+def test_pieces_of_words_train_as_in_a_plain_loop():
+    pieces = {"tokenizer.scheme": "bpe", "tokenizer.vocab_size": 60, "language.lexical_distance": 0.4}
+    run = quietly(tiny(**pieces, **{"language.shared_subjects": 0.0, "language.language_token": True}))[0]
     assert_trained_as_plainly(run)
 
 
