@@ -280,3 +280,10 @@ def test_as_many_prompts_is_not_enough(run):
     same = quietly(tiny(**SHORT))[0]
     with pytest.raises(ValueError, match="runs differ in model, train, vocabulary or prompts"):
         attend([same, other], [12])
+
+
+def test_prompts_of_several_lengths_are_refused():
+    pieces = {"tokenizer.scheme": "bpe", "tokenizer.vocab_size": 60, "language.lexical_distance": 0.4}
+    run = quietly(tiny(**pieces, **{"language.shared_subjects": 0.0, "language.language_token": True}))[0]
+    with pytest.raises(ValueError, match="position='answer' differs from prompt to prompt"):
+        ul.imposed.train_with_attention([run], run.steps[:1], progress=False)

@@ -45,7 +45,8 @@ def train_with_attention(runs: Sequence[Run], steps: Sequence[int], *, progress:
             "runs differ in model, train, vocabulary or prompts; allowed: runs that differ in seed and in which facts "
             "are seen alone."
         )
-    runs[0].corpus.position("answer")  # refuses prompts of several lengths
+    for run in runs:
+        run.corpus.position("answer")  # refuses prompts of several lengths
     references = [(run, step, run.checkpoint(step)) for run in runs for step in steps]
     parts = [references[i : i + PART_SIZE] for i in range(0, len(references), PART_SIZE)]
     total = len(references) * runs[0].experiment.train.steps
