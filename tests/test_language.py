@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from unifylens.config import TEMPLATES, LanguageConfig, WorldConfig
 from unifylens.corpus import Corpus
-from unifylens.language import make_languages
+from unifylens.language import Language, lexical_distance, make_languages, sound_changes
 from unifylens.tokenization import BOS, PAD, Tokenizer
 from unifylens.world import World
 
@@ -166,3 +166,33 @@ def test_unknown_words_are_named():
     with pytest.raises(KeyError, match=f"language 0: .*{foreign}"):
         tokenizer.encode([foreign], 0)
     assert tokenizer.encode([foreign], 1)
+
+
+@given(st.integers(0, 50), st.integers(1, 3), st.lists(st.floats(0, 1), min_size=2, max_size=2).map(sorted))
+def test_sound_changes_are_regular_and_a_larger_share_keeps_the_smaller_ones(seed, index, shares):
+    small, large = (sound_changes(share, seed, index) for share in shares)
+    assert set(small.items()) <= set(large.items())
+    for changes in (small, large):
+        assert sorted(changes) == sorted(changes.values()) and all(old != new for old, new in changes.items())
+        vowels = {ord(vowel) for vowel in "aeiou"}
+        assert all((old in vowels) == (new in vowels) for old, new in changes.items())
+    assert not sound_changes(0.0, seed, index) and len(sound_changes(1.0, seed, index)) == 21
+
+
+@given(st.integers(0, 20), st.lists(st.floats(0, 1), min_size=2, max_size=2).map(sorted))
+def test_lexical_distance_grows_with_the_dial(seed, shares):
+    def measured(share):
+        return lexical_distance(
+            *languages(n_languages=2, shared_subjects=0.0, lexical_distance=share, language_token=True, seed=seed)
+        )
+
+    near, far = map(measured, shares)
+    assert near <= far and measured(0.0) == 0 and measured(1.0) > 0.9
+
+
+def test_lexical_distance_by_hand():
+    one, other = (
+        Language(name, (subject,), (relation,), (thing,), {})
+        for name, subject, relation, thing in (("a", "kitten", "on", "abc"), ("b", "sitting", "on", "xyzw"))
+    )
+    assert lexical_distance(one, other) == pytest.approx((3 / 7 + 0 + 4 / 4) / 3)
