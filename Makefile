@@ -2,7 +2,7 @@
 # All paths are relative and quoted, and tools are run as `python -m tool`, so that the folder's name may have spaces.
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce test test-all lab lock clean venv
+.PHONY: help reproduce test lab lock clean venv
 
 # Python to make .venv with; by default the first of CANDIDATES that runs and is suitable.
 CANDIDATES := python3.11 python3.12 python3.13 python3
@@ -17,13 +17,9 @@ STAMP := .venv/.unifylens-installed
 RUN := PATH="$$PWD/.venv/bin:$$PATH" .venv/bin/python -m
 TEST_ENV := UNIFYLENS_HOME="$$PWD/build/test-home" UNIFYLENS_FIGURES="$$PWD/build/test-figures"
 
-# Notebooks that `make test` trains from nothing: with all of them it would take more than three quarters of an hour.
-TESTED := notebooks/0[0-6]_*.ipynb notebooks/90_*.ipynb
-
 help:
 	@echo "make reproduce  run all notebooks in order, save them, and print which claims hold"
-	@echo "make test       style, unit tests, then notebooks 00 to 06 and 90 as tests, trained from nothing"
-	@echo "make test-all   the same with every notebook (about an hour on 2 cores)"
+	@echo "make test       style, unit tests, then all notebooks as tests, trained from nothing with three seeds"
 	@echo "make lab        open the notebooks in JupyterLab"
 	@echo "make lock       renew requirements.lock with the newest versions that pyproject.toml allows"
 	@echo "make clean      remove .venv and build (trained runs in your cache folder stay)"
@@ -38,11 +34,8 @@ test: venv
 	@rm -rf build/test-home build/test-figures
 	@$(TEST_ENV) $(RUN) pytest -n 2 tests # two processes: most tests use one core
 	@rm -rf build/test-home build/test-figures
-	@$(TEST_ENV) $(RUN) pytest --nbmake --nbmake-timeout=3000 $(TESTED)
+	@UNIFYLENS_SEEDS=3 $(TEST_ENV) $(RUN) pytest --nbmake --nbmake-timeout=3000 notebooks/[0-9]*.ipynb
 	@echo "unifylens: all checks passed"
-
-test-all:
-	@$(MAKE) --no-print-directory test TESTED='notebooks/[0-9]*.ipynb'
 
 lab: venv
 	@$(RUN) jupyterlab --ServerApp.root_dir=notebooks --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate \

@@ -29,6 +29,7 @@ def one_stack_at_a_time(monkeypatch):
 @pytest.fixture(autouse=True)
 def empty_store(tmp_path, monkeypatch):
     monkeypatch.setenv("UNIFYLENS_HOME", str(tmp_path / "store"))
+    monkeypatch.delenv("UNIFYLENS_SEEDS", raising=False)
     return tmp_path / "store"
 
 

@@ -25,6 +25,16 @@ def test_designs_exist_in_both_profiles_and_differ_in_what_they_say(profile):
     assert len(together) >= 40
 
 
+def test_the_number_of_seeds_is_the_users_to_choose(monkeypatch):
+    monkeypatch.setenv("UNIFYLENS_SEEDS", "3")
+    assert ul.designs.seeds() == ul.designs.causal_seeds() == range(3)
+    assert {labels["seed"] for labels, _ in ul.designs.mixed_dials()} == {0, 1}
+    for wrong in ("1", "-3", "2.5", "many"):
+        monkeypatch.setenv("UNIFYLENS_SEEDS", wrong)
+        with pytest.raises(ValueError, match=f"UNIFYLENS_SEEDS is '{wrong}'; allowed: whole numbers from 2"):
+            ul.designs.seeds()
+
+
 def test_copies_of_the_critical_period_are_expected_equally_often(profile):
     conditions = [(labels, e) for labels, e in ul.designs.critical_period() if labels["seed"] == 0]
     assert {labels["condition"] for labels, _ in conditions} == {"always", "early", "late", "never"}

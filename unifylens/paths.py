@@ -1,4 +1,4 @@
-"""Where things are kept, and how large the experiments are: the three settings a user may change."""
+"""Where things are kept, and how large the experiments are: the four settings a user may change."""
 
 import os
 from pathlib import Path
@@ -36,3 +36,15 @@ def profile() -> str:
     if chosen not in PROFILES:
         raise ValueError(f"UNIFYLENS_PROFILE is {chosen!r}; allowed: {' or '.join(map(repr, PROFILES))}")
     return chosen
+
+
+def seed_count(default: int) -> int:
+    """Number of seeds of an experiment: `UNIFYLENS_SEEDS` if set, else `default`.
+
+    Raises:
+        ValueError: if it is not a whole number of at least 2 (an interval needs two).
+    """
+    chosen = os.environ.get("UNIFYLENS_SEEDS") or str(default)
+    if not chosen.isdecimal() or int(chosen) < 2:
+        raise ValueError(f"UNIFYLENS_SEEDS is {chosen!r}; allowed: whole numbers from 2")
+    return int(chosen)

@@ -1,0 +1,37 @@
+"""What all designs share: seeds, and the smaller dish for designs of many dials."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from unifylens.config import Experiment
+from unifylens.paths import profile, seed_count
+
+Design = list[tuple[dict[str, Any], Experiment]]
+
+
+def seeds() -> range:
+    """Seeds that are reported: 4 in `quick`, 10 in `full`; `UNIFYLENS_SEEDS` asks for another number."""
+    return range(seed_count(10 if profile() == "full" else 4))
+
+
+def causal_seeds() -> range:
+    """Seeds of interventions and of the dials of the data: 5 in `quick`, 10 in `full`, or `UNIFYLENS_SEEDS`."""
+    return range(seed_count(10 if profile() == "full" else 5))
+
+
+SMALL: dict[str, Any] = {
+    "world.n_subjects": 200,
+    "world.n_objects": 8,
+    "train.steps": 400,
+    "train.lr": 6e-3,
+    "train.weight_decay": 4.0,
+    "train.n_evaluations": 12,
+    "train.n_checkpoints": 1,
+}
+"""A smaller dish, learnt in a fifth of the time: for designs of many dials. Chance of a transfer is 1/8."""
+
+
+def small(**changes: Any) -> Experiment:
+    """The smaller dish with some settings changed."""
+    return Experiment().replace(**{**SMALL, **changes})
