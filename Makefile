@@ -19,7 +19,7 @@ TEST_ENV := UNIFYLENS_HOME="$$PWD/build/test-home" UNIFYLENS_FIGURES="$$PWD/buil
 
 help:
 	@echo "make reproduce  run all notebooks in order, save them, and print which claims hold"
-	@echo "make test       style, unit tests, then all notebooks as tests, trained from nothing with three seeds"
+	@echo "make test       style, unit tests, then all notebooks as tests, trained from nothing with two seeds"
 	@echo "make lab        open the notebooks in JupyterLab"
 	@echo "make lock       renew requirements.lock with the newest versions that pyproject.toml allows"
 	@echo "make clean      remove .venv and build (trained runs in your cache folder stay)"
@@ -34,7 +34,7 @@ test: venv
 	@rm -rf build/test-home build/test-figures
 	@$(TEST_ENV) $(RUN) pytest -n 2 tests # two processes: most tests use one core
 	@rm -rf build/test-home build/test-figures
-	@UNIFYLENS_SEEDS=3 $(TEST_ENV) $(RUN) pytest --nbmake --nbmake-timeout=3000 notebooks/[0-9]*.ipynb
+	@UNIFYLENS_SEEDS=2 $(TEST_ENV) $(RUN) pytest --nbmake --nbmake-timeout=3000 notebooks/[0-9]*.ipynb
 	@echo "unifylens: all checks passed"
 
 lab: venv

@@ -113,7 +113,7 @@ def mixed_dials() -> Design:
     return [
         ({"dial": name, "seed": seed}, base.replace(seed=seed, **changes))
         for name, changes in MIXED_DIALS.items()
-        for seed in seeds()[: (len(seeds()) + 1) // 2]
+        for seed in seeds()[: len(seeds()) // 2]
     ]
 
 
