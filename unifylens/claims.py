@@ -18,12 +18,9 @@ import numpy as np
 from jaxtyping import Float
 from scipy import stats
 
-from unifylens.paths import figures_dir, profile, project_dir, seed_count
+from unifylens.paths import figures_dir, profile, project_dir
 
 Direction = Literal["at least", "at most"]
-
-SEEDS_FOR_INTERVALS = 4
-"""The fewest seeds that claims are reported on."""
 
 README_START, README_END = "<!-- claims:start -->", "<!-- claims:end -->"
 
@@ -311,15 +308,10 @@ class Record:
     def check(self) -> "Record":
         """Return the record itself if the claim holds.
 
-        Thresholds were set for the intervals of four seeds or more. Where `UNIFYLENS_SEEDS` asks for fewer, as in the
-        regression tests, the effect itself must pass, and the control as ever; the record does not hold for that.
-
         Raises:
             AssertionError: if it does not, saying what was found and what was needed.
         """
-        few = self.seeds < SEEDS_FOR_INTERVALS and seed_count(SEEDS_FOR_INTERVALS) == self.seeds
-        passes = _claim(self.id).holds(self.effect, self.effect, float(self.control["value"])) if few else self.holds
-        if not passes:
+        if not self.holds:
             raise AssertionError(f"{self!r}. The claim: {self.statement}")
         return self
 

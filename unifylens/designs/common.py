@@ -20,6 +20,11 @@ def causal_seeds() -> range:
     return range(seed_count(10 if profile() == "full" else 5))
 
 
+def few_seeds(n: int) -> range:
+    """The first `n` of `causal_seeds` in `quick`, all of them in `full`: for what no claim rests on."""
+    return causal_seeds() if profile() == "full" else causal_seeds()[:n]
+
+
 SMALL: dict[str, Any] = {
     "world.n_subjects": 200,
     "world.n_objects": 8,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from unifylens.config import Experiment
-from unifylens.designs.common import Design, causal_seeds, small
+from unifylens.designs.common import Design, causal_seeds, few_seeds, small
 from unifylens.paths import profile
 
 DIAGRAM: dict[str, Any] = {
@@ -58,7 +58,6 @@ def phase_diagram() -> Design:
 
     In `quick` the two corners that the claim compares have all seeds of `causal_seeds`, other cells two.
     """
-    few = causal_seeds() if profile() == "full" else causal_seeds()[:2]
     return [
         (
             {"skew": skew, "shared": shared, "parallel": parallel, "seed": seed},
@@ -67,14 +66,13 @@ def phase_diagram() -> Design:
         for skew in DIAGRAM_SKEWS[profile()]
         for shared in DIAGRAM_SHARED[profile()]
         for parallel in DIAGRAM_PARALLEL[profile()]
-        for seed in (causal_seeds() if (skew, shared) in DIAGRAM_CORNERS.values() else few)
+        for seed in (causal_seeds() if (skew, shared) in DIAGRAM_CORNERS.values() else few_seeds(2))
     ]
 
 
 def diagram_variants() -> Design:
     """The easy corner varied in one thing at a time, at every parallel share; labels variant, parallel, seed."""
     skew, shared = DIAGRAM_CORNERS["easy"]
-    few = causal_seeds() if profile() == "full" else causal_seeds()[:2]
     return [
         (
             {"variant": variant, "parallel": parallel, "seed": seed},
@@ -82,7 +80,7 @@ def diagram_variants() -> Design:
         )
         for variant, changes in {"as in the diagram": {}, **DIAGRAM_VARIANTS[profile()]}.items()
         for parallel in DIAGRAM_PARALLEL[profile()]
-        for seed in few
+        for seed in few_seeds(2)
     ]
 
 

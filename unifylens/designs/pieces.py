@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from unifylens.designs.common import Design, causal_seeds, small
+from unifylens.designs.common import Design, causal_seeds, few_seeds, small
 from unifylens.paths import profile
 
 PIECES: dict[str, Any] = {
@@ -56,10 +56,9 @@ def lexical_distances() -> Design:
 
 def tokenizers() -> Design:
     """The same words and facts cut into tokens in other ways, at the distance of `PIECES`; label tokenizer."""
-    full = profile() == "full"
     return [
         ({"tokenizer": name, "seed": seed}, small(**PIECES | changes | {"seed": seed}))
         for name, changes in TOKENIZERS.items()
-        if full or name not in ONLY_IN_FULL
-        for seed in causal_seeds()[: None if full else 3]
+        if profile() == "full" or name not in ONLY_IN_FULL
+        for seed in few_seeds(3)
     ]
