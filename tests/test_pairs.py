@@ -3,13 +3,14 @@
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from conftest import tiny
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
 import unifylens as ul
-from unifylens import pairs
+from unifylens import factsets, pairs
 from unifylens.config import RealConfig
 
 
@@ -92,3 +93,44 @@ def test_tables_that_cannot_be_compared_are_refused():
         pairs.mantel(symmetric(0, 3), symmetric(1, 3))
     with pytest.raises(ValueError, match="not beyond what is given"):
         pairs.mantel(x, symmetric(1), [x])
+
+
+# --- states and answers --------------------------------------------------------------------------------------
+
+
+def a_fact_set(languages=("x", "y", "z"), n=12):
+    rows = [
+        (f"{r} {i}", r, language, f"s{i}", "?", f"o{i % 3}", ("other",))
+        for language in languages
+        for r in ("p", "q")
+        for i in range(n)
+    ]
+    return factsets.check(pd.DataFrame(rows, columns=factsets.COLUMNS))
+
+
+def test_unified_pairs_score_high_and_others_do_not():
+    facts, draw = a_fact_set(), torch.Generator().manual_seed(0)
+    x, z = torch.randn(2, 24, 16, generator=draw)
+    near = x + 0.1 * torch.randn(24, 16, generator=draw) + 5  # an offset is a language's own
+    table = pairs.unification_pairs(torch.stack([x, near, z])[None], facts).set_index(["first", "second"])
+    assert table.loc[("x", "y"), "centred"] > 0.9 > 0.3 > abs(table.loc[("x", "z"), "centred"])
+    assert abs(table["centred_shuffled"]).max() < 0.35
+    with pytest.raises(ValueError, match=r"states has shape \[1, 2, 24, 16\]; allowed: \[layer, 3, 24, d_model\]"):
+        pairs.unification_pairs(torch.zeros(1, 2, 24, 16), facts)
+
+
+def test_scores_do_not_come_from_relations():
+    facts, draw = a_fact_set(("x", "y")), torch.Generator().manual_seed(1)
+    relation = torch.randn(2, 16, generator=draw).repeat_interleave(12, 0) * 10
+    states = torch.stack([relation + torch.randn(24, 16, generator=draw) for _ in range(2)])[None]
+    assert abs(pairs.unification_pairs(states, facts)["centred"].item()) < 0.3
+
+
+def test_answers_of_pairs_are_counted_as_eclektic_does():
+    facts = a_fact_set(("x", "y"), n=4)
+    right = {"x": [1, 1, 1, 1, 0, 0, 0, 0], "y": [1, 1, 0, 0, 1, 0, 0, 0]}
+    answers = facts.assign(right=[bool(v) for language in ("x", "y") for v in right[language]])
+    row = pairs.answer_pairs(answers).loc[("x", "y")]
+    assert row["overall"] == 2 / 8 and row["transfer"] == pytest.approx((2 / 4 + 2 / 3) / 2) and row["jaccard"] == 2 / 5
+    nothing = pairs.answer_pairs(answers.assign(right=False)).iloc[0]
+    assert nothing["overall"] == 0 and np.isnan(nothing["transfer"]) and np.isnan(nothing["jaccard"])

@@ -157,7 +157,7 @@ def test_real_facts_as_few_shot_prompts(facts):
     assert all(f"{row.subject}: {row.answer}" not in shown for row in german.itertuples())
     assert facts.groupby("language").size().nunique() == 1
     assert all(row.answer not in row.alternatives for row in facts.itertuples())
-    with pytest.raises(ValueError, match="relation 'currency' has .* allowed: more than shots=40"):
+    with pytest.raises(ValueError, match=r"relation 'currency' has .* allowed: more than shots=40"):
         factsets.from_cldr(LANGUAGES, ("currency",), shots=40)
     with pytest.raises(ValueError, match="CLDR has no data for 'xx'"):
         factsets.from_cldr(("en", "xx"))
@@ -176,7 +176,7 @@ def test_klar_is_read_from_its_files(tmp_path):
     table = factsets.read_klar(tmp_path)
     assert len(table) == 10 and table["prompt"][0] == "The capital of s0 en is" and table["answer"][0] == "o0 en"
     assert all(len(row.alternatives) == 2 and row.answer not in row.alternatives for row in table.itertuples())
-    with pytest.raises(ValueError, match="language 'pl': no .*json"):
+    with pytest.raises(ValueError, match=r"language 'pl': no .*json"):
         factsets.read_klar(tmp_path, ("en", "pl"))
     (tmp_path / "en" / "capital.json").write_text(json.dumps({"samples": []}))
     with pytest.raises(ValueError, match="a row lacks 'prompt_templates'; it has samples"):

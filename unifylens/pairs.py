@@ -1,4 +1,4 @@
-"""Pairs of languages: how alike their words are, and whether two tables over pairs go together."""
+"""Pairs of languages: how alike their words, states and answers are, and whether tables over pairs go together."""
 
 from __future__ import annotations
 
@@ -9,10 +9,14 @@ from itertools import combinations
 
 import numpy as np
 import pandas as pd
+import torch
 from jaxtyping import Float
 from scipy.stats import rankdata
+from torch import Tensor
 
+from unifylens import measures
 from unifylens.corpus import Corpus
+from unifylens.factsets import check
 from unifylens.language import Language, lexical_distance
 
 
@@ -45,6 +49,63 @@ def language_pairs(corpus: Corpus) -> pd.DataFrame:
                 "same names": float(np.mean([x == y for x, y in zip(a.subjects, b.subjects, strict=True)])),
                 "lexical distance": lexical_distance(a, b),
                 "shared tokens": float(np.mean(common)),
+            }
+        )
+    return pd.DataFrame(rows).set_index(["first", "second"])
+
+
+def unification_pairs(
+    states: Float[Tensor, "layer language fact d_model"], facts: pd.DataFrame, seed: int = 0
+) -> pd.DataFrame:
+    """Every variant of the unification score of every two languages by layer: columns layer, first, second, variants.
+
+    Scores are taken within each relation (few-shot prompts of two relations differ in everything) and averaged over
+    relations. `centred_shuffled` is `centred` with every fact paired with a random one: nothing matches. `facts` is the
+    fact set that `states` were read from (`asking.states`). Layer 0 is the embedding, layer k the residual stream after
+    block k - 1. Raises ValueError where states and facts do not fit.
+    """
+    facts = check(facts)
+    languages = facts["language"].unique().tolist()
+    relations = facts.loc[facts["language"] == languages[0], "relation"].to_numpy()
+    if states.shape[1:3] != (len(languages), len(relations)):
+        allowed = f"[layer, {len(languages)}, {len(relations)}, d_model]"
+        raise ValueError(f"states has shape {list(states.shape)}; allowed: {allowed}")
+    draw = np.random.default_rng(seed)
+    groups = [np.flatnonzero(relations == relation) for relation in np.unique(relations)]
+    chosen = [(torch.from_numpy(group), torch.from_numpy(draw.permutation(group))) for group in groups]
+    rows = []
+    for layer, by_language in enumerate(states):
+        for (a, x), (b, y) in combinations(zip(languages, by_language, strict=True), 2):
+            scores = pd.DataFrame(
+                [
+                    measures.unification_variants(x[own], y[own], seed=seed)
+                    | {"centred_shuffled": measures.unification_variants(x[own], y[other])["centred"]}
+                    for own, other in chosen
+                ]
+            ).mean()
+            rows.append({"layer": layer, "first": a, "second": b, **scores})
+    return pd.DataFrame(rows)
+
+
+def answer_pairs(answers: pd.DataFrame) -> pd.DataFrame:
+    """What every two languages know in common: one row a pair, index `first`, `second`.
+
+    `answers` is a fact set with a column `right`. Columns, as ECLeKTic defines them: `overall`, the share of facts
+    that are right in both; `transfer`, the share right in the other language of those right in one (mean of both
+    directions). And `jaccard`: facts right in both over facts right in either. nan where nothing is right.
+    """
+    known = check(answers).pivot(index="fact", columns="language", values="right").astype(bool)
+    rows = []
+    for a, b in combinations(known.columns, 2):
+        both, either = (known[a] & known[b]).sum(), (known[a] | known[b]).sum()
+        directions = [both / known[lang].sum() if known[lang].any() else np.nan for lang in (a, b)]
+        rows.append(
+            {
+                "first": a,
+                "second": b,
+                "overall": both / len(known),
+                "transfer": float(np.mean(directions)),
+                "jaccard": both / either if either else np.nan,
             }
         )
     return pd.DataFrame(rows).set_index(["first", "second"])
