@@ -9,7 +9,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 import unifylens as ul
-from unifylens import asking, factsets, pretrained
+from unifylens import asking, factsets, pairs, pretrained
 
 LANGUAGES = ("en", "de", "ru", "ja")
 
@@ -83,8 +83,7 @@ def test_log_probabilities_are_those_of_whole_answers(tiny_gemma, facts):
     for row in found.itertuples():
         right = alone(row.prompt, row.answer)
         best = max(alone(row.prompt, other) for other in row.alternatives)
-        assert row.log_probability == pytest.approx(right, abs=1e-3)
-        assert row.margin == pytest.approx(right - best, abs=2e-3) and row.right == (row.margin > 0)
+        assert row.log_probability == pytest.approx(right, abs=1e-3) and row.right == (right > best)
 
 
 def test_generation_goes_on_greedily(tiny_gemma, facts):
@@ -233,4 +232,25 @@ def test_a_random_model_gives_a_null_result(tiny_gemma, facts):
     """What CI can say of C11: the whole path on a model that knows nothing finds nothing."""
     found = asking.answers(tiny_gemma, facts, progress=False)
     chance = np.mean([1 / (1 + len(others)) for others in facts["alternatives"]])
-    assert abs(found["right"].mean() - chance) < 0.25
+    assert abs(found["calibrated"].mean() - chance) < 0.15
+    scores = pairs.unification_pairs(asking.states(tiny_gemma, facts, progress=False), facts)
+    last = scores[scores["layer"] == scores["layer"].max()].set_index(["first", "second"])
+    known = pairs.answer_pairs(found.assign(right=found["calibrated"]))["overall"]
+    _, p = pairs.mantel(pairs.square(last["centred"]).to_numpy(), pairs.square(known).to_numpy(), n_permutations=99)
+    assert p > 0.05
+
+
+def test_calibration_takes_off_what_is_likely_whatever_is_asked(tiny_gemma, facts, monkeypatch):
+    """Scores that know the answer but like one word far more are wrong raw, and right calibrated."""
+    few = factsets.check(facts[facts["relation"] == "continent"])
+    answer = {row.prompt: row.answer for row in few.itertuples()}
+
+    def scores(_, rows, common):
+        texts = [tiny_gemma.tokenizer.decode(tokens, skip_special_tokens=True) for tokens, _ in rows]
+        asked = [text.rpartition(":") for text in texts]
+        return [float(answer[f"{a}:"] == said.strip()) + 9.0 * (said.strip() in FAVOURITES) for a, _, said in asked]
+
+    FAVOURITES = set(few.groupby("language")["answer"].first())
+    monkeypatch.setattr(asking, "_scores", scores)
+    found = asking.answers(tiny_gemma, few, progress=False)
+    assert found["right"].mean() < 0.5 and found["calibrated"].all()

@@ -49,34 +49,40 @@ def encodable(pretrained: Pretrained, facts: pd.DataFrame) -> pd.DataFrame:
 
 @torch.no_grad()
 def answers(pretrained: Pretrained, facts: pd.DataFrame, *, progress: bool = True) -> pd.DataFrame:
-    """The fact set with what the model says: `log_probability` (nats, of the whole answer), `margin`, `right`.
+    """The fact set with `log_probability` (nats, of the whole right answer) and what the model says: `right`, `calibrated`.
 
-    `margin` is how many nats the right answer is ahead of the best alternative; `right` whether it is ahead. What the
-    prompts of one relation and language begin with in common is computed once.
+    `right`: whether the right answer is likelier than every alternative. Some words are likely whatever is asked, and
+    long ones are unlikely, so `calibrated` asks the same of log-probabilities less their mean over the questions of the
+    relation in the language (after Zhao et al. 2021, arXiv 2102.09690, without their neutral prompts).
+    What the prompts of a relation and language begin with in common is computed once.
     Raises ValueError if `facts` is no fact set.
     """
     facts = check(facts)
-    found: dict[int, list[float]] = {}
+    out = facts.assign(log_probability=0.0, right=False, calibrated=False)
     groups = list(facts.groupby(["language", "relation"]))
     for _, group in tqdm(groups, desc="log-probabilities", unit="relation", disable=not progress):
-        prompts = [_ids(pretrained, text) for text in group["prompt"]]
-        candidates = [
-            (row, _ids(pretrained, f"{prompt} {said}"), tokens)
-            for row, prompt, tokens, answer, others in zip(
-                group.index, group["prompt"], prompts, group["answer"], group["alternatives"], strict=True
-            )
-            for said in (answer, *others)
+        prompts = {row: _ids(pretrained, text) for row, text in group["prompt"].items()}
+        said = pd.DataFrame(
+            [
+                (row, text, i == 0)
+                for row, answer, others in zip(group.index, group["answer"], group["alternatives"], strict=True)
+                for i, text in enumerate((answer, *others))
+            ],
+            columns=["row", "text", "due"],
+        )
+        full = [
+            _ids(pretrained, f"{group['prompt'][row]} {text}")
+            for row, text in zip(said["row"], said["text"], strict=True)
         ]
-        common = min(_common([tokens for _, tokens, _ in candidates] + prompts), min(map(len, prompts)) - 1)
-        scores = _scores(pretrained, [(full, _common([full, prompt])) for _, full, prompt in candidates], common)
-        for (row, *_), score in zip(candidates, scores, strict=True):
-            found.setdefault(row, []).append(score)
-    margins = {row: scores[0] - max(scores[1:]) for row, scores in found.items()}
-    return facts.assign(
-        log_probability=pd.Series({row: scores[0] for row, scores in found.items()}),
-        margin=pd.Series(margins),
-        right=pd.Series(margins) > 0,
-    )
+        common = min(_common([*full, *prompts.values()]), min(map(len, prompts.values())) - 1)
+        begins = [_common([tokens, prompts[row]]) for row, tokens in zip(said["row"], full, strict=True)]
+        said["score"] = _scores(pretrained, list(zip(full, begins, strict=True)), common)
+        said["calibrated"] = said["score"] - said.groupby("text")["score"].transform("mean")
+        due, others = said[said["due"]].set_index("row"), said[~said["due"]].groupby("row")
+        out.loc[due.index, "log_probability"] = due["score"]
+        out.loc[due.index, "right"] = due["score"] > others["score"].max()
+        out.loc[due.index, "calibrated"] = due["calibrated"] > others["calibrated"].max()
+    return out
 
 
 def _ids(pretrained: Pretrained, text: str) -> list[int]:
