@@ -49,7 +49,7 @@ def encodable(pretrained: Pretrained, facts: pd.DataFrame) -> pd.DataFrame:
 
 @torch.no_grad()
 def answers(pretrained: Pretrained, facts: pd.DataFrame, *, progress: bool = True) -> pd.DataFrame:
-    """The fact set with `log_probability` (nats, of the whole right answer) and what the model says: `right`, `calibrated`.
+    """The fact set with `log_probability` (nats, of the whole right answer), and two answers: `right`, `calibrated`.
 
     `right`: whether the right answer is likelier than every alternative. Some words are likely whatever is asked, and
     long ones are unlikely, so `calibrated` asks the same of log-probabilities less their mean over the questions of the
