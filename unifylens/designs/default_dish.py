@@ -88,8 +88,7 @@ def parallel_levels() -> Design:
 def critical_period() -> Design:
     """The same parallel copies always, before a boundary, after it, or never; equal total exposure of each copy.
 
-    Boundaries are shares of training. The constant and the matched schedule are run at the middle boundary, the
-    latter only to compare early with late.
+    Boundaries are shares of training. The constant and the matched schedule are run at the middle boundary.
     """
     base = Experiment().replace(**{"corpus.parallel": CRITICAL_PARALLEL})
     design: Design = []
@@ -97,10 +96,7 @@ def critical_period() -> Design:
         for seed in seeds():
             always = base.replace(seed=seed, **changes)
             steps = always.train.steps
-            conditions: dict[tuple[str, float | None], Experiment] = {}
-            if schedule != "matched":
-                conditions["always", None] = always
-                conditions["never", None] = always.replace(**{"corpus.parallel": 0.0})
+            conditions = {("always", None): always, ("never", None): always.replace(**{"corpus.parallel": 0.0})}
             for boundary in BOUNDARIES[profile()] if schedule == "cosine" else (1 / 2,):
                 step = round(boundary * steps)
                 conditions["early", boundary] = parallel_window(always, 0, step)
