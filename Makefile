@@ -74,7 +74,7 @@ venv:
 lock: venv
 	@rm -rf build/lock && mkdir -p build
 	@.venv/bin/python -m venv build/lock
-	@build/lock/bin/python -m pip install --disable-pip-version-check --progress-bar off ".[notebooks,test,distributed]"
+	@build/lock/bin/python -m pip install --disable-pip-version-check --progress-bar off ".[notebooks,test,distributed,real,models]"
 	@{ echo "# The exact version of every package of unifylens with its extras, the same on every platform."; \
 	  echo "# \`make reproduce\`, \`make test\` and \`make lab\` install these. Renew with \`make lock\`, then \`make test\`."; \
 	  build/lock/bin/python -m pip --disable-pip-version-check freeze --all --exclude pip --exclude unifylens \

@@ -49,6 +49,7 @@ OTHER_VALUES = {
     "model.attn_only": True,
     "model.gated_mlp": True,
     "model.parallel_attn_mlp": True,
+    "real": ul.RealConfig(locales=("en", "ja"), romanised=True),
     "train.steps": 41,
     "train.batch_size": 16,
     "train.lr": 1e-3,
@@ -80,7 +81,9 @@ def leaves():
 def test_every_field_goes_through_json_and_changes_the_hash():
     assert set(OTHER_VALUES) == leaves(), "a field is missing from OTHER_VALUES"
     default = {"corpus.parallel": 0.3}  # only with it may parallel facts be counted
-    beside = dict.fromkeys(("tokenizer.vocab_size", "tokenizer.training"), PIECES)
+    beside = dict.fromkeys(("tokenizer.vocab_size", "tokenizer.training"), PIECES) | {
+        "real": {"world": ul.WorldConfig()}
+    }
     changed = [tiny(**{**default, **beside.get(name, {}), name: value}) for name, value in OTHER_VALUES.items()]
     experiments = [tiny(), tiny(**PIECES), *changed]
     assert len({e.key(1) for e in experiments}) == len(set(experiments)) == len(experiments)

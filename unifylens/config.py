@@ -11,12 +11,17 @@ from typing import Annotated, Any, Literal, Self
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from unifylens import cldr
+
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Count = Annotated[int, Field(ge=1)]
 Syllables = Annotated[int, Field(ge=1, le=6)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 WordKind = Literal["subjects", "relations", "objects", "function_words"]
+
+REAL_LANGUAGES = ("en", "fr", "de", "es", "ru", "uk", "ar", "fa", "hi", "mr", "el", "he", "ko", "ja")
+"""Fourteen languages in eight scripts, six of the languages in pairs of one script."""
 
 SLOTS = ("subject", "relation", "object")
 TEMPLATES = {
@@ -118,6 +123,34 @@ class LanguageConfig(Config):
     def template_words(self) -> list[list[str]]:
         """The templates, each split into slots such as `{subject}` and function words."""
         return [TEMPLATES.get(name, name).split() for name in self.templates]
+
+
+class RealConfig(Config):
+    """Countries, and what is true of them, in languages that people speak: takes the place of invented words.
+
+    Names come from Unicode CLDR; a name is one word, and relations are the same symbols in all languages, as CLDR
+    has no names for them. The world is what all chosen languages have names for.
+    """
+
+    locales: Annotated[tuple[str, ...], Field(min_length=2)] = REAL_LANGUAGES
+    """CLDR codes of the languages."""
+    relations: Annotated[tuple[cldr.Relation, ...], Field(min_length=1)] = cldr.RELATIONS
+    min_countries: Annotated[int, Field(ge=1)] = 3
+    """Answers that fewer countries share are left out: nothing could be learnt of them from other facts."""
+    leaks: bool = True
+    """Keep facts whose answer holds the beginning of the country's name, as in "Swiss franc"."""
+    romanised: bool = False
+    """Write all names in Latin letters."""
+    sources: str = Field(default_factory=cldr.installed)
+    """Packages that facts and names come from, with their versions."""
+
+    @model_validator(mode="after")
+    def _each_once(self) -> Self:
+        for field in ("locales", "relations"):
+            names = getattr(self, field)
+            if len(set(names)) < len(names):
+                raise ValueError(f"{field}={names}: each may stand there once.")
+        return self
 
 
 class TokenizerConfig(Config):
@@ -343,22 +376,28 @@ class Experiment(Config):
     """Corpora that replace `corpus` at given steps, in order."""
     interventions: tuple[Intervention, ...] = ()
     """What is done, in order, to the corpus that all of the above makes."""
+    real: RealConfig | None = None
+    """Real facts and names instead of `world` and the words of `language`."""
     seed: Seed = 0
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
-        n_facts = self.world.n_subjects * self.world.n_relations
+        if self.real is not None:
+            self._nothing_is_invented()
+            n_facts, n_relations = None, len(self.real.relations)
+        else:
+            n_facts, n_relations = self.world.n_subjects * self.world.n_relations, self.world.n_relations
         for corpus in (self.corpus, *(change.corpus for change in self.changes)):
-            if corpus.n_parallel is not None and corpus.n_parallel > n_facts:
+            if n_facts is not None and corpus.n_parallel is not None and corpus.n_parallel > n_facts:
                 raise ValueError(
                     f"corpus.n_parallel={corpus.n_parallel} is more than the world's {n_facts} facts; "
                     f"allowed: 0 to {n_facts}."
                 )
-            if corpus.relation_bias and self.world.n_relations < self.language.n_languages:
+            if corpus.relation_bias and n_relations < self.n_languages:
                 raise ValueError(
-                    f"corpus.relation_bias={corpus.relation_bias} and world.n_relations={self.world.n_relations} "
-                    f"conflict: each of {self.language.n_languages} languages needs a relation of its own; allowed: "
-                    f"relation_bias=0, or n_relations from {self.language.n_languages} on."
+                    f"corpus.relation_bias={corpus.relation_bias} and world.n_relations={n_relations} "
+                    f"conflict: each of {self.n_languages} languages needs a relation of its own; allowed: "
+                    f"relation_bias=0, or n_relations from {self.n_languages} on."
                 )
         if self.tokenizer.scheme != "word":
             self._answers_end_the_prompt()
@@ -366,6 +405,23 @@ class Experiment(Config):
         if steps != sorted(set(steps)) or (steps and steps[-1] >= self.train.steps):
             raise ValueError(f"changes: steps {steps} must rise and stay below train.steps={self.train.steps}.")
         return self
+
+    def _nothing_is_invented(self) -> None:
+        """With real words, what invents a world and words must be left as it is."""
+        kept = ("language_token", "templates")
+        for part, fields in (("world", WorldConfig.model_fields), ("language", LanguageConfig.model_fields)):
+            for name, field in fields.items():
+                value = getattr(getattr(self, part), name)
+                if value != field.default and name not in kept:
+                    raise ValueError(
+                        f"{part}.{name}={value!r} conflicts with real: facts and words are real there; "
+                        f"allowed: {field.default!r}."
+                    )
+
+    @property
+    def n_languages(self) -> int:
+        """Number of languages."""
+        return self.language.n_languages if self.real is None else len(self.real.locales)
 
     def _answers_end_the_prompt(self) -> None:
         """Answers of several tokens end with a token of their own, so nothing may follow them."""

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from unifylens.config import CorpusChange, CorpusConfig, Experiment, TokenizerConfig, rng
 from unifylens.information import conditional_entropy, conditional_mutual_information, mutual_information
-from unifylens.language import Language, lexical_distance, make_languages
+from unifylens.language import Language, lexical_distance, make_languages, real_languages
 from unifylens.prompts import Rendered, cue_patterns, render, word_counts
 from unifylens.tokenization import EOS, PAD, Tokenizer, language_tag
 from unifylens.world import World
@@ -37,6 +37,8 @@ def assign(
         rank = rng(seed, "parallel subjects").permutation(world.n_subjects)
         order = np.argsort(rank[world.subject], kind="stable")
     n_parallel = round(config.parallel * n) if config.n_parallel is None else config.n_parallel
+    if n_parallel > n:
+        raise ValueError(f"corpus.n_parallel={n_parallel} is more than the world's {n} facts; allowed: 0 to {n}.")
     parallel = np.zeros(n, dtype=bool)
     parallel[order[:n_parallel]] = True
 
@@ -118,11 +120,14 @@ class Corpus:
             names = [intervention.name for intervention in experiment.interventions]
             raise ValueError(f"interventions={names}: Corpus.build knows of none; allowed: unifylens.build_corpus.")
         config, seed = experiment.language, experiment.seed
-        world = World.synthetic(experiment.world, seed)
-        languages = make_languages(world, config, seed)
+        if experiment.real is None:
+            world = World.synthetic(experiment.world, seed)
+            languages = make_languages(world, config, seed)
+        else:
+            world = World.from_cldr(experiment.real)
+            languages = real_languages(world, experiment.real, config.template_words())
         assigned = [
-            (start, stop, *assign(world, config.n_languages, corpus, seed))
-            for start, stop, corpus in experiment.stages()
+            (start, stop, *assign(world, len(languages), corpus, seed)) for start, stop, corpus in experiment.stages()
         ]
         return cls(
             world=world,
@@ -313,29 +318,43 @@ class Corpus:
     # --- what tokens mean ----------------------------------------------------------------------------------
 
     @cached_property
-    def possible_answers(self) -> dict[tuple[int, ...], int]:
-        """The object that every sequence of an answer's tokens names, in any language."""
-        end = [self.tokenizer.special[EOS]] if EOS in self.tokenizer.special else []
-        return {
-            tuple(self.tokenizer.encode(name.split(), index) + end): number
-            for index, language in enumerate(self.languages)
-            for number, name in enumerate(language.objects)
-        }
+    def possible_answers(self) -> dict[tuple[int, ...], dict[int, int]]:
+        """The object that every sequence of an answer's tokens names, by relation, in any language.
 
-    def named(self, answers: Int[Tensor, "row answer"]) -> tuple[Int[Tensor, " row"], Int[Tensor, " code"]]:
-        """A code for every answer, and the object, -1 for none, by code: equal codes are equal known answers.
-
-        What stands behind an answer's end does not count.
+        Real languages may have one word for two things, such as a language and its script.
         """
-        codes = {tokens: code for code, tokens in enumerate(self.possible_answers)}
-        objects = torch.tensor([*self.possible_answers.values(), -1])
+        end = [self.tokenizer.special[EOS]] if EOS in self.tokenizer.special else []
+        found: dict[tuple[int, ...], dict[int, int]] = {}
+        for index, language in enumerate(self.languages):
+            for number, name in enumerate(language.objects):
+                tokens = tuple(self.tokenizer.encode(name.split(), index) + end)
+                found.setdefault(tokens, {})[int(self.world.object_relation[number])] = number
+        return found
+
+    def named(
+        self, answers: Int[Tensor, "row answer"], relation: Int[Tensor, " row"]
+    ) -> tuple[Int[Tensor, " row"], Int[Tensor, " code"]]:
+        """A code for every answer to a relation, and the object, -1 for none, by code: equal codes are equal answers.
+
+        Where an answer names several objects, it is the relation's. What stands behind an answer's end does not count.
+        """
+        objects: list[int] = []
+        codes: dict[tuple[int, ...], list[int]] = {}
+        for tokens, by_relation in self.possible_answers.items():
+            numbers = {r: len(objects) + i for i, r in enumerate(by_relation)}
+            other = len(objects)
+            codes[tokens] = [numbers.get(r, other) for r in range(self.world.n_relations)]
+            objects += by_relation.values()
+        none = [len(objects)] * self.world.n_relations
+        by_code = torch.tensor([*objects, -1])
         if answers.shape[1] == 1:
-            table = torch.full((self.d_vocab,), len(codes))
-            table[[token for (token,) in codes]] = torch.arange(len(codes))
-            return table[answers[:, 0]], objects
+            table = torch.tensor([none]).repeat(self.d_vocab, 1)
+            table[[token for (token,) in codes]] = torch.tensor([*codes.values()])
+            return table[answers[:, 0], relation], by_code
         end = self.tokenizer.special.get(EOS)
         cut = (row[: row.index(end) + 1] if end in row else [i for i in row if i] for row in answers.tolist())
-        return torch.tensor([codes.get(tuple(row), len(codes)) for row in cut]), objects
+        found = [codes.get(tuple(row), none)[r] for row, r in zip(cut, relation.tolist(), strict=True)]
+        return torch.tensor(found, dtype=torch.long), by_code
 
     @cached_property
     def token_object(self) -> Int[Tensor, " vocab"]:
@@ -542,6 +561,8 @@ def parallel_window(experiment: Experiment, start: int, stop: int) -> Experiment
     Raises ValueError if the window is too short for that, is empty, or the parallel facts are not balanced.
     """
     corpus, steps = experiment.corpus, experiment.train.steps
+    if experiment.real is not None:
+        raise ValueError("parallel_window cannot count the facts of a real world; allowed: experiments with real=None.")
     if not 0 <= start < stop <= steps:
         raise ValueError(f"start={start}, stop={stop}: allowed is 0 <= start < stop <= train.steps={steps}.")
     factors = {name: getattr(corpus, name) for name in ("exposure_balance", "copy_exposure", "parallel_exposure")}

@@ -50,7 +50,7 @@ class Questions:
         self.relation = np.tile(corpus.world.relation[self.facts], corpus.n_languages)
         self.parallel = corpus.parallel[self.facts]
         self._due = corpus.due[0, self.rows]
-        self._due_code, _ = corpus.named(self._due)
+        self._due_code, _ = corpus.named(self._due, torch.from_numpy(self.relation))
         self._object = torch.from_numpy(np.tile(corpus.world.object[self.facts], corpus.n_languages))
 
     @classmethod
@@ -80,7 +80,7 @@ class Questions:
     def answer_types(self, said: Int[Tensor, "row answer"]) -> Int[np.ndarray, " row"]:
         """Code into `measures.ANSWER_TYPES` of each answer."""
         objects = torch.from_numpy(self.corpus.world.object_relation)
-        said, named = self.corpus.named(said)
+        said, named = self.corpus.named(said, torch.from_numpy(self.relation))
         relation = torch.where(named >= 0, objects[named.clamp(min=0)], -1)
         return np.asarray(
             measures.answer_types(said, self._due_code, named, relation, self._object, torch.from_numpy(self.relation))
@@ -220,6 +220,32 @@ def transfer(model: HookedTransformer, corpus: Corpus) -> pd.DataFrame:
         choice = _mean(questions.chooses(answers.logits, asked) if questions.n_answer == 1 else [])
         records.append({"language": language.name, "n": int(asked.sum()), **shares, "choice": choice})
     return pd.DataFrame(records).set_index("language")
+
+
+def held_out(model: HookedTransformer, corpus: Corpus) -> pd.DataFrame:
+    """The answer to every fact in every language in which it was never seen: one row each.
+
+    Columns: `fact` and `relation` (numbers), `home` and `asked` (names of languages), `answer` (its
+    `measures.ANSWER_TYPES`). What is seen in several languages has no one home: where it is held out, the first counts.
+    Raises ValueError if the model does not fit the corpus, or no fact is held out.
+    """
+    corpus.check_model(model.cfg.d_vocab, model.cfg.n_ctx)
+    if corpus.seen.all():
+        raise ValueError("every fact is seen in every language (corpus.parallel=1): no transfer to measure.")
+    questions = Questions.all(corpus)
+    types = questions.answer_types(questions.answered_by(lambda tokens, at: run_prompts(model, tokens, at, at)).tokens)
+    asked = questions.kind == 3
+    facts = np.tile(questions.facts, corpus.n_languages)[asked]
+    names = np.array([language.name for language in corpus.languages])
+    return pd.DataFrame(
+        {
+            "fact": facts,
+            "relation": questions.relation[asked],
+            "home": names[corpus.home[facts]],
+            "asked": names[questions.language[asked]],
+            "answer": np.array(measures.ANSWER_TYPES)[types[asked]],
+        }
+    )
 
 
 def unification(

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from unifylens.config import LanguageConfig, rng
+from unifylens import cldr
+from unifylens.config import LanguageConfig, RealConfig, rng
 from unifylens.world import World
 
 ONSETS = [*"bdfgklmnprstvz", "ch", "sh", "tr", "kl"]
@@ -155,6 +156,28 @@ def make_languages(world: World, config: LanguageConfig, seed: int = 0) -> tuple
             )
         )
     return tuple(languages)
+
+
+def real_languages(world: World, config: RealConfig, templates: list[list[str]]) -> tuple[Language, ...]:
+    """The names that people give to a world made by `World.from_cldr`; relations and function words are symbols."""
+    countries, relations, answers = world.codes
+    kinds = [relations[i] for i in world.object_relation]
+    symbols = sorted({w for words in templates for w in words if not w.startswith("{")})
+
+    def called(locale: str, *what: str) -> str:
+        word = cldr.name(locale, *what)
+        return cldr.romanise(word) if config.romanised else word
+
+    return tuple(
+        Language(
+            name=locale,
+            subjects=tuple(called(locale, "country", code) for code in countries),
+            relations=relations,
+            objects=tuple(called(locale, *what) for what in zip(kinds, answers, strict=True)),
+            function_words=dict(zip(symbols, symbols, strict=True)),
+        )
+        for locale in config.locales
+    )
 
 
 def language_name(index: int) -> str:

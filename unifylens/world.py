@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int
 
-from unifylens.config import WorldConfig, rng
+from unifylens import cldr
+from unifylens.config import RealConfig, WorldConfig, rng
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,8 @@ class World:
     n_relations: int
     object_relation: Int[np.ndarray, " object"]
     facts: Int[np.ndarray, "fact 3"]
+    codes: tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]] | None = None
+    """What subjects, relations and objects are, in a world that was not invented: codes of no language."""
 
     @classmethod
     def synthetic(cls, config: WorldConfig, seed: int = 0) -> World:
@@ -38,6 +41,35 @@ class World:
             n_relations=n_relations,
             object_relation=np.repeat(np.arange(n_relations), n_objects),
             facts=np.stack([subject, relation, answers[subject, relation]], 1),
+        )
+
+    @classmethod
+    def from_cldr(cls, config: RealConfig) -> World:
+        """Countries and what is true of them: every fact that all languages of `config` have names for.
+
+        Not every country has an answer to every relation, and some answers are frequent.
+        Raises ImportError where a source is missing, and ValueError where `config` was made with other versions, for
+        a language without data, a relation with too few answers, and names that cannot be told apart.
+        """
+        if config.sources != (here := cldr.installed()):
+            raise ValueError(f"real.sources={config.sources!r}, but {here!r} is installed; allowed: the same versions.")
+        table = cldr.facts(config.locales, config.relations, config.min_countries, config.romanised, config.leaks)
+        subjects = table["country"].unique()
+        pairs = list(zip(table["relation"], table["answer"], strict=True))
+        objects = sorted(set(pairs), key=lambda pair: (config.relations.index(pair[0]), pair[1]))
+        return cls(
+            n_subjects=len(subjects),
+            n_relations=len(config.relations),
+            object_relation=np.array([config.relations.index(relation) for relation, _ in objects]),
+            facts=np.stack(
+                [
+                    np.searchsorted(subjects, table["country"]),
+                    table["relation"].map(config.relations.index).to_numpy(),
+                    [objects.index(pair) for pair in pairs],
+                ],
+                1,
+            ),
+            codes=(tuple(subjects), config.relations, tuple(answer for _, answer in objects)),
         )
 
     @property

@@ -50,4 +50,17 @@ from unifylens.designs.informativeness import (
     rare_copies,
 )
 from unifylens.designs.pieces import LEXICAL_DISTANCES, PIECES, TOKENIZERS, lexical_distances, tokenizers
+from unifylens.designs.real_words import (
+    FORCES,
+    FORCES_PARALLEL,
+    PIECES_LANGUAGES,
+    REAL_PARALLEL,
+    REAL_PIECES,
+    REAL_WORDS,
+    TRAININGS,
+    real,
+    real_forces,
+    real_levels,
+    real_pieces,
+)
 from unifylens.designs.turning import TURNING, TURNS, Turn, turning

@@ -1,0 +1,136 @@
+"""Pairs of languages: likeness that can be counted by hand, and a test that respects what pairs share."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import tiny
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import spearmanr
+
+import unifylens as ul
+from unifylens import factsets, pairs
+from unifylens.config import RealConfig
+
+
+def symmetric(seed, n=7):
+    table = np.random.default_rng(seed).normal(size=(n, n))
+    return table + table.T
+
+
+def test_real_languages_are_as_alike_as_they_look():
+    config = RealConfig(locales=("en", "de", "ru", "uk", "ja"))
+    experiment = ul.Experiment(real=config, language=ul.LanguageConfig(language_token=True))
+    table = pairs.language_pairs(ul.Corpus.build(experiment))
+    assert len(table) == 10
+    alike = table[table["same script"] == 1]
+    assert set(alike.index) == {("en", "de"), ("ru", "uk")}
+    assert alike["lexical distance"].max() < table.drop(alike.index)["lexical distance"].min()
+    assert (table.drop(alike.index)["same names"] == 0).all() and (alike["same names"] > 0.1).all()
+    pd.testing.assert_series_equal(table["shared tokens"], table["same names"], check_names=False)  # names are tokens
+    latin = experiment.replace(real=config.model_copy(update={"romanised": True}))
+    assert (pairs.language_pairs(ul.Corpus.build(latin))["same script"] == 1).all()
+
+
+def test_shared_words_are_shared_tokens():
+    corpus = ul.Corpus.build(tiny(**{"language.shared_subjects": 0.5}))
+    row = pairs.language_pairs(corpus).iloc[0]
+    assert row["same names"] == row["shared tokens"] == 0.5
+
+
+def test_a_square_has_every_pair_twice():
+    index = pd.MultiIndex.from_tuples([("a", "b"), ("a", "c"), ("b", "c"), ("c", "b")])
+    table = pairs.square(pd.Series([1.0, 2.0, 3.0, 5.0], index))
+    assert table.loc["a", "b"] == table.loc["b", "a"] == 1 and table.loc["b", "c"] == table.loc["c", "b"] == 4
+    assert np.isnan(np.diag(table)).all()
+    with pytest.raises(ValueError, match="the pair 'b', 'c' is missing"):
+        pairs.square(pd.Series([1.0, 2.0], index[:2]))
+
+
+@given(st.integers(0, 10_000))
+def test_mantel_is_spearman_over_pairs(seed):
+    x, y = symmetric(seed), symmetric(seed + 1)
+    found, p = pairs.mantel(x, y, n_permutations=19)
+    upper = np.triu_indices(7, 1)
+    assert found == pytest.approx(spearmanr(x[upper], y[upper]).statistic)
+    assert 1 / 20 <= p <= 1
+
+
+def test_mantel_finds_what_is_there_and_nothing_else():
+    x = symmetric(0)
+    found, p = pairs.mantel(x, np.exp(x), n_permutations=999)
+    assert found == pytest.approx(1) and p < 0.01
+    p = [pairs.mantel(symmetric(s), symmetric(s + 1000), n_permutations=99)[1] for s in range(60)]
+    assert 0.3 < np.mean(p) < 0.7 and np.mean(np.array(p) <= 0.1) < 0.25
+
+
+def test_pairs_that_share_a_language_are_not_independent():
+    # what each language brings alone orders all pairs: a test over pairs would find it far too often
+    draw, naive, ours = np.random.default_rng(0), [], []
+    for seed in range(40):
+        a, b = draw.normal(size=(2, 8))
+        x, y = a[:, None] + a, b[:, None] + b
+        upper = np.triu_indices(8, 1)
+        naive.append(spearmanr(x[upper], y[upper], alternative="greater").pvalue <= 0.05)
+        ours.append(pairs.mantel(x, y, n_permutations=99, seed=seed)[1] <= 0.05)
+    assert np.mean(naive) > 0.2 > np.mean(ours)
+
+
+def test_what_is_given_is_taken_out():
+    z = symmetric(5, 12)
+    x, y = z + 0.2 * symmetric(6, 12), z + 0.2 * symmetric(7, 12)
+    assert pairs.mantel(x, y, n_permutations=99)[0] > 0.8
+    assert abs(pairs.mantel(x, y, [z], n_permutations=99)[0]) < 0.4
+
+
+def test_tables_that_cannot_be_compared_are_refused():
+    x = symmetric(0)
+    for other, message in [(symmetric(0, 6), r"y has shape \(6, 6\)"), (np.ones((7, 7)), "does not vary")]:
+        with pytest.raises(ValueError, match=message):
+            pairs.mantel(x, other)
+    with pytest.raises(ValueError, match=r"x has shape \(3, 3\).*four or more"):
+        pairs.mantel(symmetric(0, 3), symmetric(1, 3))
+    with pytest.raises(ValueError, match="not beyond what is given"):
+        pairs.mantel(x, symmetric(1), [x])
+
+
+# --- states and answers --------------------------------------------------------------------------------------
+
+
+def a_fact_set(languages=("x", "y", "z"), n=12):
+    rows = [
+        (f"{r} {i}", r, language, f"s{i}", "?", f"o{i % 3}", ("other",))
+        for language in languages
+        for r in ("p", "q")
+        for i in range(n)
+    ]
+    return factsets.check(pd.DataFrame(rows, columns=factsets.COLUMNS))
+
+
+def test_unified_pairs_score_high_and_others_do_not():
+    facts, draw = a_fact_set(), torch.Generator().manual_seed(0)
+    x, z = torch.randn(2, 24, 16, generator=draw)
+    near = x + 0.1 * torch.randn(24, 16, generator=draw) + 5  # an offset is a language's own
+    table = pairs.unification_pairs(torch.stack([x, near, z])[None], facts).set_index(["first", "second"])
+    assert table.loc[("x", "y"), "centred"] > 0.9 > 0.3 > abs(table.loc[("x", "z"), "centred"])
+    assert abs(table["centred_shuffled"]).max() < 0.35
+    with pytest.raises(ValueError, match=r"states has shape \[1, 2, 24, 16\]; allowed: \[layer, 3, 24, d_model\]"):
+        pairs.unification_pairs(torch.zeros(1, 2, 24, 16), facts)
+
+
+def test_scores_do_not_come_from_relations():
+    facts, draw = a_fact_set(("x", "y")), torch.Generator().manual_seed(1)
+    relation = torch.randn(2, 16, generator=draw).repeat_interleave(12, 0) * 10
+    states = torch.stack([relation + torch.randn(24, 16, generator=draw) for _ in range(2)])[None]
+    assert abs(pairs.unification_pairs(states, facts)["centred"].item()) < 0.3
+
+
+def test_answers_of_pairs_are_counted_as_eclektic_does():
+    facts = a_fact_set(("x", "y"), n=4)
+    right = {"x": [1, 1, 1, 1, 0, 0, 0, 0], "y": [1, 1, 0, 0, 1, 0, 0, 0]}
+    answers = facts.assign(right=[bool(v) for language in ("x", "y") for v in right[language]])
+    row = pairs.answer_pairs(answers).loc[("x", "y")]
+    assert row["overall"] == 2 / 8 and row["transfer"] == pytest.approx((2 / 4 + 2 / 3) / 2) and row["jaccard"] == 2 / 5
+    nothing = pairs.answer_pairs(answers.assign(right=False)).iloc[0]
+    assert nothing["overall"] == 0 and np.isnan(nothing["transfer"]) and np.isnan(nothing["jaccard"])

@@ -1,0 +1,256 @@
+"""Pretrained models: a tiny random Gemma 2 takes the whole path, says nothing true, and mistakes are named."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+import unifylens as ul
+from unifylens import asking, factsets, pairs, pretrained
+
+LANGUAGES = ("en", "de", "ru", "ja")
+
+
+@pytest.fixture(scope="module")
+def facts():
+    return factsets.from_cldr(LANGUAGES, ("continent", "currency"), per_relation=12)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, facts):
+    """A random Gemma 2 and a byte-level tokenizer, saved as such models are."""
+    from transformers import Gemma2Config, Gemma2ForCausalLM, PreTrainedTokenizerFast
+
+    raw = Tokenizer(models.BPE())
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    raw.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=600, special_tokens=["<pad>", "<bos>", "<eos>"], initial_alphabet=alphabet, show_progress=False
+    )
+    raw.train_from_iterator(facts["prompt"], trainer)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>")
+    torch.manual_seed(0)
+    config = Gemma2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=16,
+        max_position_embeddings=512,
+        sliding_window=64,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    path = tmp_path_factory.mktemp("models") / "tiny-gemma-2"
+    Gemma2ForCausalLM(config).save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def tiny_gemma(folder):
+    return pretrained.load(folder)
+
+
+def test_a_folder_is_loaded_as_it_is(tiny_gemma, folder):
+    from transformers import AutoModelForCausalLM
+
+    plain = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
+    tokens = torch.randint(3, 500, (2, 9), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(tiny_gemma.model(tokens), plain(tokens).logits, atol=1e-4, rtol=1e-4)
+    assert "tiny-gemma-2: 3 layers of 32" in repr(tiny_gemma) and "licence: not stated" in repr(tiny_gemma)
+
+
+def test_log_probabilities_are_those_of_whole_answers(tiny_gemma, facts):
+    few = factsets.check(facts[facts["fact"].isin(facts["fact"].unique()[:3])])
+    found = asking.answers(tiny_gemma, few, progress=False)
+
+    def alone(prompt, answer):
+        ids, full = (tiny_gemma.tokenizer.encode(t) for t in (prompt, f"{prompt} {answer}"))
+        assert full[: len(ids)] == ids
+        with torch.no_grad():
+            logits = tiny_gemma.model(torch.tensor([full]))[0].log_softmax(-1)
+        return sum(float(logits[i - 1, full[i]]) for i in range(len(ids), len(full)))
+
+    for row in found.itertuples():
+        right = alone(row.prompt, row.answer)
+        best = max(alone(row.prompt, other) for other in row.alternatives)
+        assert row.log_probability == pytest.approx(right, abs=1e-3) and row.right == (right > best)
+
+
+def test_generation_goes_on_greedily(tiny_gemma, facts):
+    few = factsets.check(facts[facts["fact"].isin(facts["fact"].unique()[:2])])
+    said = asking.generated(tiny_gemma, few, progress=False)
+    tokens = tiny_gemma.tokenizer.encode(few.loc[0, "prompt"])
+    for _ in range(asking.NEW_TOKENS):
+        with torch.no_grad():
+            tokens.append(int(tiny_gemma.model(torch.tensor([tokens]))[0, -1].argmax()))
+    text = tiny_gemma.tokenizer.decode(tokens[-asking.NEW_TOKENS :], skip_special_tokens=True)
+    assert said[0] == text.strip().split("\n")[0].strip() and len(said) == len(few)
+
+
+def test_states_are_those_of_the_last_prompt_token(tiny_gemma, facts):
+    found = asking.states(tiny_gemma, facts, progress=False)
+    assert found.shape == (4, len(LANGUAGES), facts["fact"].nunique(), 32)
+    row = 17
+    tokens = torch.tensor([tiny_gemma.tokenizer.encode(facts.loc[row, "prompt"])])
+    with torch.no_grad():
+        _, cache = tiny_gemma.model.run_with_cache(tokens)
+    for layer, name in enumerate(ul.evaluate.layer_names(3)):
+        torch.testing.assert_close(found[layer].flatten(0, 1)[row], cache[name][0, -1], atol=1e-4, rtol=1e-4)
+
+
+def test_a_script_without_pieces_is_reported(tiny_gemma, facts):
+    table = asking.encodable(tiny_gemma, facts)
+    assert set(table.index) == set(LANGUAGES)
+    assert 10 * table.loc["en", "unknown or byte tokens"] < table.loc["ja", "unknown or byte tokens"]
+    assert table.loc["ja", "tokens per character"] > table.loc["en", "tokens per character"]
+
+
+def test_nothing_reaches_for_a_network(folder, monkeypatch):
+    import socket
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("a socket was opened")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    pretrained.load(folder)
+    with pytest.raises(ValueError, match=r"neither a folder here nor one of gemma-3-270m.*hub=True"):
+        pretrained.load("google/gemma-2-2b")
+    with pytest.raises(ValueError, match="give a local file of its schema, or hub=True to download ura-hcmut/ECLeKTic"):
+        factsets.read_eclektic()
+
+
+def test_mistakes_are_named(tmp_path, folder, monkeypatch):
+    with pytest.raises(FileNotFoundError, match=r"has no config.json"):
+        pretrained.load(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(FileNotFoundError, match="has no weights"):
+        pretrained.load(tmp_path)
+    monkeypatch.setattr(pretrained.memory, "free_bytes", lambda device: 1000)
+    with pytest.raises(MemoryError, match=r"needs about .* GiB to load and .* are free; close other programs"):
+        pretrained.load(folder)
+    monkeypatch.undo()
+    gone = pretrained.Shipped("no_such_module", "pip install no-such-package", "none", 10)
+    monkeypatch.setitem(pretrained.SHIPPED, "gone", gone)
+    with pytest.raises(ImportError, match=r"no_such_module.*not installed: pip install no-such-package"):
+        pretrained.load("gone")
+    assert not list((ul.paths.home() / "models").iterdir()), "nothing half-written stays"
+
+
+# --- fact sets -----------------------------------------------------------------------------------------------
+
+
+def test_real_facts_as_few_shot_prompts(facts):
+    german = facts[facts["language"] == "de"].set_index("fact")
+    assert (german["prompt"].str.count("\n") == 4).all()
+    shown = set(german["prompt"].iloc[0].split("\n")[:-1])
+    assert all(f"{row.subject}: {row.answer}" not in shown for row in german.itertuples())
+    assert facts.groupby("language").size().nunique() == 1
+    assert all(row.answer not in row.alternatives for row in facts.itertuples())
+    with pytest.raises(ValueError, match=r"relation 'currency' has .* allowed: more than shots=40"):
+        factsets.from_cldr(LANGUAGES, ("currency",), shots=40)
+    with pytest.raises(ValueError, match="CLDR has no data for 'xx'"):
+        factsets.from_cldr(("en", "xx"))
+
+
+def klar(folder, languages=("en", "fr")):
+    for language in languages:
+        samples = [{"subject": f"s{i} {language}", "object": f"o{i % 3} {language}"} for i in range(5)]
+        content = {"prompt_templates": ["The capital of <subject> is <mask>", "..."], "samples": samples}
+        (folder / language).mkdir()
+        (folder / language / "capital.json").write_text(json.dumps(content))
+
+
+def test_klar_is_read_from_its_files(tmp_path):
+    klar(tmp_path)
+    table = factsets.read_klar(tmp_path)
+    assert len(table) == 10 and table["prompt"][0] == "The capital of s0 en is" and table["answer"][0] == "o0 en"
+    assert all(len(row.alternatives) == 2 and row.answer not in row.alternatives for row in table.itertuples())
+    with pytest.raises(ValueError, match=r"language 'pl': no .*json"):
+        factsets.read_klar(tmp_path, ("en", "pl"))
+    (tmp_path / "en" / "capital.json").write_text(json.dumps({"samples": []}))
+    with pytest.raises(ValueError, match="a row lacks 'prompt_templates'; it has samples"):
+        factsets.read_klar(tmp_path)
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        factsets.read_klar(tmp_path / "nowhere")
+
+
+def test_eclektic_and_mlama_are_read_from_local_copies(tmp_path):
+    rows = [
+        {
+            "q_id": i,
+            "original_lang": "en",
+            "title": f"t{i}",
+            **{f"{lang}_{kind}": f"{kind}{i} {lang}" for lang in ("en", "he") for kind in ("q", "a")},
+        }
+        for i in range(4)
+    ]
+    file = tmp_path / "eclektic_main.jsonl"
+    file.write_text("\n".join(map(json.dumps, rows)))
+    table = factsets.read_eclektic(file)
+    assert len(table) == 8 and set(table["original"]) == {"en"} and table["answer"][0] == "a0 en"
+    assert set(table["alternatives"][0]) == {"a1 en", "a2 en", "a3 en"}
+
+    mlama = pd.DataFrame(
+        [
+            (lang, "P36", i, template, f"s{i}", f"o{i}")
+            for lang, template in (("en", "The capital of [X] is [Y] ."), ("de", "[X] hat die Hauptstadt [Y]"))
+            for i in range(3)
+        ]
+        + [("de", "P1", 0, "[Y] ist in [X]", "s", "o")],
+        columns=["language", "predicate_id", "lineid", "template", "sub_label", "obj_label"],
+    )
+    mlama.to_parquet(tmp_path / "mlama.parquet")
+    table = factsets.read_mlama(tmp_path / "mlama.parquet")
+    assert len(table) == 6 and set(table["prompt"]) >= {"The capital of s0 is", "s0 hat die Hauptstadt"}
+    with pytest.raises(ValueError, match=r"allowed are .jsonl, .parquet and .csv"):
+        (tmp_path / "m.txt").touch()
+        factsets.read_mlama(tmp_path / "m.txt")
+
+
+def test_tables_that_are_no_fact_sets_are_refused(facts):
+    with pytest.raises(ValueError, match="missing: answer"):
+        factsets.check(facts.drop(columns="answer"))
+    with pytest.raises(ValueError, match="stands twice in 'de'"):
+        factsets.check(pd.concat([facts, facts.iloc[:1]]))
+    with pytest.raises(ValueError, match="have different facts"):
+        factsets.check(facts.iloc[1:])
+    with pytest.raises(ValueError, match="has no alternative"):
+        factsets.check(facts.assign(alternatives=[()] * len(facts)))
+
+
+def test_a_random_model_gives_a_null_result(tiny_gemma, facts):
+    """What CI can say of C11: the whole path on a model that knows nothing finds nothing."""
+    found = asking.answers(tiny_gemma, facts, progress=False)
+    chance = np.mean([1 / (1 + len(others)) for others in facts["alternatives"]])
+    assert abs(found["calibrated"].mean() - chance) < 0.15
+    scores = pairs.unification_pairs(asking.states(tiny_gemma, facts, progress=False), facts)
+    last = scores[scores["layer"] == scores["layer"].max()].set_index(["first", "second"])
+    known = pairs.answer_pairs(found.assign(right=found["calibrated"]))["overall"]
+    _, p = pairs.mantel(pairs.square(last["centred"]).to_numpy(), pairs.square(known).to_numpy(), n_permutations=99)
+    assert p > 0.05
+
+
+def test_calibration_takes_off_what_is_likely_whatever_is_asked(tiny_gemma, facts, monkeypatch):
+    """Scores that know the answer but like one word far more are wrong raw, and right calibrated."""
+    few = factsets.check(facts[facts["relation"] == "continent"])
+    answer = {row.prompt: row.answer for row in few.itertuples()}
+
+    def scores(_, rows, common):
+        texts = [tiny_gemma.tokenizer.decode(tokens, skip_special_tokens=True) for tokens, _ in rows]
+        asked = [text.rpartition(":") for text in texts]
+        return [float(answer[f"{a}:"] == said.strip()) + 9.0 * (said.strip() in FAVOURITES) for a, _, said in asked]
+
+    FAVOURITES = set(few.groupby("language")["answer"].first())
+    monkeypatch.setattr(asking, "_scores", scores)
+    found = asking.answers(tiny_gemma, few, progress=False)
+    assert found["right"].mean() < 0.5 and found["calibrated"].all()

@@ -1,0 +1,205 @@
+"""Questions about the same facts in several languages, for models that others trained.
+
+A fact set is a table with one row for each fact in each language: `fact`, `relation`, `language`, `subject`, `prompt`
+(text up to the answer), `answer` and `alternatives` (what else could be answered to that relation, in that language).
+Sets that come from a hub are read from local files of the same schema, and fetched only by `datasets` if asked to.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from unifylens import cldr
+from unifylens.config import rng
+
+COLUMNS = ("fact", "relation", "language", "subject", "prompt", "answer", "alternatives")
+SUBJECT, MASK = "<subject>", "<mask>"
+HUBS = {"eclektic": "ura-hcmut/ECLeKTic", "mlama": "atutej/m_lama"}
+
+
+def from_cldr(
+    languages: Sequence[str],
+    relations: Sequence[cldr.Relation] = ("continent", "currency", "language"),
+    per_relation: int = 40,
+    shots: int = 4,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Countries and what is true of them as few-shot prompts: `shots` lines of country and answer, then a country.
+
+    The examples of a relation are the same facts in all languages, have different answers, and are not asked. At most
+    `per_relation` facts are drawn, as evenly over answers as there are.
+    Raises ValueError for a language without data, and a relation with too few facts or answers.
+    """
+    table = cldr.facts(languages, relations, min_countries=3, romanised=False, leaks=True)
+    rows: list[dict[str, Any]] = []
+    for relation in relations:
+        found = table[table["relation"] == relation]
+        found = found.iloc[rng(seed, f"order of {relation}").permutation(len(found))]
+        turn = found.groupby("answer").cumcount()  # one of every answer first
+        found = found.iloc[np.argsort(turn, kind="stable")]
+        examples, asked = found.iloc[:shots], found.iloc[shots : shots + per_relation]
+        answers = sorted(found["answer"].unique())
+        if examples["answer"].nunique() < shots or len(asked) < 2:
+            raise ValueError(
+                f"relation {relation!r} has {len(found)} facts and {len(answers)} answers; allowed: more than "
+                f"shots={shots} of both"
+            )
+        for language in languages:
+            said = {answer: _plain(cldr.name(language, relation, answer)) for answer in answers}
+            called = {code: _plain(cldr.name(language, "country", code)) for code in found["country"]}
+            before = "".join(
+                f"{called[c]}: {said[a]}\n" for c, a in zip(*examples[["country", "answer"]].values.T, strict=True)
+            )
+            rows += [
+                {
+                    "fact": f"{relation} {country}",
+                    "relation": relation,
+                    "language": language,
+                    "subject": called[country],
+                    "prompt": f"{before}{called[country]}:",
+                    "answer": said[answer],
+                    "alternatives": tuple(said[other] for other in answers if other != answer),
+                }
+                for country, answer in zip(asked["country"], asked["answer"], strict=True)
+            ]
+    return check(pd.DataFrame(rows, columns=COLUMNS))
+
+
+def _plain(word: str) -> str:
+    return word.replace("_", " ")
+
+
+def read_klar(folder: str | Path, languages: Sequence[str] | None = None, n_alternatives: int = 3) -> pd.DataFrame:
+    """KLAR: files `{language}/{relation}.json` with `prompt_templates` and `samples` of subject and object.
+
+    The first template is used; sample i of a relation is the same fact in every language.
+    """
+    folder = _there(folder, "KLAR")
+    languages = sorted(p.name for p in folder.iterdir() if p.is_dir()) if languages is None else languages
+    rows = []
+    for language in languages:
+        files = sorted((folder / language).glob("*.json"))
+        if not files:
+            raise ValueError(f"language {language!r}: no {folder / language}/*.json; allowed: languages with files")
+        for file in files:
+            content = json.loads(file.read_text(encoding="utf-8"))
+            template = _field(content, "prompt_templates", file)[0]
+            samples = _field(content, "samples", file)
+            for number, sample in enumerate(samples):
+                subject, answer = _field(sample, "subject", file), _field(sample, "object", file)
+                prompt = template.replace(SUBJECT, subject).split(MASK)[0].rstrip()
+                rows.append((f"{file.stem} {number}", file.stem, language, subject, prompt, answer))
+    return _with_alternatives(rows, n_alternatives)
+
+
+def read_eclektic(file: str | Path | None = None, *, hub: bool = False, n_alternatives: int = 3) -> pd.DataFrame:
+    """ECLeKTic: rows with `q_id`, `original_lang`, and `{language}_q`, `{language}_a` for every language.
+
+    Alternatives are other questions' answers in that language. `original` is where the article was.
+    """
+    rows, original = [], {}
+    for row in _records(file, "eclektic", hub):
+        original[str(_field(row, "q_id", file))] = _field(row, "original_lang", file)
+        for name in row:
+            if name.endswith("_q") and row[name]:
+                language, answer = name[:-2], row.get(f"{name[:-2]}_a")
+                if answer:
+                    rows.append((str(row["q_id"]), "question", language, row.get("title", ""), row[name], answer))
+    return _with_alternatives(rows, n_alternatives).assign(original=lambda d: d["fact"].map(original))
+
+
+def read_mlama(file: str | Path | None = None, *, hub: bool = False, n_alternatives: int = 3) -> pd.DataFrame:
+    """mLAMA: rows with `language`, `predicate_id`, `lineid`, `template` (`[X]`, `[Y]`), `sub_label`, `obj_label`.
+
+    Only templates that end with the object make prompts for a model that reads from left to right.
+    """
+    rows = []
+    for row in _records(file, "mlama", hub):
+        names = ("language", "predicate_id", "lineid", "template", "sub_label", "obj_label")
+        language, relation, line, template, subject, answer = (_field(row, name, file) for name in names)
+        before, _, after = template.partition("[Y]")
+        if not after.strip(" .。।") and "[X]" in before:
+            prompt = before.replace("[X]", subject).rstrip()
+            rows.append((f"{relation} {line}", relation, language, subject, prompt, answer))
+    return _with_alternatives(rows, n_alternatives)
+
+
+def _records(file: str | Path | None, name: str, hub: bool) -> list[dict[str, Any]]:
+    """Rows of a local file (JSON lines, parquet or CSV), or of the hub's copy."""
+    if file is not None:
+        path = _there(file, name)
+        if path.suffix == ".jsonl":
+            return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        read = {".parquet": pd.read_parquet, ".csv": pd.read_csv}.get(path.suffix)
+        if read is None:
+            raise ValueError(f"{path}: allowed are .jsonl, .parquet and .csv")
+        return read(path).to_dict("records")
+    if not hub:
+        raise ValueError(f"{name}: give a local file of its schema, or hub=True to download {HUBS[name]}")
+    try:
+        import datasets
+
+        return datasets.load_dataset(HUBS[name], split="train").to_list()
+    except ImportError:
+        raise ImportError("datasets is not installed: pip install 'unifylens[models]'") from None
+    except Exception as error:
+        raise ConnectionError(
+            f"{HUBS[name]} could not be fetched ({error}); allowed: a local file of its schema"
+        ) from error
+
+
+def _there(path: str | Path, name: str) -> Path:
+    path = Path(path).expanduser()
+    if not path.exists():
+        raise FileNotFoundError(f"{name}: {path} does not exist")
+    return path
+
+
+def _field(row: dict[str, Any], name: str, where: object) -> Any:
+    if name not in row:
+        raise ValueError(f"{where}: a row lacks {name!r}; it has {', '.join(map(str, row))}")
+    return row[name]
+
+
+def _with_alternatives(rows: list[tuple], n: int) -> pd.DataFrame:
+    """Add other answers to the same relation in the same language, the same facts' answers in every language."""
+    table = pd.DataFrame(rows, columns=COLUMNS[:-1])
+    counts = table.groupby("fact")["language"].nunique()
+    table = table[table["fact"].map(counts) == table["language"].nunique()]  # what all languages have
+    if table.empty:
+        raise ValueError("no fact is there in all languages; allowed: fewer languages")
+    said = {(fact, language): answer for fact, language, answer in table[["fact", "language", "answer"]].values}
+    others: dict[str, list[str]] = {}
+    for _, same in table.groupby("relation"):
+        facts = same["fact"].unique()
+        for fact in facts:
+            others[fact] = rng(0, f"alternatives to {fact}").permutation(facts).tolist()
+
+    def chosen(row: pd.Series) -> tuple[str, ...]:
+        names = dict.fromkeys(said[other, row["language"]] for other in others[row["fact"]])
+        return tuple(name for name in names if name != row["answer"])[:n]
+
+    return check(table.assign(alternatives=table.apply(chosen, axis=1)).reset_index(drop=True))
+
+
+def check(table: pd.DataFrame) -> pd.DataFrame:
+    """The table, ordered by language and fact. Raises ValueError, naming what is wrong, if it is no fact set."""
+    missing = [name for name in COLUMNS if name not in table]
+    if missing:
+        raise ValueError(f"a fact set needs the columns {', '.join(COLUMNS)}; missing: {', '.join(missing)}")
+    if table.duplicated(["fact", "language"]).any():
+        twice = table[table.duplicated(["fact", "language"])].iloc[0]
+        raise ValueError(f"fact {twice['fact']!r} stands twice in {twice['language']!r}; allowed: once")
+    by_language = table.groupby("language")["fact"].agg(frozenset)
+    if by_language.nunique() > 1:
+        raise ValueError(f"languages {list(by_language.index)} have different facts; allowed: the same in all")
+    if (alone := table[table["alternatives"].map(len) == 0]).size:
+        fact = alone.iloc[0]
+        raise ValueError(f"fact {fact['fact']!r} has no alternative in {fact['language']!r}: too few answers")
+    return table.sort_values(["language", "fact"]).reset_index(drop=True)

@@ -1,0 +1,164 @@
+"""Pairs of languages: how alike their words, states and answers are, and whether tables over pairs go together."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import Counter
+from collections.abc import Sequence
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from scipy.stats import rankdata
+from torch import Tensor
+
+from unifylens import measures
+from unifylens.corpus import Corpus
+from unifylens.factsets import check
+from unifylens.language import Language, lexical_distance
+
+
+def script(language: Language) -> str:
+    """The script most letters of a language's words are in, by the first word of their Unicode names (`LATIN`)."""
+    letters = "".join(language.subjects + language.objects)
+    found = Counter(unicodedata.name(letter, "?").split()[0] for letter in letters if letter.isalpha())
+    return found.most_common(1)[0][0]
+
+
+def language_pairs(corpus: Corpus) -> pd.DataFrame:
+    """How alike the words of every two languages are: one row a pair, index `first`, `second` (names).
+
+    Columns: `same script` (0 or 1); `same names`, the share of subjects that are one string in both; `lexical
+    distance`, mean normalised edit distance of translations; `shared tokens`, the tokens that a subject's two names
+    have in common over those that either has, mean over subjects.
+    """
+    tokens = [
+        [set(corpus.tokenizer.encode(name.split(), index)) for name in language.subjects]
+        for index, language in enumerate(corpus.languages)
+    ]
+    rows = []
+    for (i, a), (j, b) in combinations(enumerate(corpus.languages), 2):
+        common = [len(x & y) / len(x | y) for x, y in zip(tokens[i], tokens[j], strict=True)]
+        rows.append(
+            {
+                "first": a.name,
+                "second": b.name,
+                "same script": float(script(a) == script(b)),
+                "same names": float(np.mean([x == y for x, y in zip(a.subjects, b.subjects, strict=True)])),
+                "lexical distance": lexical_distance(a, b),
+                "shared tokens": float(np.mean(common)),
+            }
+        )
+    return pd.DataFrame(rows).set_index(["first", "second"])
+
+
+def unification_pairs(
+    states: Float[Tensor, "layer language fact d_model"], facts: pd.DataFrame, seed: int = 0
+) -> pd.DataFrame:
+    """Every variant of the unification score of every two languages by layer: columns layer, first, second, variants.
+
+    Scores are taken within each relation (few-shot prompts of two relations differ in everything) and averaged over
+    relations. `centred_shuffled` is `centred` with every fact paired with a random one: nothing matches. `facts` is the
+    fact set that `states` were read from (`asking.states`). Layer 0 is the embedding, layer k the residual stream after
+    block k - 1. Raises ValueError where states and facts do not fit.
+    """
+    facts = check(facts)
+    languages = facts["language"].unique().tolist()
+    relations = facts.loc[facts["language"] == languages[0], "relation"].to_numpy()
+    if states.shape[1:3] != (len(languages), len(relations)):
+        allowed = f"[layer, {len(languages)}, {len(relations)}, d_model]"
+        raise ValueError(f"states has shape {list(states.shape)}; allowed: {allowed}")
+    draw = np.random.default_rng(seed)
+    groups = [np.flatnonzero(relations == relation) for relation in np.unique(relations)]
+    chosen = [(torch.from_numpy(group), torch.from_numpy(draw.permutation(group))) for group in groups]
+    rows = []
+    for layer, by_language in enumerate(states):
+        for (a, x), (b, y) in combinations(zip(languages, by_language, strict=True), 2):
+            scores = pd.DataFrame(
+                [
+                    measures.unification_variants(x[own], y[own], seed=seed)
+                    | {"centred_shuffled": measures.unification_variants(x[own], y[other])["centred"]}
+                    for own, other in chosen
+                ]
+            ).mean()
+            rows.append({"layer": layer, "first": a, "second": b, **scores})
+    return pd.DataFrame(rows)
+
+
+def answer_pairs(answers: pd.DataFrame) -> pd.DataFrame:
+    """What every two languages know in common: one row a pair, index `first`, `second`.
+
+    `answers` is a fact set with a column `right`. Columns, as ECLeKTic defines them: `overall`, the share of facts
+    that are right in both; `transfer`, the share right in the other language of those right in one (mean of both
+    directions). And `jaccard`: facts right in both over facts right in either. nan where nothing is right.
+    """
+    known = check(answers).pivot(index="fact", columns="language", values="right").astype(bool)
+    rows = []
+    for a, b in combinations(known.columns, 2):
+        both, either = (known[a] & known[b]).sum(), (known[a] | known[b]).sum()
+        directions = [both / known[lang].sum() if known[lang].any() else np.nan for lang in (a, b)]
+        rows.append(
+            {
+                "first": a,
+                "second": b,
+                "overall": both / len(known),
+                "transfer": float(np.mean(directions)),
+                "jaccard": both / either if either else np.nan,
+            }
+        )
+    return pd.DataFrame(rows).set_index(["first", "second"])
+
+
+def square(values: pd.Series) -> pd.DataFrame:
+    """A symmetric table `[language, language]` of what is given by pair (index of two levels); the diagonal is nan.
+
+    A pair that is given both ways round counts with its mean. Raises ValueError where a pair is missing.
+    """
+    names = list(dict.fromkeys([*values.index.get_level_values(0), *values.index.get_level_values(1)]))
+    table = pd.DataFrame(np.nan, names, names)
+    for a, b in combinations(names, 2):
+        found = [values[pair] for pair in ((a, b), (b, a)) if pair in values.index]
+        if not found:
+            raise ValueError(f"values: the pair {a!r}, {b!r} is missing; allowed: every pair of {len(names)} languages")
+        table.loc[a, b] = table.loc[b, a] = float(np.mean(found))
+    return table
+
+
+def mantel(
+    x: Float[np.ndarray, "language language"],
+    y: Float[np.ndarray, "language language"],
+    given: Sequence[Float[np.ndarray, "language language"]] = (),
+    n_permutations: int = 9999,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Rank correlation of two symmetric tables over pairs of languages, and its one-sided p-value (positive).
+
+    Pairs share languages, so they are not independent: the p-value comes from renaming the languages of `x` (Mantel
+    1967). `given` tables are regressed out of the ranks of both first (partial test, Smouse, Long & Sokal 1986).
+
+    Raises ValueError for tables that are not square and alike, fewer than four languages, and a table without
+    variation.
+    """
+    n = len(x)
+    for name, table in {"x": x, "y": y, **{f"given[{i}]": t for i, t in enumerate(given)}}.items():
+        if np.shape(table) != (n, n) or n < 4:
+            raise ValueError(f"{name} has shape {np.shape(table)}; allowed: [language, language], four or more")
+    upper = np.triu_indices(n, 1)
+    others = np.stack([np.ones(len(upper[0])), *(rankdata(np.asarray(table)[upper]) for table in given)], 1)
+
+    def left_over(values: np.ndarray) -> np.ndarray:
+        """Ranks with the other tables regressed out, of unit length."""
+        ranks = rankdata(values)
+        rest = ranks - others @ np.linalg.lstsq(others, ranks, rcond=None)[0]
+        if (length := np.linalg.norm(rest)) < 1e-9 * len(rest):
+            raise ValueError("a table does not vary over pairs (or not beyond what is given): no correlation")
+        return rest / length
+
+    x, fixed = np.asarray(x), left_over(np.asarray(y)[upper])
+    found = float(left_over(x[upper]) @ fixed)
+    draw = np.random.default_rng(seed)
+    orders = (draw.permutation(n) for _ in range(n_permutations))
+    chance = [float(left_over(x[np.ix_(order, order)][upper]) @ fixed) for order in orders]
+    return found, (1 + sum(c >= found - 1e-12 for c in chance)) / (1 + n_permutations)

