@@ -39,6 +39,14 @@ def test_shared_words_are_shared_tokens():
     assert row["same names"] == row["shared tokens"] == 0.5
 
 
+def test_informativeness_of_two_languages_is_that_of_the_corpus():
+    skewed, even = (ul.Corpus.build(tiny(**{"corpus.object_skew": skew})) for skew in (1.0, 0.0))
+    found = [pairs.language_pairs(corpus)["informativeness"].iloc[0] for corpus in (skewed, even)]
+    stated = [c.statistics().loc["I(object; language | relation)", "value"] for c in (skewed, even)]
+    np.testing.assert_allclose(found, stated)  # two languages are all there are
+    assert found[0] > 5 * found[1]
+
+
 def test_a_square_has_every_pair_twice():
     index = pd.MultiIndex.from_tuples([("a", "b"), ("a", "c"), ("b", "c"), ("c", "b")])
     table = pairs.square(pd.Series([1.0, 2.0, 3.0, 5.0], index))

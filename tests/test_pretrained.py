@@ -86,6 +86,16 @@ def test_log_probabilities_are_those_of_whole_answers(tiny_gemma, facts):
         assert row.log_probability == pytest.approx(right, abs=1e-3) and row.right == (right > best)
 
 
+def test_prompts_need_nothing_in_common(tiny_gemma, facts, monkeypatch):
+    """A question scored with others equals the same question alone, with and without shared examples."""
+    few = factsets.check(facts[facts["fact"].isin(facts["fact"].unique()[:3])])
+    bare = few.assign(prompt=few["prompt"].str.rpartition("\n")[2])
+    together = asking.answers(tiny_gemma, bare, progress=False)["log_probability"]
+    monkeypatch.setattr(asking, "_shared", lambda pretrained, prompts: (None, 0))
+    apart = asking.answers(tiny_gemma, bare, progress=False)["log_probability"]
+    np.testing.assert_allclose(together, apart, atol=1e-3)
+
+
 def test_generation_goes_on_greedily(tiny_gemma, facts):
     few = factsets.check(facts[facts["fact"].isin(facts["fact"].unique()[:2])])
     said = asking.generated(tiny_gemma, few, progress=False)
@@ -156,6 +166,8 @@ def test_real_facts_as_few_shot_prompts(facts):
     assert all(f"{row.subject}: {row.answer}" not in shown for row in german.itertuples())
     assert facts.groupby("language").size().nunique() == 1
     assert all(row.answer not in row.alternatives for row in facts.itertuples())
+    everywhere = factsets.from_cldr(("en", "de"), ("continent",), per_relation=500)
+    assert "Åland Islands" not in set(everywhere["subject"]) and everywhere["fact"].nunique() == 193 - 4 - 2
     with pytest.raises(ValueError, match=r"relation 'currency' has .* allowed: more than shots=40"):
         factsets.from_cldr(LANGUAGES, ("currency",), shots=40)
     with pytest.raises(ValueError, match="CLDR has no data for 'xx'"):
@@ -245,10 +257,13 @@ def test_calibration_takes_off_what_is_likely_whatever_is_asked(tiny_gemma, fact
     few = factsets.check(facts[facts["relation"] == "continent"])
     answer = {row.prompt: row.answer for row in few.itertuples()}
 
-    def scores(_, rows, common):
-        texts = [tiny_gemma.tokenizer.decode(tokens, skip_special_tokens=True) for tokens, _ in rows]
-        asked = [text.rpartition(":") for text in texts]
-        return [float(answer[f"{a}:"] == said.strip()) + 9.0 * (said.strip() in FAVOURITES) for a, _, said in asked]
+    def scores(_, questions):
+        rows = [[tiny_gemma.tokenizer.decode([*stem, *end]) for end in ends] for stem, ends in questions]
+        asked = [[text.removeprefix("<bos>").rpartition(":") for text in texts] for texts in rows]
+        return [
+            [float(answer[f"{a}:"] == said.strip()) + 9.0 * (said.strip() in FAVOURITES) for a, _, said in texts]
+            for texts in asked
+        ]
 
     FAVOURITES = set(few.groupby("language")["answer"].first())
     monkeypatch.setattr(asking, "_scores", scores)

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 
 from unifylens.evaluate import layer_names
 from unifylens.factsets import check
 from unifylens.pretrained import Pretrained
 
-ROWS = 32
+ROWS, QUESTIONS = 32, 4
+"""Prompts, and questions with all their answers, that are run at a time."""
 NEW_TOKENS = 12
 
 
@@ -54,35 +58,35 @@ def answers(pretrained: Pretrained, facts: pd.DataFrame, *, progress: bool = Tru
     `right`: whether the right answer is likelier than every alternative. Some words are likely whatever is asked, and
     long ones are unlikely, so `calibrated` asks the same of log-probabilities less their mean over the questions of the
     relation in the language (after Zhao et al. 2021, arXiv 2102.09690, without their neutral prompts).
-    What the prompts of a relation and language begin with in common is computed once.
     Raises ValueError if `facts` is no fact set.
     """
     facts = check(facts)
     out = facts.assign(log_probability=0.0, right=False, calibrated=False)
     groups = list(facts.groupby(["language", "relation"]))
     for _, group in tqdm(groups, desc="log-probabilities", unit="relation", disable=not progress):
-        prompts = {row: _ids(pretrained, text) for row, text in group["prompt"].items()}
-        said = pd.DataFrame(
-            [
-                (row, text, i == 0)
-                for row, answer, others in zip(group.index, group["answer"], group["alternatives"], strict=True)
-                for i, text in enumerate((answer, *others))
-            ],
-            columns=["row", "text", "due"],
-        )
-        full = [
-            _ids(pretrained, f"{group['prompt'][row]} {text}")
-            for row, text in zip(said["row"], said["text"], strict=True)
+        texts = [(answer, *others) for answer, others in zip(group["answer"], group["alternatives"], strict=True)]
+        questions = [
+            _question(pretrained, prompt, options) for prompt, options in zip(group["prompt"], texts, strict=True)
         ]
-        common = min(_common([*full, *prompts.values()]), min(map(len, prompts.values())) - 1)
-        begins = [_common([tokens, prompts[row]]) for row, tokens in zip(said["row"], full, strict=True)]
-        said["score"] = _scores(pretrained, list(zip(full, begins, strict=True)), common)
+        said = pd.DataFrame({"row": group.index, "text": texts, "score": _scores(pretrained, questions)})
+        said = said.explode(["text", "score"]).astype({"score": float})
         said["calibrated"] = said["score"] - said.groupby("text")["score"].transform("mean")
-        due, others = said[said["due"]].set_index("row"), said[~said["due"]].groupby("row")
+        first = ~said["row"].duplicated()  # the right answer
+        due, others = said[first].set_index("row"), said[~first].groupby("row")
         out.loc[due.index, "log_probability"] = due["score"]
         out.loc[due.index, "right"] = due["score"] > others["score"].max()
         out.loc[due.index, "calibrated"] = due["calibrated"] > others["calibrated"].max()
     return out
+
+
+Question = tuple[list[int], list[list[int]]]
+"""What a prompt and its answers begin with in common, and what each answer goes on with, in tokens."""
+
+
+def _question(pretrained: Pretrained, prompt: str, options: Sequence[str]) -> Question:
+    full = [_ids(pretrained, f"{prompt} {option}") for option in options]
+    stem = _common([_ids(pretrained, prompt), *full])
+    return full[0][:stem], [tokens[stem:] for tokens in full]
 
 
 def _ids(pretrained: Pretrained, text: str) -> list[int]:
@@ -95,26 +99,61 @@ def _common(rows: list[list[int]]) -> int:
     return next((i for i in range(shortest) if len({row[i] for row in rows}) > 1), shortest)
 
 
-def _scores(pretrained: Pretrained, rows: list[tuple[list[int], int]], common: int) -> list[float]:
-    """Log-probability of every row's tokens from a place on; all rows share their first `common` tokens."""
+def _scores(pretrained: Pretrained, questions: list[Question]) -> list[list[float]]:
+    """Log-probability of every option of every question.
+
+    What all stems begin with in common (the examples) is computed once, and each stem once for all its options.
+    Stems of a batch are of one length, as padding inside a cache would shift sliding attention windows.
+    """
     network, device = pretrained.network, pretrained.device
-    shared = network(torch.tensor([rows[0][0][:common]], device=device), use_cache=True).past_key_values
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]))  # rows of a batch are about as long
-    scores = [0.0] * len(rows)
-    for start in range(0, len(order), ROWS):
-        chosen = [rows[i] for i in order[start : start + ROWS]]
-        width = max(len(tokens) for tokens, _ in chosen) - common
-        batch = torch.zeros(len(chosen), width, dtype=torch.long, device=device)
-        for row, (tokens, _) in zip(batch, chosen, strict=True):
-            row[: len(tokens) - common] = torch.tensor(tokens[common:], device=device)
-        past = copy.deepcopy(shared)
-        past.batch_repeat_interleave(len(chosen))
-        logits = network(batch, past_key_values=past, use_cache=True).logits
-        for i, logit, (tokens, begins) in zip(order[start : start + ROWS], logits, chosen, strict=True):
-            due = torch.tensor(tokens[begins:], device=device)
-            at = logit[begins - 1 - common : len(tokens) - 1 - common].log_softmax(-1)
-            scores[i] = float(at.gather(1, due[:, None]).sum())
+    shared, common = _shared(pretrained, [stem for stem, _ in questions])
+    scores: list[list[float]] = [[] for _ in questions]
+    for batch in _of_one_length({i: stem for i, (stem, _) in enumerate(questions)}, QUESTIONS):
+        stems = torch.tensor([questions[i][0][common:] for i in batch], device=device)
+        out = network(stems, past_key_values=_copies(shared, len(batch)), use_cache=True, logits_to_keep=1)
+        first, past = out.logits[:, -1].log_softmax(-1), out.past_key_values
+        rows = [(place, option) for place, i in enumerate(batch) for option in questions[i][1]]
+        found = torch.stack([first[place, option[0]] for place, option in rows])
+        long = [r for r, (_, option) in enumerate(rows) if len(option) > 1]
+        if long:
+            options = [torch.tensor(rows[r][1], device=device) for r in long]
+            tokens = pad_sequence(options, batch_first=True)
+            past.batch_select_indices(torch.tensor([rows[r][0] for r in long], device=device))
+            later = network(tokens[:, :-1], past_key_values=past, use_cache=True).logits
+            later = later.gather(2, tokens[:, 1:, None])[..., 0] - later.logsumexp(-1)
+            there = torch.arange(1, tokens.shape[1], device=device) < torch.tensor(
+                [[len(option)] for option in options], device=device
+            )
+            found[long] += (later * there).sum(1)
+        for (place, _), value in zip(rows, found.tolist(), strict=True):
+            scores[batch[place]].append(value)
     return scores
+
+
+def _of_one_length(prompts: dict[int, list[int]], n: int) -> Iterator[list[int]]:
+    """Keys of prompts of one length, up to `n` at a time."""
+    order = sorted(prompts, key=lambda i: len(prompts[i]))
+    for _, same in groupby(order, key=lambda i: len(prompts[i])):
+        yield from _chunks(list(same), n)
+
+
+def _chunks(items: list[Any], n: int) -> Iterator[list[Any]]:
+    return (items[start : start + n] for start in range(0, len(items), n))
+
+
+def _shared(pretrained: Pretrained, prompts: list[list[int]]) -> tuple[Any, int]:
+    """The key-value cache of what all prompts begin with in common, short of their last tokens, and its length."""
+    common = min(_common(prompts), min(map(len, prompts)) - 1)
+    tokens = torch.tensor([prompts[0][:common]], device=pretrained.device)
+    return pretrained.network(tokens, use_cache=True, logits_to_keep=1).past_key_values if common else None, common
+
+
+def _copies(cache: Any, n: int) -> Any:
+    """The cache for `n` rows, to be written to."""
+    cache = copy.deepcopy(cache)
+    if cache is not None:
+        cache.batch_repeat_interleave(n)
+    return cache
 
 
 @torch.no_grad()
@@ -123,16 +162,22 @@ def generated(pretrained: Pretrained, facts: pd.DataFrame, *, progress: bool = T
     facts, tokenizer = check(facts), pretrained.tokenizer
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     said: dict[int, str] = {}
-    for rows in tqdm(list(_batches(pretrained, facts)), desc="generating", unit="batch", disable=not progress):
-        ids = [_ids(pretrained, facts.loc[row, "prompt"]) for row in rows]
-        width = max(map(len, ids))
-        tokens = torch.tensor([[pad] * (width - len(row)) + row for row in ids], device=pretrained.device)
-        mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ids], device=pretrained.device)
-        out = pretrained.network.generate(
-            tokens, attention_mask=mask, max_new_tokens=NEW_TOKENS, do_sample=False, pad_token_id=pad
-        )
-        for row, new in zip(rows, out[:, width:], strict=True):
-            said[row] = tokenizer.decode(new, skip_special_tokens=True).strip().split("\n")[0].strip()
+    groups = list(facts.groupby(["language", "relation"]))
+    for _, group in tqdm(groups, desc="generating", unit="relation", disable=not progress):
+        prompts = {row: _ids(pretrained, text) for row, text in group["prompt"].items()}
+        shared, _ = _shared(pretrained, list(prompts.values()))
+        for rows in _of_one_length(prompts, ROWS):
+            tokens = torch.tensor([prompts[row] for row in rows], device=pretrained.device)
+            out = pretrained.network.generate(
+                tokens,
+                attention_mask=torch.ones_like(tokens),
+                past_key_values=_copies(shared, len(rows)),
+                max_new_tokens=NEW_TOKENS,
+                do_sample=False,
+                pad_token_id=pad,
+            )
+            for row, new in zip(rows, out[:, tokens.shape[1] :], strict=True):
+                said[row] = tokenizer.decode(new, skip_special_tokens=True).strip().split("\n")[0].strip()
     return pd.Series(said).sort_index()
 
 
@@ -146,22 +191,23 @@ def states(
     """
     facts, model = check(facts), pretrained.model
     names = layer_names(model.cfg.n_layers)
-    n_languages = facts["language"].nunique()
     out = torch.empty(len(names), len(facts), model.cfg.d_model)
-    for rows in tqdm(list(_batches(pretrained, facts)), desc="states", unit="batch", disable=not progress):
-        ids = [_ids(pretrained, facts.loc[row, "prompt"]) for row in rows]
-        tokens = torch.zeros(len(ids), max(map(len, ids)), dtype=torch.long, device=pretrained.device)
-        for row, own in zip(tokens, ids, strict=True):
-            row[: len(own)] = torch.tensor(own)  # what follows a causal model's last token does not matter
-        _, cache = model.run_with_cache(tokens, names_filter=names, return_type=None)
-        last = torch.tensor([len(row) - 1 for row in ids])
-        for layer, name in enumerate(names):
-            out[layer, rows] = cache[name][torch.arange(len(ids)), last].float().cpu()
-    return out.unflatten(1, (n_languages, -1))
-
-
-def _batches(pretrained: Pretrained, facts: pd.DataFrame) -> Iterator[list[int]]:
-    """Rows with prompts of about one length."""
-    lengths = facts["prompt"].map(lambda text: len(_ids(pretrained, text)))
-    order = lengths.sort_values(kind="stable").index.tolist()
-    yield from (order[start : start + ROWS] for start in range(0, len(order), ROWS))
+    groups = list(facts.groupby(["language", "relation"]))
+    for _, group in tqdm(groups, desc="states", unit="relation", disable=not progress):
+        prompts = [_ids(pretrained, text) for text in group["prompt"]]
+        shared, common = _shared(pretrained, prompts)
+        for batch in _chunks(list(zip(group.index, prompts, strict=True)), ROWS):
+            ends = [torch.tensor(ids[common:], device=pretrained.device) for _, ids in batch]
+            tokens = pad_sequence(ends, batch_first=True)  # what follows a causal model's last token does not matter
+            _, cache = model.run_with_cache(
+                tokens,
+                names_filter=names,
+                return_type=None,
+                past_key_values=_copies(shared, len(batch)),
+                use_cache=True,
+                logits_to_keep=1,
+            )
+            last = torch.tensor([len(end) - 1 for end in ends])
+            for layer, name in enumerate(names):
+                out[layer, [row for row, _ in batch]] = cache[name][torch.arange(len(ends)), last].float().cpu()
+    return out.unflatten(1, (facts["language"].nunique(), -1))

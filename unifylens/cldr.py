@@ -98,6 +98,12 @@ def _countries() -> pd.DataFrame:
     return table[table["ISO2"].str.fullmatch("[A-Z]{2}") & people_live_there].set_index("ISO2")
 
 
+def un_members() -> frozenset[str]:
+    """Codes of the countries that are members of the United Nations, which people write more about than territories."""
+    countries = _countries()
+    return frozenset(countries.index[countries["UNmember"] != ""])
+
+
 @cache
 def _answers(relation: Relation) -> dict[str, str]:
     """The one answer that each country has to a relation, as a code; countries with none or several are left out."""

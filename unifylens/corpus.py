@@ -168,6 +168,15 @@ class Corpus:
         total = self.stages[-1][1]
         return sum((stop - start) / total * exposure for start, stop, exposure in self.stages)
 
+    @property
+    def object_exposure(self) -> Float[np.ndarray, "object language relation"]:
+        """Share of training examples that give an object as answer to a relation in a language; sums to 1."""
+        world = self.world
+        table = np.zeros((world.n_objects, self.n_languages, world.n_relations))
+        for language, share in enumerate(self.exposure):
+            np.add.at(table[:, language], (world.object, world.relation), share)
+        return table
+
     @cached_property
     def seen(self) -> Bool[np.ndarray, "language fact"]:
         """Facts seen in a language at any time; the others are held out there."""
@@ -418,11 +427,9 @@ class Corpus:
     def statistics(self) -> pd.DataFrame:
         """Counts, exposure, informativeness and extractability in one table: columns value, unit, meaning."""
         world, exposure, kind = self.world, self.exposure, self.kind
-        by_object = np.zeros((world.n_objects, self.n_languages, world.n_relations))
         by_subject = np.zeros((world.n_subjects, self.n_languages))
         by_relation = np.zeros((world.n_relations, self.n_languages))
         for language in range(self.n_languages):
-            np.add.at(by_object[:, language], (world.object, world.relation), exposure[language])
             np.add.at(by_subject[:, language], world.subject, exposure[language])
             np.add.at(by_relation[:, language], world.relation, exposure[language])
         rows: list[tuple[str, float, str, str]] = [
@@ -450,7 +457,7 @@ class Corpus:
             ),
             (
                 "I(object; language | relation)",
-                conditional_mutual_information(by_object),
+                conditional_mutual_information(self.object_exposure),
                 "bits",
                 "what an answer tells about the language, the relation given",
             ),

@@ -32,11 +32,12 @@ def from_cldr(
 ) -> pd.DataFrame:
     """Countries and what is true of them as few-shot prompts: `shots` lines of country and answer, then a country.
 
-    The examples of a relation are the same facts in all languages, have different answers, and are not asked. At most
-    `per_relation` facts are drawn, as evenly over answers as there are.
+    Countries are members of the United Nations. The examples of a relation are the same facts in all languages, have
+    different answers, and are not asked. At most `per_relation` facts are drawn, as evenly over answers as there are.
     Raises ValueError for a language without data, and a relation with too few facts or answers.
     """
     table = cldr.facts(languages, relations, min_countries=3, romanised=False, leaks=True)
+    table = table[table["country"].isin(cldr.un_members())]
     rows: list[dict[str, Any]] = []
     for relation in relations:
         found = table[table["relation"] == relation]

@@ -17,6 +17,7 @@ from torch import Tensor
 from unifylens import measures
 from unifylens.corpus import Corpus
 from unifylens.factsets import check
+from unifylens.information import conditional_mutual_information
 from unifylens.language import Language, lexical_distance
 
 
@@ -32,12 +33,14 @@ def language_pairs(corpus: Corpus) -> pd.DataFrame:
 
     Columns: `same script` (0 or 1); `same names`, the share of subjects that are one string in both; `lexical
     distance`, mean normalised edit distance of translations; `shared tokens`, the tokens that a subject's two names
-    have in common over those that either has, mean over subjects.
+    have in common over those that either has, mean over subjects; `informativeness`, I(object; language | relation) in
+    bits between the two.
     """
     tokens = [
         [set(corpus.tokenizer.encode(name.split(), index)) for name in language.subjects]
         for index, language in enumerate(corpus.languages)
     ]
+    objects = corpus.object_exposure
     rows = []
     for (i, a), (j, b) in combinations(enumerate(corpus.languages), 2):
         common = [len(x & y) / len(x | y) for x, y in zip(tokens[i], tokens[j], strict=True)]
@@ -49,6 +52,7 @@ def language_pairs(corpus: Corpus) -> pd.DataFrame:
                 "same names": float(np.mean([x == y for x, y in zip(a.subjects, b.subjects, strict=True)])),
                 "lexical distance": lexical_distance(a, b),
                 "shared tokens": float(np.mean(common)),
+                "informativeness": conditional_mutual_information(objects[:, [i, j]]),
             }
         )
     return pd.DataFrame(rows).set_index(["first", "second"])
@@ -145,6 +149,8 @@ def mantel(
     for name, table in {"x": x, "y": y, **{f"given[{i}]": t for i, t in enumerate(given)}}.items():
         if np.shape(table) != (n, n) or n < 4:
             raise ValueError(f"{name} has shape {np.shape(table)}; allowed: [language, language], four or more")
+        if not np.isfinite(np.asarray(table)[np.triu_indices(n, 1)]).all():
+            raise ValueError(f"{name} has a pair of languages without a number; allowed: one for every pair")
     upper = np.triu_indices(n, 1)
     others = np.stack([np.ones(len(upper[0])), *(rankdata(np.asarray(table)[upper]) for table in given)], 1)
 
