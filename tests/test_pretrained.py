@@ -9,7 +9,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 import unifylens as ul
-from unifylens import asking, factsets, pairs, pretrained
+from unifylens import asking, factsets, pairs, patching, pretrained
 
 LANGUAGES = ("en", "de", "ru", "ja")
 
@@ -154,6 +154,29 @@ def test_mistakes_are_named(tmp_path, folder, monkeypatch):
     with pytest.raises(ImportError, match=r"no_such_module.*not installed: pip install no-such-package"):
         pretrained.load("gone")
     assert not list((ul.paths.home() / "models").iterdir()), "nothing half-written stays"
+
+
+def test_prompts_are_crossed_as_in_the_dish(tiny_gemma, facts):
+    """What is patched at the last layer decides the answer; at the embedding of an equal last token, nothing does."""
+    crossed = asking.crossed(tiny_gemma, facts, "en", "ru", "currency", n_pairs=6)
+    assert len(crossed.source) == len(crossed.target) == 6 and list(crossed.answers) == list(ul.interchange.ANSWERS)
+    assert all(len(set(four)) == 4 for four in torch.stack(list(crossed.answers.values()), 1).tolist())
+    assert (crossed.source[:, -1] == crossed.target[:, -1]).all()
+    model, shares = tiny_gemma.model, crossed.shares()
+    found = patching.by_layer_and_position(
+        model, crossed.target, crossed.source, shares, layers=(0, 3), positions=[-1], progress=False
+    )
+    np.testing.assert_allclose(found[list(shares)].sum(axis=1), 1)
+    with torch.no_grad():
+        alone = {
+            name: model(prompts)[:, -1] for name, prompts in (("target", crossed.target), ("source", crossed.source))
+        }
+    for row, logits in zip((0, 1), (alone["target"], alone["source"]), strict=True):
+        assert [found.loc[row, name] for name in shares] == [metric(logits) for metric in shares.values()]
+    with pytest.raises(ValueError, match="target='xx': the fact set has de, en, ja, ru"):
+        asking.crossed(tiny_gemma, facts, "en", "xx", "currency")
+    with pytest.raises(ValueError, match="0 pairs of facts have four different first tokens"):
+        asking.crossed(tiny_gemma, facts, "en", "en", "currency")
 
 
 # --- fact sets -----------------------------------------------------------------------------------------------

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 
+from unifylens import patching
+from unifylens.config import rng
 from unifylens.evaluate import layer_names
 from unifylens.factsets import check
+from unifylens.interchange import ANSWERS
 from unifylens.pretrained import Pretrained
 
 ROWS, QUESTIONS = 32, 4
@@ -211,3 +216,83 @@ def states(
             for layer, name in enumerate(names):
                 out[layer, [row for row, _ in batch]] = cache[name][torch.arange(len(ends)), last].float().cpu()
     return out.unflatten(1, (facts["language"].nunique(), -1))
+
+
+@dataclass(frozen=True)
+class Crossed:
+    """Prompts in two languages to patch across (`unifylens.patching`): row i of `source` into row i of `target`."""
+
+    source: Int[Tensor, "pair source_pos"]
+    target: Int[Tensor, "pair target_pos"]
+    answers: dict[str, Int[Tensor, " pair"]]
+    """First token of each of the four answers of `interchange.ANSWERS`."""
+
+    def shares(self) -> dict[str, patching.Metric]:
+        """Share of pairs in which each of the four answers is the likeliest of the four; chance is 1/4."""
+
+        def likeliest(due: int) -> patching.Metric:
+            return patching.Metric(
+                lambda logits, *four: (
+                    torch.cat([logits.gather(1, t[:, None]) for t in four], 1).argmax(1) == due
+                ).float(),
+                *self.answers.values(),
+            )
+
+        return {name: likeliest(number) for number, name in enumerate(self.answers)}
+
+
+def crossed(
+    pretrained: Pretrained,
+    facts: pd.DataFrame,
+    source: str,
+    target: str,
+    relation: str,
+    n_pairs: int = 12,
+    seed: int = 0,
+) -> Crossed:
+    """Pairs of different facts of a relation, one asked in each language, whose four answers begin with four tokens.
+
+    Prompts of a language are all of its most frequent length, as nothing is padded.
+    Raises ValueError for a language or relation that `facts` lacks, or where fewer than two such pairs exist.
+    """
+    facts = check(facts)
+    for field, given, known in (
+        ("source", source, facts["language"]),
+        ("target", target, facts["language"]),
+        ("relation", relation, facts["relation"]),
+    ):
+        if given not in set(known):
+            raise ValueError(f"{field}={given!r}: the fact set has {', '.join(sorted(set(known)))}")
+    table = facts[facts["relation"] == relation].set_index(["language", "fact"])
+    ids = {
+        lang: {fact: _ids(pretrained, text) for fact, text in table.loc[lang, "prompt"].items()}
+        for lang in (source, target)
+    }
+    first = {
+        (lang, fact): _question(pretrained, row["prompt"], [row["answer"]])[1][0][0]
+        for lang in (source, target)
+        for fact, row in table.loc[lang].iterrows()
+    }
+    chosen = {lang: _of_modal_length(prompts) for lang, prompts in ids.items()}
+    found = [
+        (f, g, four)
+        for f in chosen[source]
+        for g in chosen[target]
+        if len(set(four := (first[target, f], first[source, f], first[target, g], first[source, g]))) == 4
+    ]
+    if len(found) < 2:
+        raise ValueError(
+            f"{source} to {target}, {relation!r}: {len(found)} pairs of facts have four different first tokens; "
+            "allowed: two or more (other languages, or more facts)"
+        )
+    found = [found[i] for i in rng(seed, "crossed pairs").permutation(len(found))[:n_pairs]]
+    return Crossed(
+        torch.tensor([ids[source][f] for f, _, _ in found]),
+        torch.tensor([ids[target][g] for _, g, _ in found]),
+        dict(zip(ANSWERS, torch.tensor([four for *_, four in found]).T, strict=True)),
+    )
+
+
+def _of_modal_length(prompts: dict[str, list[int]]) -> list[str]:
+    lengths = Counter(map(len, prompts.values()))
+    return [fact for fact, tokens in prompts.items() if len(tokens) == lengths.most_common(1)[0][0]]
