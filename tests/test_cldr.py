@@ -1,5 +1,7 @@
 """Real facts and names: what CLDR says, what is left out, and what is refused."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 from conftest import tiny
@@ -121,4 +123,26 @@ def test_models_learn_real_words(scheme):
     by_language = (said["answer"] == "right").groupby(said["asked"]).mean()
     assert said.groupby("asked").size().to_dict() == table["n"].to_dict()
     np.testing.assert_allclose(by_language[table.index], table["right"])
-    assert (said["home"] != said["asked"]).all()
+    assert (said["home"] != said["asked"]).all() and set(said["relation"]) == set(run.corpus.world.codes[1])
+    assert (said["right"] == (said["answer"] == "right")).all()
+
+
+def test_baselines_of_real_words_need_no_model():
+    """Counted by hand: the most frequent answer, and names that are one string in both languages."""
+    run = ul.train(real().replace(**{"train.steps": 2, "corpus.parallel": 0.0, "train.warmup": 0}), progress=False)
+    said, corpus = ul.evaluate.held_out(run.model, run.corpus), run.corpus
+    countries, relations, answers = corpus.world.codes
+    kinds = [(relations[r], answers[o]) for _, r, o in corpus.world.facts]
+    most = {relation: Counter(a for r, a in kinds if r == relation).most_common(1)[0][0] for relation in relations}
+    for row in said.sample(50, random_state=0).itertuples():
+        country, (relation, answer) = countries[corpus.world.subject[row.fact]], kinds[row.fact]
+        same = cldr.name(row.home, "country", country) == cldr.name(row.asked, "country", country)
+        assert row.majority == (answer == most[relation]) and row.same_name == (row.majority or same)
+
+
+def test_long_names_are_left_out():
+    short = cldr.facts(SOME, cldr.RELATIONS, 3, romanised=False, leaks=True, max_letters=12)
+    everything = cldr.facts(SOME, cldr.RELATIONS, 3, romanised=False, leaks=True)
+    longest = lambda code: max(len(cldr.name(locale, "country", code)) for locale in SOME)  # noqa: E731
+    assert set(short["country"]) <= {code for code in everything["country"] if longest(code) <= 12}
+    assert 100 < len(short) < len(everything)

@@ -275,6 +275,42 @@ def test_a_random_model_gives_a_null_result(tiny_gemma, facts):
     assert p > 0.05
 
 
+def test_states_and_answers_of_some_facts(tiny_gemma, facts):
+    answers, states = (
+        asking.answers(tiny_gemma, facts, progress=False),
+        asking.states(tiny_gemma, facts, progress=False),
+    )
+    first, second = pairs.halves(facts, seed=3)
+    assert not set(first) & set(second) and set(first) | set(second) == set(facts["fact"])
+    assert abs(len(first) - len(second)) <= facts["relation"].nunique()
+    table = pairs.states_and_answers(states, answers, first)
+    part = answers[answers["fact"].isin(first)]
+    order = answers.loc[answers["language"] == "de", "fact"].tolist()
+    kept = torch.tensor([i for i, fact in enumerate(order) if fact in first])
+    by_hand = pairs.unification_pairs(states[:, :, kept], part)
+    np.testing.assert_allclose(table["centred"], by_hand["centred"])
+    np.testing.assert_allclose(
+        table[table["layer"] == 1].set_index(["first", "second"])["overall"], pairs.answer_pairs(part)["overall"]
+    )
+    given = pairs.covariates(facts, asking.encodable(tiny_gemma, facts)["tokens per character"])
+    assert given.loc[("de", "en"), "same script"] == 1 and given.loc[("en", "ru"), "same names"] == 0
+    found = pairs.correlation_by_layer(table, "centred", "linear_cka", given=[given["rarity"]], n_permutations=9)
+    assert found.loc[0].isna().all(), "all prompts end with one token, which has one embedding"
+    assert found.loc[1:, "r"].between(-1, 1).all() and found.loc[1:, "p"].between(0.1, 1).all()
+
+
+def test_an_untrained_model_has_the_shape_and_other_weights(tiny_gemma, facts):
+    before = torch.random.get_rng_state()
+    control = pretrained.untrained_like(tiny_gemma, seed=1)
+    assert torch.equal(before, torch.random.get_rng_state())
+    theirs, ours = control.network.state_dict(), tiny_gemma.network.state_dict()
+    assert {k: v.shape for k, v in theirs.items()} == {k: v.shape for k, v in ours.items()}
+    again = pretrained.untrained_like(tiny_gemma, seed=1).network.state_dict()
+    matrix = next(k for k, v in theirs.items() if v.ndim == 2)
+    assert not torch.equal(theirs[matrix], ours[matrix]) and torch.equal(theirs[matrix], again[matrix])
+    assert repr(control).startswith("untrained tiny-gemma-2")
+
+
 def test_calibration_takes_off_what_is_likely_whatever_is_asked(tiny_gemma, facts, monkeypatch):
     """Scores that know the answer but like one word far more are wrong raw, and right calibrated."""
     few = factsets.check(facts[facts["relation"] == "continent"])

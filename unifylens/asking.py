@@ -166,6 +166,7 @@ def generated(pretrained: Pretrained, facts: pd.DataFrame, *, progress: bool = T
     """What the model goes on with, greedily, up to the end of the line: one text a row of the fact set."""
     facts, tokenizer = check(facts), pretrained.tokenizer
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    ends = [tokenizer.eos_token_id, tokenizer.encode("\n", add_special_tokens=False)[-1]]
     said: dict[int, str] = {}
     groups = list(facts.groupby(["language", "relation"]))
     for _, group in tqdm(groups, desc="generating", unit="relation", disable=not progress):
@@ -180,6 +181,7 @@ def generated(pretrained: Pretrained, facts: pd.DataFrame, *, progress: bool = T
                 max_new_tokens=NEW_TOKENS,
                 do_sample=False,
                 pad_token_id=pad,
+                eos_token_id=ends,
             )
             for row, new in zip(rows, out[:, tokens.shape[1] :], strict=True):
                 said[row] = tokenizer.decode(new, skip_special_tokens=True).strip().split("\n")[0].strip()

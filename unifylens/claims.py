@@ -265,6 +265,32 @@ CLAIMS: dict[str, Claim] = {
             control_threshold=0.95,
             control_direction="at least",
         ),
+        Claim(
+            id="B4",
+            statement="The same forces act on real words: writing all names in Latin letters raises transfer; "
+            "splitting the vocabulary by language, and answers that tell the language, lower it.",
+            notebook="12_real_words",
+            effect_name="smallest change of transfer, in the direction foretold, among the three",
+            threshold=0.005,
+            direction="at least",
+            control_name="transfer at parallel 0.5 minus the majority answer's share, lowest of the relations where "
+            "that share is under 0.3",
+            control_threshold=0.2,
+            control_direction="at least",
+        ),
+        Claim(
+            id="C11",
+            statement="In a language model that others trained (Gemma-3-270M), languages whose states of the same fact "
+            "are more alike know more facts in common.",
+            notebook="13_real_models",
+            effect_name="rank correlation over pairs of languages of centred score and facts right in both, at the "
+            "layer chosen on other facts",
+            threshold=0.1,
+            direction="at least",
+            control_name="chance of as much with languages renamed (Mantel's p)",
+            control_threshold=0.05,
+            control_direction="at most",
+        ),
     )
 }
 

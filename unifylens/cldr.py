@@ -148,12 +148,18 @@ def romanise(word: str) -> str:
 
 
 def facts(
-    locales: Iterable[str], relations: Iterable[Relation], min_countries: int, romanised: bool, leaks: bool
+    locales: Iterable[str],
+    relations: Iterable[Relation],
+    min_countries: int,
+    romanised: bool,
+    leaks: bool,
+    max_letters: int | None = None,
 ) -> pd.DataFrame:
     """Facts that all `locales` have names for: columns country, relation, answer (codes), one row a fact.
 
-    Answers that fewer than `min_countries` countries share are left out; so are, with `leaks=False`, facts whose
-    answer shares a stem with the country's name in any of the languages.
+    Left out are answers that fewer than `min_countries` countries share; with `leaks=False` facts whose answer shares a
+    stem with the country's name in any of the languages; and countries with a name of more than `max_letters`
+    characters in any of them (before they are romanised).
 
     Raises ValueError for a language without data, a relation with fewer than two answers, and two countries (or two
     answers to a relation) with one name in a language.
@@ -170,6 +176,9 @@ def facts(
         table = table[~pd.Series(unnamed, index=table.index)]
         if table.empty:
             raise ValueError(f"real.locales: CLDR names no country with its {' or '.join(relations)} in {locale!r}.")
+    if max_letters is not None:
+        longest = {code: max(len(name(locale, "country", code)) for locale in locales) for code in table["country"]}
+        table = table[table["country"].map(longest) <= max_letters]
     if not leaks:
         leaking = [any(leaks_in(locale, *fact) for locale in locales) for fact in table.itertuples(index=False)]
         table = table[~pd.Series(leaking, index=table.index)]

@@ -20,8 +20,8 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 WordKind = Literal["subjects", "relations", "objects", "function_words"]
 
-REAL_LANGUAGES = ("en", "fr", "de", "es", "ru", "uk", "ar", "fa", "hi", "mr", "el", "he", "ko", "ja")
-"""Fourteen languages in eight scripts, six of the languages in pairs of one script."""
+REAL_LANGUAGES = ("en", "fr", "de", "es", "ru", "uk", "ar", "hi", "el", "he", "ko", "ja")
+"""Twelve languages in eight scripts; four are written in Latin letters, two in Cyrillic ones."""
 
 SLOTS = ("subject", "relation", "object")
 TEMPLATES = {
@@ -137,6 +137,8 @@ class RealConfig(Config):
     relations: Annotated[tuple[cldr.Relation, ...], Field(min_length=1)] = cldr.RELATIONS
     min_countries: Annotated[int, Field(ge=1)] = 3
     """Answers that fewer countries share are left out: nothing could be learnt of them from other facts."""
+    max_letters: Count | None = None
+    """Countries with a longer name in any language are left out, as every row is padded to the longest; None: none."""
     leaks: bool = True
     """Keep facts whose answer holds the beginning of the country's name, as in "Swiss franc"."""
     romanised: bool = False

@@ -225,8 +225,10 @@ def transfer(model: HookedTransformer, corpus: Corpus) -> pd.DataFrame:
 def held_out(model: HookedTransformer, corpus: Corpus) -> pd.DataFrame:
     """The answer to every fact in every language in which it was never seen: one row each.
 
-    Columns: `fact` and `relation` (numbers), `home` and `asked` (names of languages), `answer` (its
-    `measures.ANSWER_TYPES`). What is seen in several languages has no one home: where it is held out, the first counts.
+    Columns: `fact`, `relation` (its name where the world is real), `home` and `asked` (names of languages), `answer`
+    (its `measures.ANSWER_TYPES`), `right`, and two baselines that need no model: `majority`, whether the relation's
+    most frequent answer is right, and `same_name`, whether it is or the subject has the same name in both languages.
+    What is seen in several languages has no one home: where it is held out, the first counts.
     Raises ValueError if the model does not fit the corpus, or no fact is held out.
     """
     corpus.check_model(model.cfg.d_vocab, model.cfg.n_ctx)
@@ -237,13 +239,23 @@ def held_out(model: HookedTransformer, corpus: Corpus) -> pd.DataFrame:
     asked = questions.kind == 3
     facts = np.tile(questions.facts, corpus.n_languages)[asked]
     names = np.array([language.name for language in corpus.languages])
+    home, language, world = corpus.home[facts], questions.language[asked], corpus.world
+    most = np.array([np.bincount(world.object[world.relation == r]).argmax() for r in range(world.n_relations)])
+    majority = world.object[facts] == most[world.relation[facts]]
+    subjects = np.array([each.subjects for each in corpus.languages])
+    same = subjects[home, world.subject[facts]] == subjects[language, world.subject[facts]]
+    relation = questions.relation[asked]
+    answer = np.array(measures.ANSWER_TYPES)[types[asked]]
     return pd.DataFrame(
         {
             "fact": facts,
-            "relation": questions.relation[asked],
-            "home": names[corpus.home[facts]],
-            "asked": names[questions.language[asked]],
-            "answer": np.array(measures.ANSWER_TYPES)[types[asked]],
+            "relation": relation if world.codes is None else np.array(world.codes[1])[relation],
+            "home": names[home],
+            "asked": names[language],
+            "answer": answer,
+            "right": answer == "right",
+            "majority": majority,
+            "same_name": majority | same,
         }
     )
 

@@ -15,6 +15,7 @@ from torch import Tensor
 __all__ = [
     "ANSWER_TYPES",
     "answer_types",
+    "centred",
     "checkerboard_contrast",
     "fact_specific",
     "language_probe",
@@ -85,6 +86,13 @@ def fact_specific(
     return _score(_matched(u, v), float(np.fmax(*(_within_groups(u, v, group) for group in groups))))
 
 
+def centred(x: Float[Tensor, "fact d_model"], y: Float[Tensor, "fact d_model"]) -> float:
+    """As `unification`, with each language's mean state subtracted first: a constant offset does not count."""
+    _paired_units(x, y)  # refuses what does not fit
+    u, v = _units(_centred(x)), _units(_centred(y))
+    return _score(_matched(u, v), _baseline(u, v))
+
+
 def unification_variants(
     x: Float[Tensor, "fact d_model"],
     y: Float[Tensor, "fact d_model"],
@@ -122,12 +130,11 @@ def unification_variants(
     matched, baseline = _matched(u, v), _baseline(u, v)
     # Of the n * n pairs within a language, n pair a state with itself, at cosine 1.
     with_self = (1 + (n - 1) * baseline) / n
-    centred = _units(_centred(x)), _units(_centred(y))
     scores = {
         "unification": _score(matched, baseline),
         "cross_baseline": _score(matched, _across(u, v)),
         "self_similarity": _score(matched, with_self),
-        "centred": _score(_matched(*centred), _baseline(*centred)),
+        "centred": centred(x, y),
         "retrieval_at_1": _retrieval_at_1(u, v),
         "linear_cka": _linear_cka(x, y),
         "shuffled": _score(_mismatched(u, v, np.zeros(n), seed), baseline),

@@ -14,11 +14,14 @@ from jaxtyping import Float
 from scipy.stats import rankdata
 from torch import Tensor
 
-from unifylens import measures
+from unifylens import cldr, measures
 from unifylens.corpus import Corpus
 from unifylens.factsets import check
 from unifylens.information import conditional_mutual_information
 from unifylens.language import Language, lexical_distance
+
+SHUFFLES = 10
+"""Drawings that the control of shuffled pairs is the mean of."""
 
 
 def script(language: Language) -> str:
@@ -61,30 +64,44 @@ def language_pairs(corpus: Corpus) -> pd.DataFrame:
 def unification_pairs(
     states: Float[Tensor, "layer language fact d_model"], facts: pd.DataFrame, seed: int = 0
 ) -> pd.DataFrame:
-    """Every variant of the unification score of every two languages by layer: columns layer, first, second, variants.
+    """`scores_by_pair` of a fact set, `facts`, that `states` were read from (`asking.states`).
 
-    Scores are taken within each relation (few-shot prompts of two relations differ in everything) and averaged over
-    relations. `centred_shuffled` is `centred` with every fact paired with a random one: nothing matches. `facts` is the
-    fact set that `states` were read from (`asking.states`). Layer 0 is the embedding, layer k the residual stream after
-    block k - 1. Raises ValueError where states and facts do not fit.
+    Raises ValueError where states and facts do not fit.
     """
     facts = check(facts)
     languages = facts["language"].unique().tolist()
     relations = facts.loc[facts["language"] == languages[0], "relation"].to_numpy()
+    return scores_by_pair(states, relations, languages, seed)
+
+
+def scores_by_pair(
+    states: Float[Tensor, "layer language fact d_model"],
+    relations: Sequence[str] | np.ndarray,
+    languages: Sequence[str],
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Every variant of the unification score of every two languages by layer: columns layer, first, second, variants.
+
+    Scores are taken within each relation (few-shot prompts of two relations differ in everything) and averaged over
+    relations. `centred_shuffled` is `centred` with every fact paired with a random one of its relation, the mean over
+    `SHUFFLES` drawings. Layer 0 is the embedding, layer k the residual stream after block k - 1.
+    Raises ValueError where states do not fit the relations of facts and the names of languages.
+    """
     if states.shape[1:3] != (len(languages), len(relations)):
         allowed = f"[layer, {len(languages)}, {len(relations)}, d_model]"
         raise ValueError(f"states has shape {list(states.shape)}; allowed: {allowed}")
     draw = np.random.default_rng(seed)
-    groups = [np.flatnonzero(relations == relation) for relation in np.unique(relations)]
-    chosen = [(torch.from_numpy(group), torch.from_numpy(draw.permutation(group))) for group in groups]
+    groups = [torch.from_numpy(np.flatnonzero(np.asarray(relations) == r)) for r in np.unique(relations)]
+    groups = [group for group in groups if len(group) > 1]
+    orders = [[torch.from_numpy(draw.permutation(len(group))) for _ in range(SHUFFLES)] for group in groups]
     rows = []
     for layer, by_language in enumerate(states):
         for (a, x), (b, y) in combinations(zip(languages, by_language, strict=True), 2):
             scores = pd.DataFrame(
                 [
-                    measures.unification_variants(x[own], y[own], seed=seed)
-                    | {"centred_shuffled": measures.unification_variants(x[own], y[other])["centred"]}
-                    for own, other in chosen
+                    measures.unification_variants(x[group], y[group], seed=seed)
+                    | {"centred_shuffled": np.mean([measures.centred(x[group], y[group[order]]) for order in shuffles])}
+                    for group, shuffles in zip(groups, orders, strict=True)
                 ]
             ).mean()
             rows.append({"layer": layer, "first": a, "second": b, **scores})
@@ -112,6 +129,78 @@ def answer_pairs(answers: pd.DataFrame) -> pd.DataFrame:
                 "jaccard": both / either if either else np.nan,
             }
         )
+    return pd.DataFrame(rows).set_index(["first", "second"])
+
+
+def halves(facts: pd.DataFrame, seed: int = 0) -> tuple[list[str], list[str]]:
+    """Two random halves of a fact set, each with half of every relation's facts: choose on one, report on the other."""
+    draw = np.random.default_rng(seed)
+    drawn = {r: draw.permutation(sorted(rows["fact"].unique())).tolist() for r, rows in facts.groupby("relation")}
+    return (
+        [fact for order in drawn.values() for fact in order[: len(order) // 2]],
+        [fact for order in drawn.values() for fact in order[len(order) // 2 :]],
+    )
+
+
+def states_and_answers(
+    states: Float[Tensor, "layer language fact d_model"], answers: pd.DataFrame, facts: Sequence[str] | None = None
+) -> pd.DataFrame:
+    """`unification_pairs` by layer beside `answer_pairs`, on some of the facts (None: all).
+
+    `answers` is the fact set that `states` were read from, with a column `right`.
+    """
+    answers = check(answers)
+    names = answers.loc[answers["language"] == answers["language"].iloc[0], "fact"]
+    chosen = names.isin(names if facts is None else facts).to_numpy()
+    kept = answers[answers["fact"].isin(names[chosen])]
+    alike = unification_pairs(states[:, :, torch.from_numpy(chosen)], kept)
+    return alike.join(answer_pairs(kept), on=["first", "second"])
+
+
+def correlation_by_layer(
+    table: pd.DataFrame, x: str, y: str, given: Sequence[pd.Series] = (), n_permutations: int = 999
+) -> pd.DataFrame:
+    """Mantel's test of two columns of `states_and_answers` at each layer: columns `r`, `p`; index `layer`.
+
+    `given` are numbers by pair to regress out. A layer where a pair has no score, such as the embedding of a token that
+    all prompts end with, has nan.
+    """
+    others = [square(values) for values in given]
+    rows = {}
+    for layer, part in table.groupby("layer"):
+        part = part.set_index(["first", "second"])
+        first = square(part[x])
+        names = first.index
+        if part[x].isna().any():
+            rows[layer] = (np.nan, np.nan)
+            continue
+        rows[layer] = mantel(
+            first.to_numpy(),
+            square(part[y]).loc[names, names].to_numpy(),
+            [other.loc[names, names].to_numpy() for other in others],
+            n_permutations,
+        )
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["r", "p"]).rename_axis("layer")
+
+
+def covariates(facts: pd.DataFrame, tokens_per_character: pd.Series) -> pd.DataFrame:
+    """What else two languages of a fact set may share: one row a pair, index `first`, `second`.
+
+    Columns: `same script` (0 or 1); `same names`, the share of subjects that are one string in both; `rarity`, mean
+    tokens per character of the two (`asking.encodable`): tokenizers cut what they have seen little of into small
+    pieces, so it stands for how rare the languages were in training, which is not public.
+    """
+    subjects = check(facts).pivot(index="fact", columns="language", values="subject")
+    rows = [
+        {
+            "first": a,
+            "second": b,
+            "same script": float(cldr.script(a) == cldr.script(b)),
+            "same names": float((subjects[a] == subjects[b]).mean()),
+            "rarity": float(tokens_per_character[[a, b]].mean()),
+        }
+        for a, b in combinations(subjects.columns, 2)
+    ]
     return pd.DataFrame(rows).set_index(["first", "second"])
 
 

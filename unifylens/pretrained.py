@@ -120,6 +120,23 @@ def load(name: str | Path, *, hub: bool = False, device: str | torch.device = "c
     return Pretrained(str(name), model, model.tokenizer, f"see the model card of {name}")
 
 
+def untrained_like(pretrained: Pretrained, seed: int = 0) -> Pretrained:
+    """The control: a model of the same shape with random weights, as its family is initialised, and its tokenizer."""
+    from transformers import AutoModelForCausalLM
+
+    with _quiet(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = AutoModelForCausalLM.from_config(pretrained.network.config, attn_implementation="eager")
+        bridge = _bridge(f"untrained {pretrained.name}", model, pretrained.tokenizer, pretrained.device)
+    return Pretrained(f"untrained {pretrained.name}", bridge, pretrained.tokenizer, "none")
+
+
+def _bridge(folder: str, model: Any, tokenizer: Any, device: str | torch.device) -> TransformerBridge:
+    return TransformerBridge.boot_transformers(
+        folder, hf_model=model.eval(), tokenizer=tokenizer, device=device, dtype=torch.float32
+    )
+
+
 def _check_memory(name: str, n_parameters: int) -> None:
     needed, free = int(NEEDED * 4 * n_parameters), memory.free_bytes(torch.device("cpu"))
     if needed > free:
@@ -137,9 +154,7 @@ def _boot(name: str, folder: Path, licence: str, device: str | torch.device) -> 
         model = AutoModelForCausalLM.from_pretrained(
             folder, local_files_only=True, dtype=torch.float32, attn_implementation="eager"
         )
-        bridge = TransformerBridge.boot_transformers(
-            str(folder), hf_model=model.eval(), tokenizer=tokenizer, device=device, dtype=torch.float32
-        )
+        bridge = _bridge(str(folder), model, tokenizer, device)
     return Pretrained(name, bridge, tokenizer, licence)
 
 

@@ -98,14 +98,20 @@ def _renew_readme() -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; 0 if every notebook ran and every claim of theirs holds, else 1."""
     parser = argparse.ArgumentParser(prog="python -m unifylens.reproduce", description=__doc__.splitlines()[0])
-    parser.add_argument("only", nargs="*", metavar="NOTEBOOK", help="first letters of notebooks, such as 01")
+    parser.add_argument(
+        "only",
+        nargs="*",
+        metavar="NOTEBOOK",
+        help="first letters of notebooks, such as 01; default: all but those on real words and models",
+    )
     parser.add_argument("--profile", choices=PROFILES, help="default: UNIFYLENS_PROFILE, else quick")
     options = parser.parse_args(arguments)
     if options.profile:
         os.environ["UNIFYLENS_PROFILE"] = options.profile
     size = profile()
     found = sorted((project_dir() / "notebooks").glob("[0-9]*.ipynb"))
-    chosen = [p for p in found if not options.only or p.name.startswith(tuple(options.only))]
+    asked = tuple(options.only)
+    chosen = [p for p in found if (p.name.startswith(asked) if asked else "_real_" not in p.name)]
     unmatched = [o for o in options.only if not any(p.name.startswith(o) for p in found)]
     if unmatched or not chosen:
         parser.error(f"no notebook {' or '.join(unmatched)} among: {', '.join(p.name for p in found) or 'none'}")

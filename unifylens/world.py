@@ -53,7 +53,14 @@ class World:
         """
         if config.sources != (here := cldr.installed()):
             raise ValueError(f"real.sources={config.sources!r}, but {here!r} is installed; allowed: the same versions.")
-        table = cldr.facts(config.locales, config.relations, config.min_countries, config.romanised, config.leaks)
+        table = cldr.facts(
+            config.locales,
+            config.relations,
+            config.min_countries,
+            config.romanised,
+            config.leaks,
+            config.max_letters,
+        )
         subjects = table["country"].unique()
         pairs = list(zip(table["relation"], table["answer"], strict=True))
         objects = sorted(set(pairs), key=lambda pair: (config.relations.index(pair[0]), pair[1]))

@@ -50,17 +50,15 @@ from unifylens.designs.informativeness import (
     rare_copies,
 )
 from unifylens.designs.pieces import LEXICAL_DISTANCES, PIECES, TOKENIZERS, lexical_distances, tokenizers
+from unifylens.designs.real_models import ASKED_LANGUAGES, ASKED_RELATIONS, per_relation
 from unifylens.designs.real_words import (
     FORCES,
     FORCES_PARALLEL,
-    PIECES_LANGUAGES,
+    NAMED_FORCES,
     REAL_PARALLEL,
-    REAL_PIECES,
     REAL_WORDS,
-    TRAININGS,
     real,
     real_forces,
     real_levels,
-    real_pieces,
 )
 from unifylens.designs.turning import TURNING, TURNS, Turn, turning
