@@ -85,6 +85,25 @@ def test_pairs_that_share_a_language_are_not_independent():
     assert np.mean(naive) > 0.2 > np.mean(ours)
 
 
+def test_scores_of_all_pairs_are_those_of_each_pair():
+    draw = torch.Generator().manual_seed(0)
+    common = torch.randn(13, 8, generator=draw)
+    states = torch.stack(
+        [torch.stack([common + noise * torch.randn(13, 8, generator=draw) for _ in range(4)]) for noise in (0.5, 2)]
+    )
+    relations = ["r"] * 5 + ["s"] * 7 + ["alone"]
+    table = pairs.scores_by_pair(states, relations, "abcd")
+    for row in table.itertuples():
+        x, y = (states[row.layer, "abcd".index(name)] for name in (row.first, row.second))
+        apart = [ul.measures.unification_variants(x[i:j], y[i:j]) for i, j in ((0, 5), (5, 12))]
+        for name in ("unification", "centred", "retrieval_at_1"):
+            assert getattr(row, name) == pytest.approx(np.mean([scores[name] for scores in apart]))
+    near, far = table.groupby("layer")["centred"].mean()
+    assert near > 2 * far > 0 and abs(table["centred_shuffled"].mean()) < 0.15
+    same = pairs.scores_by_pair(torch.ones(1, 4, 13, 8), relations, "abcd")
+    assert same[["unification", "centred"]].isna().all(axis=None), "states that are all alike have no score"
+
+
 def test_what_is_given_is_taken_out():
     z = symmetric(5, 12)
     x, y = z + 0.2 * symmetric(6, 12), z + 0.2 * symmetric(7, 12)

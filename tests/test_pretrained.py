@@ -294,7 +294,7 @@ def test_states_and_answers_of_some_facts(tiny_gemma, facts):
     )
     given = pairs.covariates(facts, asking.encodable(tiny_gemma, facts)["tokens per character"])
     assert given.loc[("de", "en"), "same script"] == 1 and given.loc[("en", "ru"), "same names"] == 0
-    found = pairs.correlation_by_layer(table, "centred", "linear_cka", given=[given["rarity"]], n_permutations=9)
+    found = pairs.correlation_by_layer(table, "centred", "retrieval_at_1", given=[given["rarity"]], n_permutations=9)
     assert found.loc[0].isna().all(), "all prompts end with one token, which has one embedding"
     assert found.loc[1:, "r"].between(-1, 1).all() and found.loc[1:, "p"].between(0.1, 1).all()
 

@@ -15,8 +15,8 @@ from torch import Tensor
 __all__ = [
     "ANSWER_TYPES",
     "answer_types",
-    "centred",
     "checkerboard_contrast",
+    "directions",
     "fact_specific",
     "language_probe",
     "mediation",
@@ -33,9 +33,9 @@ ANSWER_TYPES = ("right", "right object, wrong language", "wrong object of the re
 """The kinds of answers, in the order of the codes that `answer_types` gives."""
 
 # Models compute in float32: what is smaller than this, relative to one, is rounding and not a signal.
-_ROUNDING = 1e-6
-# Two cosines this close are a tie; tighter than _ROUNDING, as cosines near one change with the angle squared.
-_TIE = 1e-7
+ROUNDING = 1e-6
+# Two cosines this close are a tie; tighter than ROUNDING, as cosines near one change with the angle squared.
+TIE = 1e-7
 
 
 # --- unification -------------------------------------------------------------------------------------------
@@ -86,13 +86,6 @@ def fact_specific(
     return _score(_matched(u, v), float(np.fmax(*(_within_groups(u, v, group) for group in groups))))
 
 
-def centred(x: Float[Tensor, "fact d_model"], y: Float[Tensor, "fact d_model"]) -> float:
-    """As `unification`, with each language's mean state subtracted first: a constant offset does not count."""
-    _paired_units(x, y)  # refuses what does not fit
-    u, v = _units(_centred(x)), _units(_centred(y))
-    return _score(_matched(u, v), _baseline(u, v))
-
-
 def unification_variants(
     x: Float[Tensor, "fact d_model"],
     y: Float[Tensor, "fact d_model"],
@@ -130,11 +123,12 @@ def unification_variants(
     matched, baseline = _matched(u, v), _baseline(u, v)
     # Of the n * n pairs within a language, n pair a state with itself, at cosine 1.
     with_self = (1 + (n - 1) * baseline) / n
+    centred = directions(x, centred=True), directions(y, centred=True)
     scores = {
         "unification": _score(matched, baseline),
         "cross_baseline": _score(matched, _across(u, v)),
         "self_similarity": _score(matched, with_self),
-        "centred": centred(x, y),
+        "centred": _score(_matched(*centred), _baseline(*centred)),
         "retrieval_at_1": _retrieval_at_1(u, v),
         "linear_cka": _linear_cka(x, y),
         "shuffled": _score(_mismatched(u, v, np.zeros(n), seed), baseline),
@@ -175,6 +169,14 @@ def _labels(labels: Int[Tensor, " row"], name: str, n_rows: int) -> Int[ndarray,
     return labels
 
 
+def directions(states: Float[Tensor, "fact d_model"], centred: bool = False) -> Float[Tensor, "fact d_model"]:
+    """States at length one, as cosines compare them; `centred`: less their mean first, so that no offset counts.
+
+    A state without a direction becomes nan. Raises ValueError for states that are not `[fact, d_model]` and finite.
+    """
+    return _units(_centred(states) if centred else _states(states, "states"))
+
+
 def _units(states: Float[Tensor, "row d_model"]) -> Float[Tensor, "row d_model"]:
     """Rows at length one; a row of zeros has no direction and becomes nan, which every cosine with it
     inherits."""
@@ -185,7 +187,7 @@ def _centred(states: Float[Tensor, "row d_model"]) -> Float[Tensor, "row d_model
     """States less their mean; what is left of a row by rounding alone is set to zero."""
     states = _states(states, "states")
     rest = states - states.mean(0)
-    rest[rest.norm(dim=1) <= _ROUNDING * states.norm(dim=1)] = 0.0
+    rest[rest.norm(dim=1) <= ROUNDING * states.norm(dim=1)] = 0.0
     return rest
 
 
@@ -213,7 +215,7 @@ def _across(u: Float[Tensor, "fact d_model"], v: Float[Tensor, "fact d_model"]) 
 def _score(similarity: float, baseline: float) -> float:
     room = 1 - baseline
     # `not >` rather than `<=`, so that a nan baseline gives nan too.
-    return (similarity - baseline) / room if room > _ROUNDING else float("nan")
+    return (similarity - baseline) / room if room > ROUNDING else float("nan")
 
 
 def _mismatched(
@@ -254,7 +256,7 @@ def _retrieval_at_1(u: Float[Tensor, "fact d_model"], v: Float[Tensor, "fact d_m
         return float("nan")
     shares = []
     for dim in (0, 1):
-        nearest = cosine >= cosine.amax(dim, keepdim=True) - _TIE
+        nearest = cosine >= cosine.amax(dim, keepdim=True) - TIE
         shares.append((nearest.diagonal() / nearest.sum(dim)).mean())
     return float(sum(shares) / 2)
 
@@ -433,7 +435,7 @@ def partial_rank_correlation(
     rests = []
     for values in (stats.rankdata(x), stats.rankdata(y)):
         rest = values - ranks @ np.linalg.lstsq(ranks, values)[0]
-        if np.linalg.norm(rest) <= _ROUNDING * np.linalg.norm(values):
+        if np.linalg.norm(rest) <= ROUNDING * np.linalg.norm(values):
             return float("nan")
         rests.append(rest)
     return float(stats.pearsonr(*rests).statistic)
@@ -457,8 +459,8 @@ def mediation(x: Float[ndarray, " n"], mediator: Float[ndarray, " n"], y: Float[
     if not all(np.isfinite(values).all() for values in columns):
         raise ValueError("x, mediator or y holds nan or infinity; all values must be finite")
     xm, xy, my = np.nan, np.nan, np.nan
-    if all(np.ptp(values) > _ROUNDING * np.abs(values).max() for values in columns):
+    if all(np.ptp(values) > ROUNDING * np.abs(values).max() for values in columns):
         (_, xm, xy), (_, _, my), _ = np.corrcoef(columns)
     room = 1 - xm**2
-    direct = (xy - xm * my) / room if room > _ROUNDING else float("nan")
+    direct = (xy - xm * my) / room if room > ROUNDING else float("nan")
     return {"total": float(xy), "direct": float(direct), "indirect": float(xy - direct)}

@@ -10,7 +10,7 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from scipy.stats import rankdata
 from torch import Tensor
 
@@ -19,9 +19,6 @@ from unifylens.corpus import Corpus
 from unifylens.factsets import check
 from unifylens.information import conditional_mutual_information
 from unifylens.language import Language, lexical_distance
-
-SHUFFLES = 10
-"""Drawings that the control of shuffled pairs is the mean of."""
 
 
 def script(language: Language) -> str:
@@ -80,32 +77,62 @@ def scores_by_pair(
     languages: Sequence[str],
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Every variant of the unification score of every two languages by layer: columns layer, first, second, variants.
+    """Unification scores of every two languages by layer: columns layer, first, second, and the scores.
 
-    Scores are taken within each relation (few-shot prompts of two relations differ in everything) and averaged over
-    relations. `centred_shuffled` is `centred` with every fact paired with a random one of its relation, the mean over
-    `SHUFFLES` drawings. Layer 0 is the embedding, layer k the residual stream after block k - 1.
+    `unification`, `centred` and `retrieval_at_1` are those of `measures.unification_variants`, taken within each
+    relation (few-shot prompts of two relations differ in everything) and averaged over relations of two facts or more.
+    `centred_shuffled` is `centred` with every fact paired with a random other one of its relation, drawn for each pair
+    of languages. Layer 0 is the embedding, layer k the residual stream after block k - 1.
     Raises ValueError where states do not fit the relations of facts and the names of languages.
     """
     if states.shape[1:3] != (len(languages), len(relations)):
         allowed = f"[layer, {len(languages)}, {len(relations)}, d_model]"
         raise ValueError(f"states has shape {list(states.shape)}; allowed: {allowed}")
     draw = np.random.default_rng(seed)
-    groups = [torch.from_numpy(np.flatnonzero(np.asarray(relations) == r)) for r in np.unique(relations)]
+    groups = [np.flatnonzero(np.asarray(relations) == relation) for relation in np.unique(relations)]
     groups = [group for group in groups if len(group) > 1]
-    orders = [[torch.from_numpy(draw.permutation(len(group))) for _ in range(SHUFFLES)] for group in groups]
+    others = [_partners(draw, len(languages), len(group)) for group in groups]
     rows = []
     for layer, by_language in enumerate(states):
-        for (a, x), (b, y) in combinations(zip(languages, by_language, strict=True), 2):
-            scores = pd.DataFrame(
-                [
-                    measures.unification_variants(x[group], y[group], seed=seed)
-                    | {"centred_shuffled": np.mean([measures.centred(x[group], y[group[order]]) for order in shuffles])}
-                    for group, shuffles in zip(groups, orders, strict=True)
-                ]
-            ).mean()
+        tables = [_tables(by_language[:, group], partner) for group, partner in zip(groups, others, strict=True)]
+        mean = {name: torch.stack([table[name] for table in tables]).mean(0) for name in tables[0]}
+        for (i, a), (j, b) in combinations(enumerate(languages), 2):
+            scores = {name: float(table[i, j]) for name, table in mean.items()}
             rows.append({"layer": layer, "first": a, "second": b, **scores})
     return pd.DataFrame(rows)
+
+
+def _partners(draw: np.random.Generator, n_languages: int, n_facts: int) -> Int[Tensor, "language language fact"]:
+    """Another fact for each one, along a random cycle, for each pair of languages."""
+    partners = torch.empty(n_languages, n_languages, n_facts, dtype=torch.long)
+    for pair in partners.flatten(0, 1):
+        cycle = torch.from_numpy(draw.permutation(n_facts))
+        pair[cycle] = cycle.roll(1)
+    return partners
+
+
+def _tables(
+    states: Float[Tensor, "language fact d_model"], partners: Int[Tensor, "language language fact"]
+) -> dict[str, Float[Tensor, "language language"]]:
+    """The scores of all pairs of languages at once, from the cosines of all states."""
+    found = {}
+    for name, centred in (("unification", False), ("centred", True)):
+        units = torch.stack([measures.directions(x, centred) for x in states])
+        cosines = torch.einsum("and,bmd->abnm", units, units)
+        n = cosines.shape[-1]
+        own = cosines.diagonal(dim1=0, dim2=1).permute(2, 0, 1)  # [language, fact, fact]
+        different = (own.sum((1, 2)) - own.diagonal(dim1=1, dim2=2).sum(1)) / (n * (n - 1))
+        baseline = (different[:, None] + different) / 2
+        room = torch.where(1 - baseline > measures.ROUNDING, 1 - baseline, torch.nan)
+        found[name] = (cosines.diagonal(dim1=2, dim2=3).mean(-1) - baseline) / room
+        if centred:
+            other = cosines.gather(3, partners[..., None]).mean((2, 3))
+            found["centred_shuffled"] = (other - baseline) / room
+        else:
+            nearest = [cosines >= cosines.amax(dim, keepdim=True) - measures.TIE for dim in (2, 3)]
+            shares = [x.diagonal(dim1=2, dim2=3) / x.sum(dim) for dim, x in zip((2, 3), nearest, strict=True)]
+            found["retrieval_at_1"] = (shares[0].mean(-1) + shares[1].mean(-1)) / 2
+    return found
 
 
 def answer_pairs(answers: pd.DataFrame) -> pd.DataFrame:
@@ -151,7 +178,7 @@ def states_and_answers(
     """
     answers = check(answers)
     names = answers.loc[answers["language"] == answers["language"].iloc[0], "fact"]
-    chosen = names.isin(names if facts is None else facts).to_numpy()
+    chosen = names.isin(names if facts is None else facts).to_numpy(copy=True)  # torch wants to own it
     kept = answers[answers["fact"].isin(names[chosen])]
     alike = unification_pairs(states[:, :, torch.from_numpy(chosen)], kept)
     return alike.join(answer_pairs(kept), on=["first", "second"])
