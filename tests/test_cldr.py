@@ -115,8 +115,8 @@ def test_a_missing_source_is_named(monkeypatch):
 
 @pytest.mark.parametrize("scheme", ["word", "bpe"])
 def test_models_learn_real_words(scheme):
-    pieces = {"tokenizer.scheme": "bpe", "tokenizer.vocab_size": 600} if scheme == "bpe" else {}
-    experiment = real().replace(**{"train.steps": 12, "corpus.parallel": 0.5, **pieces})
+    pieces = {"tokenizer.scheme": "bpe", "tokenizer.vocab_size": 1200} if scheme == "bpe" else {}
+    experiment = real(max_letters=10).replace(**{"train.steps": 12, "corpus.parallel": 0.5, **pieces})
     run = ul.train(experiment, progress=False)
     said = ul.evaluate.held_out(run.model, run.corpus)
     table = ul.transfer(run.model, run.corpus)
@@ -138,6 +138,22 @@ def test_baselines_of_real_words_need_no_model():
         country, (relation, answer) = countries[corpus.world.subject[row.fact]], kinds[row.fact]
         same = cldr.name(row.home, "country", country) == cldr.name(row.asked, "country", country)
         assert row.majority == (answer == most[relation]) and row.same_name == (row.majority or same)
+
+
+def test_skew_can_be_evened_out():
+    everything = cldr.facts(SOME, cldr.RELATIONS, 6, romanised=False, leaks=True)
+    even = cldr.facts(SOME, cldr.RELATIONS, 6, romanised=False, leaks=True, max_countries=8)
+    sizes = even.groupby(["relation", "answer"]).size()
+    assert sizes.between(6, 8).all() and (sizes.index == everything.groupby(["relation", "answer"]).size().index).all()
+    skew = [
+        table["answer"][table["relation"] == "script"].value_counts(normalize=True).max()
+        for table in (everything, even)
+    ]
+    assert skew[0] > 0.8 and skew[1] < 0.4
+    kept = set(map(tuple, even.to_numpy()))
+    assert kept < set(map(tuple, everything.to_numpy()))
+    again = cldr.facts(SOME, cldr.RELATIONS, 6, romanised=False, leaks=True, max_countries=8)
+    assert again.equals(even)
 
 
 def test_long_names_are_left_out():

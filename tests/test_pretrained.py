@@ -219,6 +219,20 @@ def test_klar_is_read_from_its_files(tmp_path):
         factsets.read_klar(tmp_path / "nowhere")
 
 
+def test_a_local_file_takes_the_whole_path_to_a_null_result(tiny_gemma, tmp_path):
+    klar(tmp_path, ("de", "en", "fr", "ru"))
+    facts = factsets.read_klar(tmp_path, n_alternatives=2)
+    answers, states = (
+        asking.answers(tiny_gemma, facts, progress=False),
+        asking.states(tiny_gemma, facts, progress=False),
+    )
+    assert abs(answers["right"].mean() - 1 / 3) < 0.3, "three answers, and a model that knows nothing"
+    assert len(asking.generated(tiny_gemma, facts, progress=False)) == len(facts)
+    table = pairs.states_and_answers(states, answers.assign(right=answers["calibrated"]))
+    assert len(table) == 4 * 6 and table.loc[table["layer"] > 0, "centred"].notna().all()
+    assert table["overall"].between(0, 0.7).all()
+
+
 def test_eclektic_and_mlama_are_read_from_local_copies(tmp_path):
     rows = [
         {

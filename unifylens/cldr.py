@@ -13,6 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import numpy as np
 import pandas as pd
 
 Relation = Literal["continent", "subregion", "currency", "language", "script"]
@@ -154,12 +155,14 @@ def facts(
     romanised: bool,
     leaks: bool,
     max_letters: int | None = None,
+    max_countries: int | None = None,
 ) -> pd.DataFrame:
     """Facts that all `locales` have names for: columns country, relation, answer (codes), one row a fact.
 
     Left out are answers that fewer than `min_countries` countries share; with `leaks=False` facts whose answer shares a
     stem with the country's name in any of the languages; and countries with a name of more than `max_letters`
-    characters in any of them (before they are romanised).
+    characters in any of them (before they are romanised). Of an answer with more than `max_countries` countries as many
+    are drawn, always the same, so that no answer is much more frequent than others.
 
     Raises ValueError for a language without data, a relation with fewer than two answers, and two countries (or two
     answers to a relation) with one name in a language.
@@ -183,7 +186,11 @@ def facts(
         leaking = [any(leaks_in(locale, *fact) for locale in locales) for fact in table.itertuples(index=False)]
         table = table[~pd.Series(leaking, index=table.index)]
     shared = table.groupby(["relation", "answer"])["country"].transform("size")
-    table = table[shared >= min_countries].sort_values(["country", "relation"]).reset_index(drop=True)
+    table = table[shared >= min_countries]
+    if max_countries is not None:
+        drawn = table.iloc[np.random.default_rng(0).permutation(len(table))]
+        table = drawn[drawn.groupby(["relation", "answer"]).cumcount() < max_countries]
+    table = table.sort_values(["country", "relation"]).reset_index(drop=True)
     for relation in relations:
         n_answers = table.loc[table["relation"] == relation, "answer"].nunique()
         if n_answers < 2:

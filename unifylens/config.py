@@ -139,6 +139,8 @@ class RealConfig(Config):
     """Answers that fewer countries share are left out: nothing could be learnt of them from other facts."""
     max_letters: Count | None = None
     """Countries with a longer name in any language are left out, as every row is padded to the longest; None: none."""
+    max_countries: Count | None = None
+    """Countries that share an answer beyond this many are left out, which evens out answers; None: none."""
     leaks: bool = True
     """Keep facts whose answer holds the beginning of the country's name, as in "Swiss franc"."""
     romanised: bool = False

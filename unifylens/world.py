@@ -60,6 +60,7 @@ class World:
             config.romanised,
             config.leaks,
             config.max_letters,
+            config.max_countries,
         )
         subjects = table["country"].unique()
         pairs = list(zip(table["relation"], table["answer"], strict=True))
