@@ -1,6 +1,7 @@
 """Execute the notebooks in order and say which claims hold.
 
-`python -m unifylens.reproduce` runs them all, `python -m unifylens.reproduce 01 02 --profile full` some.
+`python -m unifylens.reproduce` runs all but those on real words and models, which need packages with weights;
+`python -m unifylens.reproduce 01 02 --profile full` runs some.
 """
 
 import argparse
