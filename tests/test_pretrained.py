@@ -1,5 +1,6 @@
 """Pretrained models: a tiny random Gemma 2 takes the whole path, says nothing true, and mistakes are named."""
 
+import importlib.util
 import json
 
 import numpy as np
@@ -189,9 +190,9 @@ def test_real_facts_as_few_shot_prompts(facts):
     assert all(f"{row.subject}: {row.answer}" not in shown for row in german.itertuples())
     assert facts.groupby("language").size().nunique() == 1
     assert all(row.answer not in row.alternatives for row in facts.itertuples())
-    # 193 members, less four examples, and GB and GR, whose codes the source writes as patterns (to be mended)
+    # the UN has 193 members, of which four are the examples
     everywhere = factsets.from_cldr(("en", "de"), ("continent",), per_relation=500)
-    assert "Åland Islands" not in set(everywhere["subject"]) and everywhere["fact"].nunique() == 193 - 4 - 2
+    assert "Åland Islands" not in set(everywhere["subject"]) and everywhere["fact"].nunique() == 193 - 4
     with pytest.raises(ValueError, match=r"relation 'currency' has .* allowed: more than shots=40"):
         factsets.from_cldr(LANGUAGES, ("currency",), shots=40)
     with pytest.raises(ValueError, match="CLDR has no data for 'xx'"):
@@ -278,16 +279,28 @@ def test_tables_that_are_no_fact_sets_are_refused(facts):
         factsets.check(facts.assign(alternatives=[()] * len(facts)))
 
 
-def test_a_random_model_gives_a_null_result(tiny_gemma, facts):
+def test_a_random_model_gives_a_null_result(tiny_gemma):
     """What CI can say of C11: the whole path on a model that knows nothing finds nothing."""
+    facts = factsets.from_cldr((*LANGUAGES, "fr", "es", "uk"), ("continent", "currency"), per_relation=40)
     found = asking.answers(tiny_gemma, facts, progress=False)
     chance = np.mean([1 / (1 + len(others)) for others in facts["alternatives"]])
-    assert abs(found["calibrated"].mean() - chance) < 0.15
+    assert abs(found["calibrated"].mean() - chance) < 0.1
     scores = pairs.unification_pairs(asking.states(tiny_gemma, facts, progress=False), facts)
     last = scores[scores["layer"] == scores["layer"].max()].set_index(["first", "second"])
     known = pairs.answer_pairs(found.assign(right=found["calibrated"]))["overall"]
-    _, p = pairs.mantel(pairs.square(last["centred"]).to_numpy(), pairs.square(known).to_numpy(), n_permutations=99)
-    assert p > 0.05
+    _, p = pairs.mantel(pairs.square(last["centred"]).to_numpy(), pairs.square(known).to_numpy(), n_permutations=999)
+    assert p > 0.05, "seven languages can be renamed in 5040 ways: p can be as low as 0.001"
+
+
+@pytest.mark.parametrize("name", pretrained.SHIPPED)
+def test_models_that_packages_ship_know_facts(name):
+    """Runs where `make reproduce-real` has installed the packages."""
+    if importlib.util.find_spec(pretrained.SHIPPED[name].module) is None:
+        pytest.skip(f"no package with the weights of {name}")
+    facts = factsets.from_cldr(("en", "fr"), ("language",), per_relation=24)
+    found = asking.answers(pretrained.load(name), facts, progress=False)
+    chance = 1 / (1 + len(facts["alternatives"][0]))
+    assert found.loc[found["language"] == "en", "calibrated"].mean() > chance + 0.3
 
 
 def test_states_and_answers_of_some_facts(tiny_gemma, facts):

@@ -95,8 +95,9 @@ def _countries() -> pd.DataFrame:
     found = importlib.util.find_spec("country_converter")
     path = Path(found.submodule_search_locations[0]) / "country_data.tsv"
     table = pd.read_csv(path, sep="\t", keep_default_na=False, dtype=str)
+    table["ISO2"] = table["ISO2"].str.extract("([A-Z]{2})", expand=False)  # also of patterns: "^GB$|^UK$" is GB
     people_live_there = table["Continent_7"].isin(_CONTINENTS) & table["UNregion"].isin(_SUBREGIONS)
-    return table[table["ISO2"].str.fullmatch("[A-Z]{2}") & people_live_there].set_index("ISO2")
+    return table[people_live_there & table["ISO2"].notna()].set_index("ISO2")
 
 
 def un_members() -> frozenset[str]:
