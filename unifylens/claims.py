@@ -287,7 +287,8 @@ CLAIMS: dict[str, Claim] = {
             "layer chosen on other facts",
             threshold=0.1,
             direction="at least",
-            control_name="chance of as much with languages renamed (Mantel's p)",
+            control_name="chance of as much with languages renamed, given script, shared names, rarity and the score "
+            "of the same model untrained (partial Mantel's p)",
             control_threshold=0.05,
             control_direction="at most",
         ),
