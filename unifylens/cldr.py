@@ -128,6 +128,7 @@ def _answers(relation: Relation) -> dict[str, str]:
     return {code: found[0] for code, found in several.items() if len(found) == 1}
 
 
+@cache
 def name(locale: str, kind: Literal["country"] | Relation, code: str) -> str | None:
     """What a language calls a country or an answer, in one word (spaces become `_`); None where CLDR has no name."""
     tables = {

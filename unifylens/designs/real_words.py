@@ -20,7 +20,7 @@ REAL_WORDS: dict[str, Any] = {
     "train.batch_size": 128,
     "train.lr": 6e-3,
     "train.weight_decay": 4.0,
-    "train.n_evaluations": 4,
+    "train.n_evaluations": 2,
     "train.n_checkpoints": 1,
     "train.eval_facts": 32,
 }
