@@ -6,13 +6,14 @@ import copy
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
@@ -24,7 +25,7 @@ from unifylens.factsets import check
 from unifylens.interchange import ANSWERS
 from unifylens.pretrained import Pretrained
 
-ROWS, QUESTIONS = 32, 4
+ROWS, QUESTIONS = 32, 8
 """Prompts, and questions with all their answers, that are run at a time."""
 NEW_TOKENS = 12
 
@@ -124,15 +125,23 @@ def _scores(pretrained: Pretrained, questions: list[Question]) -> list[list[floa
             options = [torch.tensor(rows[r][1], device=device) for r in long]
             tokens = pad_sequence(options, batch_first=True)
             past.batch_select_indices(torch.tensor([rows[r][0] for r in long], device=device))
-            later = network(tokens[:, :-1], past_key_values=past, use_cache=True).logits
-            later = later.gather(2, tokens[:, 1:, None])[..., 0] - later.logsumexp(-1)
             there = torch.arange(1, tokens.shape[1], device=device) < torch.tensor(
                 [[len(option)] for option in options], device=device
             )
-            found[long] += (later * there).sum(1)
+            with pretrained.model.hooks([("unembed.hook_in", partial(_only, where=there))]):
+                later = network(tokens[:, :-1], past_key_values=past, use_cache=True).logits
+            later = -torch.nn.functional.cross_entropy(later, tokens[:, 1:][there], reduction="none")
+            found[long] += torch.zeros(len(long), device=device).index_add(0, there.nonzero()[:, 0], later)
         for (place, _), value in zip(rows, found.tolist(), strict=True):
             scores[batch[place]].append(value)
     return scores
+
+
+def _only(
+    states: Float[Tensor, "row pos d_model"], where: Bool[Tensor, "row pos"], **_: Any
+) -> Float[Tensor, "token d_model"]:
+    """What is not padding: unembedding into a vocabulary of 262,144 is most of the work."""
+    return states[where]
 
 
 def _of_one_length(prompts: dict[int, list[int]], n: int) -> Iterator[list[int]]:

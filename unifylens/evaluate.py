@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from itertools import combinations
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -178,11 +179,22 @@ def run_prompts(
     n = len(prompts)
     where = [torch.as_tensor(at).expand(n) for at in (position, logits_at)]
     for batch, at, last in zip(*(x.split(BATCH_ROWS) for x in (prompts, *where)), strict=True):
-        row = torch.arange(len(batch))
-        out, cache = model.run_with_cache(batch, names_filter=names)
-        logits.append(out[row, last].float().cpu())
-        states.append([cache[name][row, at].float().cpu() for name in names])
+        row, kept = torch.arange(len(batch)), []
+        fwd_hooks = [(name, partial(_keep, kept=kept, where=(row, at))) for name in names]
+        fwd_hooks.append((names[-1], partial(_only, where=(row, last))))  # nothing else is unembedded: it is dear
+        logits.append(model.run_with_hooks(batch, fwd_hooks=fwd_hooks)[:, 0].float().cpu())
+        states.append(kept)
     return torch.cat(logits), [torch.cat(parts) for parts in zip(*states, strict=True)]
+
+
+def _keep(state: Float[Tensor, "row pos d_model"], kept: list[Tensor], where: tuple[Tensor, Tensor], **_: Any) -> None:
+    kept.append(state[where].float().cpu())
+
+
+def _only(
+    state: Float[Tensor, "row pos d_model"], where: tuple[Tensor, Tensor], **_: Any
+) -> Float[Tensor, "row 1 d_model"]:
+    return state[where][:, None]
 
 
 def states(
