@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 
 import numpy as np
@@ -182,8 +183,12 @@ class _Spelling:
 
     def piece(self, text: str) -> str:
         """A trained piece as it is shown: plain at the beginning of a word, else behind `##`."""
-        plain = {mark: letter for letter, mark in self.initial.items()}
-        return plain[text[0]] + text[1:] if text[0] in plain else CONTINUES + text
+        letter = self._plain.get(text[0])
+        return CONTINUES + text if letter is None else letter + text[1:]
+
+    @cached_property
+    def _plain(self) -> dict[str, str]:
+        return {mark: letter for letter, mark in self.initial.items()}
 
 
 def _train(
