@@ -159,5 +159,11 @@ def test_answers_of_pairs_are_counted_as_eclektic_does():
     answers = facts.assign(right=[bool(v) for language in ("x", "y") for v in right[language]])
     row = pairs.answer_pairs(answers).loc[("x", "y")]
     assert row["overall"] == 2 / 8 and row["transfer"] == pytest.approx((2 / 4 + 2 / 3) / 2) and row["jaccard"] == 2 / 5
+    # facts of a third language do not count, and transfer starts where a fact is from
+    known = facts["fact"].drop_duplicates().tolist()
+    original = dict(zip(known, ["x", "x", "y", "y", "y", "z", "x", "z"], strict=True))
+    row = pairs.answer_pairs(answers.assign(original=answers["fact"].map(original))).loc[("x", "y")]
+    assert row["overall"] == 2 / 6 and row["transfer"] == pytest.approx((2 / 2 + 0 / 1) / 2)
+    assert row["jaccard"] == 2 / 5
     nothing = pairs.answer_pairs(answers.assign(right=False)).iloc[0]
     assert nothing["overall"] == 0 and np.isnan(nothing["transfer"]) and np.isnan(nothing["jaccard"])

@@ -2,10 +2,15 @@
 
 import importlib.util
 import json
+import os
+import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
 import pytest
+import safetensors.torch
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -68,6 +73,14 @@ def test_a_folder_is_loaded_as_it_is(tiny_gemma, folder):
     with torch.no_grad():
         torch.testing.assert_close(tiny_gemma.model(tokens), plain(tokens).logits, atol=1e-4, rtol=1e-4)
     assert "tiny-gemma-2: 3 layers of 32" in repr(tiny_gemma) and "licence: not stated" in repr(tiny_gemma)
+
+
+def test_licences_are_shown(tmp_path):
+    assert pretrained._licence(tmp_path) == "not stated in the folder"
+    (tmp_path / "README.md").write_text("---\nlicense: gemma\n---\nA model.")
+    assert pretrained._licence(tmp_path) == "gemma"
+    (tmp_path / "LICENSE.txt").touch()
+    assert pretrained._licence(tmp_path) == f"see LICENSE.txt in {tmp_path.name}"
 
 
 def test_log_probabilities_are_those_of_whole_answers(tiny_gemma, facts):
@@ -138,6 +151,35 @@ def test_nothing_reaches_for_a_network(folder, monkeypatch):
         pretrained.load("google/gemma-2-2b")
     with pytest.raises(ValueError, match="give a local file of its schema, or hub=True to download ura-hcmut/ECLeKTic"):
         factsets.read_eclektic()
+
+
+HUB = """
+import pytest
+from unifylens import pretrained
+loaded = pretrained.load("someone/tiny-gemma", hub=True)
+print(loaded)
+with pytest.raises(ConnectionError, match="(?s)someone/gone could not be fetched .* allowed: a local folder"):
+    pretrained.load("someone/gone", hub=True)
+pretrained._check_memory = lambda name, n_parameters: print(name, n_parameters)
+pretrained.load("someone/tiny-gemma", hub=True)
+"""
+
+
+def test_a_hub_is_read_by_name(folder, tmp_path):
+    """From what a hub leaves in its cache: names, files and terms are resolved as with a network."""
+    commit = "0" * 40
+    cached = tmp_path / "models--someone--tiny-gemma"
+    shutil.copytree(folder, cached / "snapshots" / commit)
+    (cached / "snapshots" / commit / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text(commit)
+    offline = {**os.environ, "HF_HUB_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    ran = subprocess.run([sys.executable, "-c", HUB], env=offline, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    loaded, checked = ran.stdout.splitlines()[-2:]
+    assert loaded.startswith("someone/tiny-gemma: 3 layers of 32") and loaded.endswith("licence: apache-2.0")
+    weights = safetensors.torch.load_file(folder / "model.safetensors")
+    assert int(checked.split()[1]) == sum(w.numel() for w in weights.values()), "counted before they are fetched"
 
 
 def test_mistakes_are_named(tmp_path, folder, monkeypatch):
@@ -266,6 +308,47 @@ def test_eclektic_and_mlama_are_read_from_local_copies(tmp_path):
     with pytest.raises(ValueError, match=r"allowed are .jsonl, .parquet and .csv"):
         (tmp_path / "m.txt").touch()
         factsets.read_mlama(tmp_path / "m.txt")
+    assert set(factsets.read_mlama(tmp_path / "mlama.parquet", ("de",))["language"]) == {"de"}
+    with pytest.raises(ValueError, match="languages: no rows in fr; allowed: de, en"):
+        factsets.read_mlama(tmp_path / "mlama.parquet", ("de", "fr"))
+    with pytest.raises(ValueError, match=r"mlama.parquet: a row lacks 'q_id'; it has language, "):
+        factsets.read_eclektic(tmp_path / "mlama.parquet")
+    # a CSV's numbers and "NA" are texts; a question that a language lacks drops out
+    sheet = pd.DataFrame([(str(i), "en", f"q{i}", a) for i, a in enumerate(["1990", "NA", "1991", ""])])
+    sheet.to_csv(tmp_path / "e.csv", header=["q_id", "original_lang", "en_q", "en_a"], index=False)
+    assert list(factsets.read_eclektic(tmp_path / "e.csv")["answer"]) == ["1990", "NA", "1991"]
+    with pytest.raises(ValueError, match="fact '0' stands twice in 'en'"):
+        file.write_text(json.dumps(rows[0]) + "\n" + json.dumps(rows[0]))
+        factsets.read_eclektic(file)
+
+
+def test_fact_sets_of_a_hub_are_read_by_datasets(tmp_path, monkeypatch):
+    """`datasets` takes folders of the names that copies have on the hub, whatever their splits are called."""
+    pytest.importorskip("datasets")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    eclektic, mlama = (tmp_path / factsets.HUBS[name]["path"] for name in ("eclektic", "mlama"))
+    eclektic.mkdir(parents=True)
+    rows = [{"q_id": i, "original_lang": "en", "title": "t", "en_q": f"q{i}", "en_a": f"a{i}"} for i in range(4)]
+    (eclektic / "eclektic_main.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (eclektic / "eclektic_dev.jsonl").write_text(json.dumps({"something": "else"}))
+    assert list(factsets.read_eclektic(hub=True)["answer"]) == ["a0", "a1", "a2", "a3"]
+    (mlama / "data").mkdir(parents=True)
+    pd.DataFrame(
+        {
+            "language": "en",
+            "predicate_id": "P36",
+            "lineid": range(3),
+            "template": "The capital of [X] is [Y] .",
+            "sub_label": list("abc"),
+            "obj_label": list("xyz"),
+        }
+    ).to_parquet(mlama / "data" / "test-00000-of-00001.parquet")
+    assert list(factsets.read_mlama(hub=True)["answer"]) == ["x", "y", "z"]
+    shutil.rmtree(mlama)
+    with pytest.raises(ConnectionError, match=r"(?s)atutej/m_lama could not be fetched .* allowed: a local file"):
+        factsets.read_mlama(hub=True)
 
 
 def test_tables_that_are_no_fact_sets_are_refused(facts):

@@ -8,7 +8,7 @@ Sets that come from a hub are read from local files of the same schema, and fetc
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,11 @@ from unifylens.config import rng
 
 COLUMNS = ("fact", "relation", "language", "subject", "prompt", "answer", "alternatives")
 SUBJECT, MASK = "<subject>", "<mask>"
-HUBS = {"eclektic": "ura-hcmut/ECLeKTic", "mlama": "atutej/m_lama"}
+HUBS = {
+    "eclektic": {"path": "ura-hcmut/ECLeKTic", "data_files": "eclektic_main.jsonl"},
+    "mlama": {"path": "atutej/m_lama"},
+}
+"""Copies that a hub has, as `datasets.load_dataset` takes them."""
 
 
 def from_cldr(
@@ -77,7 +81,7 @@ def _plain(word: str) -> str:
 
 
 def read_klar(folder: str | Path, languages: Sequence[str] | None = None, n_alternatives: int = 3) -> pd.DataFrame:
-    """KLAR: files `{language}/{relation}.json` with `prompt_templates` and `samples` of subject and object.
+    """KLAR (Wang et al. 2025): `{language}/{relation}.json` with `prompt_templates` and `samples` (subject, object).
 
     The first template is used; sample i of a relation is the same fact in every language.
     """
@@ -99,31 +103,51 @@ def read_klar(folder: str | Path, languages: Sequence[str] | None = None, n_alte
     return _with_alternatives(rows, n_alternatives)
 
 
-def read_eclektic(file: str | Path | None = None, *, hub: bool = False, n_alternatives: int = 3) -> pd.DataFrame:
+def read_eclektic(
+    file: str | Path | None = None,
+    languages: Sequence[str] | None = None,
+    *,
+    hub: bool = False,
+    n_alternatives: int = 3,
+) -> pd.DataFrame:
     """ECLeKTic: rows with `q_id`, `original_lang`, and `{language}_q`, `{language}_a` for every language.
 
     Alternatives are other questions' answers in that language. `original` is where the article was.
+    Raises ValueError for a column or language that is not there, and where no fact is there in all languages.
     """
-    rows, original = [], {}
-    for row in _records(file, "eclektic", hub):
-        original[str(_field(row, "q_id", file))] = _field(row, "original_lang", file)
-        for name in row:
-            if name.endswith("_q") and row[name]:
-                language, answer = name[:-2], row.get(f"{name[:-2]}_a")
-                if answer:
-                    rows.append((str(row["q_id"]), "question", language, row.get("title", ""), row[name], answer))
+    table = _records(file, "eclektic", hub, ("q_id", "original_lang"))
+    known = [name[:-2] for name in table if name.endswith("_q") and f"{name[:-2]}_a" in table]
+    original = table.set_index(table["q_id"].astype(str))["original_lang"]
+    titles = table["title"] if "title" in table else [""] * len(table)
+    rows = [
+        (str(fact), "question", language, title, question, answer)
+        for language in _chosen(languages, known)
+        for fact, title, question, answer in zip(
+            table["q_id"], titles, table[f"{language}_q"], table[f"{language}_a"], strict=True
+        )
+        if question and answer
+    ]
     return _with_alternatives(rows, n_alternatives).assign(original=lambda d: d["fact"].map(original))
 
 
-def read_mlama(file: str | Path | None = None, *, hub: bool = False, n_alternatives: int = 3) -> pd.DataFrame:
+def read_mlama(
+    file: str | Path | None = None,
+    languages: Sequence[str] | None = None,
+    *,
+    hub: bool = False,
+    n_alternatives: int = 3,
+) -> pd.DataFrame:
     """mLAMA: rows with `language`, `predicate_id`, `lineid`, `template` (`[X]`, `[Y]`), `sub_label`, `obj_label`.
 
-    Only templates that end with the object make prompts for a model that reads from left to right.
+    Only templates that end with the object make prompts for a model that reads from left to right: name `languages` in
+    which that is usual, or few facts are there in all.
+    Raises ValueError for a column or language that is not there, and where no fact is there in all languages.
     """
+    columns = ["language", "predicate_id", "lineid", "template", "sub_label", "obj_label"]
+    table = _records(file, "mlama", hub, columns)
     rows = []
-    for row in _records(file, "mlama", hub):
-        names = ("language", "predicate_id", "lineid", "template", "sub_label", "obj_label")
-        language, relation, line, template, subject, answer = (_field(row, name, file) for name in names)
+    for values in table.loc[table["language"].isin(_chosen(languages, table["language"].unique())), columns].values:
+        language, relation, line, template, subject, answer = values
         before, _, after = template.partition("[Y]")
         if not after.strip(" .。।") and "[X]" in before:
             prompt = before.replace("[X]", subject).rstrip()
@@ -131,28 +155,52 @@ def read_mlama(file: str | Path | None = None, *, hub: bool = False, n_alternati
     return _with_alternatives(rows, n_alternatives)
 
 
-def _records(file: str | Path | None, name: str, hub: bool) -> list[dict[str, Any]]:
-    """Rows of a local file (JSON lines, parquet or CSV), or of the hub's copy."""
+def _chosen(languages: Sequence[str] | None, known: Sequence[str]) -> list[str]:
+    if unknown := sorted(set(languages or ()) - set(known)):
+        raise ValueError(f"languages: no rows in {', '.join(unknown)}; allowed: {', '.join(sorted(known))}")
+    return list(known if languages is None else languages)
+
+
+def _records(file: str | Path | None, name: str, hub: bool, columns: Sequence[str]) -> pd.DataFrame:
+    """Rows of a local file (JSON lines, parquet or CSV), or of the hub's copy; what is missing is an empty text."""
     if file is not None:
         path = _there(file, name)
-        if path.suffix == ".jsonl":
-            return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        read = {".parquet": pd.read_parquet, ".csv": pd.read_csv}.get(path.suffix)
+        read = {".jsonl": _read_jsonl, ".parquet": pd.read_parquet, ".csv": _read_csv}.get(path.suffix)
         if read is None:
             raise ValueError(f"{path}: allowed are .jsonl, .parquet and .csv")
-        return read(path).to_dict("records")
-    if not hub:
-        raise ValueError(f"{name}: give a local file of its schema, or hub=True to download {HUBS[name]}")
+        table = read(path)
+    elif hub:
+        table = _fetched(**HUBS[name])
+    else:
+        raise ValueError(f"{name}: give a local file of its schema, or hub=True to download {HUBS[name]['path']}")
+    if missing := [column for column in columns if column not in table]:
+        raise ValueError(
+            f"{name if file is None else file}: a row lacks {missing[0]!r}; it has {', '.join(map(str, table))}"
+        )
+    return table.astype(object).where(table.notna(), "")
+
+
+def _read_jsonl(path: Path) -> pd.DataFrame:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return pd.DataFrame([json.loads(line) for line in lines if line.strip()])
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    return pd.read_csv(path, dtype=str, keep_default_na=False)  # years stay texts, and so does the code of Namibia
+
+
+def _fetched(**where: str) -> pd.DataFrame:
     try:
         import datasets
 
-        return datasets.load_dataset(HUBS[name], split="train").to_list()
+        splits = datasets.load_dataset(**where)
     except ImportError:
         raise ImportError("datasets is not installed: pip install 'unifylens[models]'") from None
     except Exception as error:
         raise ConnectionError(
-            f"{HUBS[name]} could not be fetched ({error}); allowed: a local file of its schema"
+            f"{where['path']} could not be fetched ({error}); allowed: a local file of its schema"
         ) from error
+    return pd.concat([split.to_pandas() for split in splits.values()], ignore_index=True)
 
 
 def _there(path: str | Path, name: str) -> Path:
@@ -170,23 +218,39 @@ def _field(row: dict[str, Any], name: str, where: object) -> Any:
 
 def _with_alternatives(rows: list[tuple], n: int) -> pd.DataFrame:
     """Add other answers to the same relation in the same language, the same facts' answers in every language."""
-    table = pd.DataFrame(rows, columns=COLUMNS[:-1])
+    table = _once(pd.DataFrame(rows, columns=COLUMNS[:-1]))
     counts = table.groupby("fact")["language"].nunique()
     table = table[table["fact"].map(counts) == table["language"].nunique()]  # what all languages have
     if table.empty:
         raise ValueError("no fact is there in all languages; allowed: fewer languages")
-    said = {(fact, language): answer for fact, language, answer in table[["fact", "language", "answer"]].values}
-    others: dict[str, list[str]] = {}
+    alternatives: dict[tuple[str, str], tuple[str, ...]] = {}
     for _, same in table.groupby("relation"):
-        facts = same["fact"].unique()
-        for fact in facts:
-            others[fact] = rng(0, f"alternatives to {fact}").permutation(facts).tolist()
+        said = same.pivot(index="fact", columns="language", values="answer")
+        columns = {language: said[language].tolist() for language in said}
+        for row, fact in enumerate(said.index):
+            others = rng(0, f"alternatives to {fact}").permutation(len(said))
+            for language, answers in columns.items():
+                alternatives[fact, language] = _other_answers((answers[i] for i in others), answers[row], n)
+    keys = zip(table["fact"], table["language"], strict=True)
+    return check(table.assign(alternatives=[alternatives[key] for key in keys]).reset_index(drop=True))
 
-    def chosen(row: pd.Series) -> tuple[str, ...]:
-        names = dict.fromkeys(said[other, row["language"]] for other in others[row["fact"]])
-        return tuple(name for name in names if name != row["answer"])[:n]
 
-    return check(table.assign(alternatives=table.apply(chosen, axis=1)).reset_index(drop=True))
+def _other_answers(answers: Iterable[str], right: str, n: int) -> tuple[str, ...]:
+    """The first `n` different ones that are not right."""
+    found: dict[str, None] = {}
+    for answer in answers:
+        if len(found) == n:
+            break
+        if answer != right:
+            found[answer] = None
+    return tuple(found)
+
+
+def _once(table: pd.DataFrame) -> pd.DataFrame:
+    twice = table[table.duplicated(["fact", "language"])]
+    if len(twice):
+        raise ValueError(f"fact {twice['fact'].iloc[0]!r} stands twice in {twice['language'].iloc[0]!r}; allowed: once")
+    return table
 
 
 def check(table: pd.DataFrame) -> pd.DataFrame:
@@ -194,10 +258,7 @@ def check(table: pd.DataFrame) -> pd.DataFrame:
     missing = [name for name in COLUMNS if name not in table]
     if missing:
         raise ValueError(f"a fact set needs the columns {', '.join(COLUMNS)}; missing: {', '.join(missing)}")
-    if table.duplicated(["fact", "language"]).any():
-        twice = table[table.duplicated(["fact", "language"])].iloc[0]
-        raise ValueError(f"fact {twice['fact']!r} stands twice in {twice['language']!r}; allowed: once")
-    by_language = table.groupby("language")["fact"].agg(frozenset)
+    by_language = _once(table).groupby("language")["fact"].agg(frozenset)
     if by_language.nunique() > 1:
         raise ValueError(f"languages {list(by_language.index)} have different facts; allowed: the same in all")
     if (alone := table[table["alternatives"].map(len) == 0]).size:

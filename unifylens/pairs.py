@@ -141,17 +141,26 @@ def answer_pairs(answers: pd.DataFrame) -> pd.DataFrame:
     `answers` is a fact set with a column `right`. Columns, as ECLeKTic defines them: `overall`, the share of facts
     that are right in both; `transfer`, the share right in the other language of those right in one (mean of both
     directions). And `jaccard`: facts right in both over facts right in either. nan where nothing is right.
+    Where the fact set says which language a fact is from (`original`, as ECLeKTic's do), a pair counts facts from its
+    own two languages, and transfer starts in the one that a fact is from.
     """
-    known = check(answers).pivot(index="fact", columns="language", values="right").astype(bool)
+    answers = check(answers)
+    known = answers.pivot(index="fact", columns="language", values="right").astype(bool)
+    original = answers.drop_duplicates("fact").set_index("fact")["original"] if "original" in answers else None
     rows = []
     for a, b in combinations(known.columns, 2):
-        both, either = (known[a] & known[b]).sum(), (known[a] | known[b]).sum()
-        directions = [both / known[lang].sum() if known[lang].any() else np.nan for lang in (a, b)]
+        starts = {lang: known if original is None else known[original.loc[known.index] == lang] for lang in (a, b)}
+        asked = known if original is None else pd.concat(list(starts.values()))
+        both, either = (asked[a] & asked[b]).sum(), (asked[a] | asked[b]).sum()
+        directions = [
+            (facts[a] & facts[b]).sum() / facts[lang].sum() if facts[lang].any() else np.nan
+            for lang, facts in starts.items()
+        ]
         rows.append(
             {
                 "first": a,
                 "second": b,
-                "overall": both / len(known),
+                "overall": both / len(asked) if len(asked) else np.nan,
                 "transfer": float(np.mean(directions)),
                 "jaccard": both / either if either else np.nan,
             }

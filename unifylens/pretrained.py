@@ -97,11 +97,11 @@ def load(name: str | Path, *, hub: bool = False, device: str | torch.device = "c
     A shipped model is converted once (minutes) into the cache folder. The licence is in what is returned.
 
     Raises ImportError where a package is missing, FileNotFoundError for a folder without a model, ValueError for
-    another name, and MemoryError, before anything is loaded, where the weights would not fit.
+    another name, ConnectionError for what a hub does not give, and MemoryError, before any weights are fetched or
+    loaded, where they would not fit.
     """
     if str(name) in SHIPPED:
         shipped = SHIPPED[str(name)]
-        _check_memory(str(name), shipped.n_parameters)
         return _boot(str(name), _converted(str(name), shipped), shipped.licence, device)
     folder = Path(name).expanduser()
     if folder.is_dir():
@@ -109,15 +109,16 @@ def load(name: str | Path, *, hub: bool = False, device: str | torch.device = "c
         for wanted, found in {"config.json": (folder / "config.json").is_file(), "weights": bool(weights)}.items():
             if not found:
                 raise FileNotFoundError(f"{folder} has no {wanted}; allowed: a folder that `save_pretrained` wrote")
-        _check_memory(str(folder), sum(path.stat().st_size for path in weights) // 4)
         return _boot(folder.name, folder, _licence(folder), device)
     if not hub:
         raise ValueError(
             f"{str(name)!r} is neither a folder here nor one of {', '.join(SHIPPED)}; to download it from a hub: "
             f"load({str(name)!r}, hub=True)"
         )
-    model = TransformerBridge.boot_transformers(str(name), device=device, dtype=torch.float32)
-    return Pretrained(str(name), model, model.tokenizer, f"see the model card of {name}")
+    try:
+        return _boot(str(name), str(name), _card_licence(str(name)), device, hub=True)
+    except OSError as error:  # what transformers raises: no network, no such name, terms not accepted
+        raise ConnectionError(f"{name} could not be fetched ({error}); allowed: a local folder of the model") from error
 
 
 def untrained_like(pretrained: Pretrained, seed: int = 0) -> Pretrained:
@@ -146,21 +147,37 @@ def _check_memory(name: str, n_parameters: int) -> None:
         )
 
 
-def _boot(name: str, folder: Path, licence: str, device: str | torch.device) -> Pretrained:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+def _boot(name: str, source: str | Path, licence: str, device: str | torch.device, *, hub: bool = False) -> Pretrained:
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+    where = {"local_files_only": not hub}
     with _quiet():
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, local_files_only=True, dtype=torch.float32, attn_implementation="eager"
-        )
-        bridge = _bridge(str(folder), model, tokenizer, device)
+        config = AutoConfig.from_pretrained(source, **where)
+        with torch.device("meta"):
+            empty = AutoModelForCausalLM.from_config(config)
+        _check_memory(name, empty.num_parameters())
+        tokenizer = AutoTokenizer.from_pretrained(source, **where)
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, attn_implementation="eager", **where)
+        bridge = _bridge(str(source), model, tokenizer, device)
     return Pretrained(name, bridge, tokenizer, licence)
 
 
 def _licence(folder: Path) -> str:
     found = next((path for path in sorted(folder.iterdir()) if path.name.upper().startswith("LICEN")), None)
-    return f"see {found.name} in {folder.name}" if found else "not stated in the folder"
+    if found:
+        return f"see {found.name} in {folder.name}"
+    return _card_licence(folder / "README.md") if (folder / "README.md").is_file() else "not stated in the folder"
+
+
+def _card_licence(card: str | Path) -> str:
+    """What a model card, a file or a hub's, says of the licence."""
+    from huggingface_hub import ModelCard, errors
+
+    try:
+        stated = ModelCard.load(card, ignore_metadata_errors=True).data.license
+    except errors.EntryNotFoundError:
+        stated = None
+    return stated or "not stated in the model card"
 
 
 def _converted(name: str, shipped: Shipped) -> Path:
@@ -170,6 +187,7 @@ def _converted(name: str, shipped: Shipped) -> Path:
         return folder
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    _check_memory(name, shipped.n_parameters)
     folder.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{name}."))
     try:
