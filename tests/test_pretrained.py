@@ -26,9 +26,9 @@ def facts():
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory, facts):
-    """A random Gemma 2 and a byte-level tokenizer, saved as such models are."""
-    from transformers import Gemma2Config, Gemma2ForCausalLM, PreTrainedTokenizerFast
+def tokenizer(facts):
+    """Byte-level BPE, trained on the prompts."""
+    from transformers import PreTrainedTokenizerFast
 
     raw = Tokenizer(models.BPE())
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -38,26 +38,29 @@ def folder(tmp_path_factory, facts):
         vocab_size=600, special_tokens=["<pad>", "<bos>", "<eos>"], initial_alphabet=alphabet, show_progress=False
     )
     raw.train_from_iterator(facts["prompt"], trainer)
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>")
+    return PreTrainedTokenizerFast(tokenizer_object=raw, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>")
+
+
+def save_random(family, tokenizer, path):
+    """A random model of a family, saved as such models are."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    sizes = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2}
+    if family != "bloom":
+        sizes |= {"intermediate_size": 64, "num_key_value_heads": 1, "head_dim": 16, "max_position_embeddings": 512}
+    if family.startswith("gemma"):
+        sizes |= {"sliding_window": 64}
+    special = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
     torch.manual_seed(0)
-    config = Gemma2Config(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=3,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=16,
-        max_position_embeddings=512,
-        sliding_window=64,
-        pad_token_id=0,
-        bos_token_id=1,
-        eos_token_id=2,
-    )
-    path = tmp_path_factory.mktemp("models") / "tiny-gemma-2"
-    Gemma2ForCausalLM(config).save_pretrained(path)
+    config = AutoConfig.for_model(family, vocab_size=len(tokenizer), **sizes, **special)
+    AutoModelForCausalLM.from_config(config).save_pretrained(path)
     tokenizer.save_pretrained(path)
     return path
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, tokenizer):
+    return save_random("gemma2", tokenizer, tmp_path_factory.mktemp("models") / "tiny-gemma-2")
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +84,26 @@ def test_licences_are_shown(tmp_path):
     assert pretrained._licence(tmp_path) == "gemma"
     (tmp_path / "LICENSE.txt").touch()
     assert pretrained._licence(tmp_path) == f"see LICENSE.txt in {tmp_path.name}"
+
+
+@pytest.mark.parametrize("family", ["gemma3_text", "llama", "qwen3", "olmo2", "bloom"])
+def test_families_say_what_they_say_to_transformers(family, tokenizer, facts, tmp_path):
+    """Shared key-value caches and hooks change neither states nor log-probabilities, whatever the attention is."""
+    from transformers import AutoModelForCausalLM
+
+    path = save_random(family, tokenizer, tmp_path / family)
+    loaded, plain = pretrained.load(path), AutoModelForCausalLM.from_pretrained(path).eval()
+    few = factsets.check(facts[facts["fact"].isin(facts["fact"].unique()[:3])])
+    row = few.iloc[-1]
+    prompt, whole = (tokenizer.encode(text) for text in (row["prompt"], f"{row['prompt']} {row['answer']}"))
+    with torch.no_grad():
+        out = plain(torch.tensor([whole]), output_hidden_states=True)
+    due = [float(out.logits[0, i - 1].log_softmax(-1)[whole[i]]) for i in range(len(prompt), len(whole))]
+    assert asking.answers(loaded, few, progress=False)["log_probability"].iloc[-1] == pytest.approx(sum(due), abs=1e-3)
+    found = asking.states(loaded, few, progress=False)
+    for layer in range(3):  # what transformers gives after the last block is normalised
+        due = out.hidden_states[layer][0, len(prompt) - 1]
+        torch.testing.assert_close(found[layer, -1, -1], due, atol=1e-4, rtol=1e-4)
 
 
 def test_log_probabilities_are_those_of_whole_answers(tiny_gemma, facts):
@@ -326,7 +349,8 @@ def test_fact_sets_of_a_hub_are_read_by_datasets(tmp_path, monkeypatch):
     """`datasets` takes folders of the names that copies have on the hub, whatever their splits are called."""
     pytest.importorskip("datasets")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    for module in ("datasets.config", "huggingface_hub.constants"):
+        monkeypatch.setattr(f"{module}.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     eclektic, mlama = (tmp_path / factsets.HUBS[name]["path"] for name in ("eclektic", "mlama"))
     eclektic.mkdir(parents=True)
