@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -191,7 +192,7 @@ def _converted(name: str, shipped: Shipped) -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{name}."))
     try:
-        with tqdm(total=4, desc=f"converting {name}", unit="step") as bar, _quiet():
+        with tqdm(total=4, desc=f"converting {name}", unit="step") as bar, _quiet(), _read_once():
             file = shipped.gguf(scratch)
             bar.update()
             where = {"gguf_file": file.name, "local_files_only": True}
@@ -210,6 +211,19 @@ def _converted(name: str, shipped: Shipped) -> Path:
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return folder
+
+
+@contextmanager
+def _read_once() -> Iterator[None]:
+    """Without it transformers reads a GGUF file for configuration, tokenizer and weights: half of a conversion."""
+    import gguf
+
+    reader = gguf.GGUFReader
+    gguf.GGUFReader = cache(reader)
+    try:
+        yield
+    finally:
+        gguf.GGUFReader = reader
 
 
 @contextmanager
