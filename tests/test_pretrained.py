@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -218,6 +219,10 @@ def test_mistakes_are_named(tmp_path, folder, monkeypatch):
     gone = pretrained.Shipped("no_such_module", "pip install no-such-package", "none", 10)
     monkeypatch.setitem(pretrained.SHIPPED, "gone", gone)
     with pytest.raises(ImportError, match=r"no_such_module.*not installed: pip install no-such-package"):
+        pretrained.load("gone")
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    monkeypatch.setitem(pretrained.SHIPPED, "gone", replace(gone, module="json", install="pip install gguf"))
+    with pytest.raises(ImportError, match="gguf not installed: pip install gguf"):
         pretrained.load("gone")
     assert not list((ul.paths.home() / "models").iterdir()), "nothing half-written stays"
 

@@ -146,16 +146,15 @@ def answer_pairs(answers: pd.DataFrame) -> pd.DataFrame:
     """
     answers = check(answers)
     known = answers.pivot(index="fact", columns="language", values="right").astype(bool)
-    original = answers.drop_duplicates("fact").set_index("fact")["original"] if "original" in answers else None
+    starts = {language: known for language in known}  # facts whose transfer starts in the language
+    if "original" in answers:
+        original = answers.groupby("fact")["original"].first()
+        starts = {language: known[original == language] for language in known}
     rows = []
-    for a, b in combinations(known.columns, 2):
-        starts = {lang: known if original is None else known[original.loc[known.index] == lang] for lang in (a, b)}
-        asked = known if original is None else pd.concat(list(starts.values()))
+    for a, b in combinations(known, 2):
+        asked = known.loc[starts[a].index.union(starts[b].index)]
         both, either = (asked[a] & asked[b]).sum(), (asked[a] | asked[b]).sum()
-        directions = [
-            (facts[a] & facts[b]).sum() / facts[lang].sum() if facts[lang].any() else np.nan
-            for lang, facts in starts.items()
-        ]
+        directions = [starts[x].loc[starts[x][x], y].mean() for x, y in ((a, b), (b, a))]
         rows.append(
             {
                 "first": a,

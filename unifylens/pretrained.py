@@ -103,21 +103,21 @@ def load(name: str | Path, *, hub: bool = False, device: str | torch.device = "c
     """
     if str(name) in SHIPPED:
         shipped = SHIPPED[str(name)]
-        return _boot(str(name), _converted(str(name), shipped), shipped.licence, device)
+        return _boot(str(name), _converted(str(name), shipped), device, licence=shipped.licence)
     folder = Path(name).expanduser()
     if folder.is_dir():
         weights = [*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin")]
         for wanted, found in {"config.json": (folder / "config.json").is_file(), "weights": bool(weights)}.items():
             if not found:
                 raise FileNotFoundError(f"{folder} has no {wanted}; allowed: a folder that `save_pretrained` wrote")
-        return _boot(folder.name, folder, _licence(folder), device)
+        return _boot(folder.name, folder, device, licence=_licence(folder))
     if not hub:
         raise ValueError(
             f"{str(name)!r} is neither a folder here nor one of {', '.join(SHIPPED)}; to download it from a hub: "
             f"load({str(name)!r}, hub=True)"
         )
     try:
-        return _boot(str(name), str(name), _card_licence(str(name)), device, hub=True)
+        return _boot(str(name), str(name), device)
     except OSError as error:  # what transformers raises: no network, no such name, terms not accepted
         raise ConnectionError(f"{name} could not be fetched ({error}); allowed: a local folder of the model") from error
 
@@ -148,10 +148,11 @@ def _check_memory(name: str, n_parameters: int) -> None:
         )
 
 
-def _boot(name: str, source: str | Path, licence: str, device: str | torch.device, *, hub: bool = False) -> Pretrained:
+def _boot(name: str, source: Path | str, device: str | torch.device, licence: str | None = None) -> Pretrained:
+    """The model of a folder (Path), or of a hub (str), whose model card says what its `licence` is."""
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-    where = {"local_files_only": not hub}
+    where = {"local_files_only": isinstance(source, Path)}
     with _quiet():
         config = AutoConfig.from_pretrained(source, **where)
         with torch.device("meta"):
@@ -160,7 +161,7 @@ def _boot(name: str, source: str | Path, licence: str, device: str | torch.devic
         tokenizer = AutoTokenizer.from_pretrained(source, **where)
         model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, attn_implementation="eager", **where)
         bridge = _bridge(str(source), model, tokenizer, device)
-    return Pretrained(name, bridge, tokenizer, licence)
+    return Pretrained(name, bridge, tokenizer, licence or _card_licence(source))
 
 
 def _licence(folder: Path) -> str:
@@ -175,10 +176,9 @@ def _card_licence(card: str | Path) -> str:
     from huggingface_hub import ModelCard, errors
 
     try:
-        stated = ModelCard.load(card, ignore_metadata_errors=True).data.license
+        return ModelCard.load(card, ignore_metadata_errors=True).data.license or "not stated in the model card"
     except errors.EntryNotFoundError:
-        stated = None
-    return stated or "not stated in the model card"
+        return "no model card found"
 
 
 def _converted(name: str, shipped: Shipped) -> Path:
@@ -192,9 +192,8 @@ def _converted(name: str, shipped: Shipped) -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{name}."))
     try:
-        with tqdm(total=4, desc=f"converting {name}", unit="step") as bar, _quiet(), _read_once():
-            file = shipped.gguf(scratch)
-            bar.update()
+        file = shipped.gguf(scratch)
+        with tqdm(total=3, desc=f"converting {name}", unit="step") as bar, _quiet(), _read_once():
             where = {"gguf_file": file.name, "local_files_only": True}
             tokenizer = AutoTokenizer.from_pretrained(file.parent, **where)
             bar.update()
