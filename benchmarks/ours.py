@@ -5,7 +5,6 @@ unifylens is imported before torch, as its settings of OpenMP and of the allocat
 
 from __future__ import annotations
 
-import importlib
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -15,8 +14,8 @@ from threadpoolctl import threadpool_limits
 
 import unifylens as ul
 from benchmarks.common import Size, Training
+from unifylens.training import schedule, trainer, workers
 
-training = importlib.import_module("unifylens.train")  # `unifylens.train` itself is the function
 N_RELATIONS, N_OBJECTS = 8, 16
 STEPS_AT_ONCE = 10
 """Steps that stacks take on their own before they wait for each other, as they do at the end of a sweep only."""
@@ -44,9 +43,9 @@ def ours(size: Size, n_models: int, precision: str = "float32") -> Training:
     last = torch.arange(size.length - 1 - size.n_answer, size.length - 1)
     whole = property(lambda corpus: last.expand(1, corpus.n_rows, -1))
     experiments = [experiment(size, seed, precision) for seed in range(n_models)]
-    n_stacks = min(ul.sweeps.worker_count(), n_models)
+    n_stacks = min(workers.worker_count(), n_models)
     with patch.object(ul.Corpus, "answer_positions", whole):  # answers of the dish are single tokens
-        stacks = [training._Stack(experiments[i::n_stacks]) for i in range(n_stacks)]
+        stacks = [trainer._Stack(experiments[i::n_stacks]) for i in range(n_stacks)]
     if n_stacks == 1:  # what a graph replays is counted as it was recorded
         counted = lambda: stacks[0]._update(*stacks[0].batches[stacks[0].step])  # noqa: E731
         return Training(lambda: advance(stacks[0]), n_models, counted=counted)
@@ -97,9 +96,9 @@ def sweep(device: str) -> dict[str, float]:
         return wrapper
 
     experiments = swept(device)
-    stack = training._Stack
+    stack = trainer._Stack
     with (  # stacks may train in several threads, so shares are those of their time taken together
-        patch.object(ul.sweeps, "train_stack", timed("all", training.train_stack)),
+        patch.object(schedule, "train_stack", timed("all", trainer.train_stack)),
         patch.object(stack, "evaluate", timed("evaluate", stack.evaluate)),
         patch.object(stack, "checkpoint", timed("checkpoint", stack.checkpoint)),
         patch.object(stack, "finish", timed("finish", stack.finish)),

@@ -202,7 +202,7 @@ def measure(spec: dict[str, Any]) -> dict[str, Any]:
     route = ROUTES[spec["route"]]
     batch_size = route.batch_size
     if route.function == "ours":  # first of all: its settings must come before torch is imported
-        batch_size = batch_size or importlib.import_module("unifylens").patching.MOST_ROWS
+        batch_size = batch_size or importlib.import_module("unifylens.patching.edits").MOST_ROWS
     import torch
 
     cuda = spec["device"] == "cuda"

@@ -8,8 +8,9 @@ import torch
 from hypothesis import HealthCheck, settings
 
 import unifylens as ul
-from unifylens import sweeps
-from unifylens.train import _Stack
+from unifylens.corpus.corpus import _build
+from unifylens.training import workers as pool
+from unifylens.training.trainer import _Stack
 
 torch.set_num_threads(1)  # threads that wait for each other on a busy machine made some tests 50 times slower
 settings.register_profile(
@@ -23,7 +24,7 @@ settings.load_profile("unifylens")
 
 @pytest.fixture(autouse=True)
 def one_stack_at_a_time(monkeypatch):
-    monkeypatch.setattr(sweeps, "worker_count", lambda: 1)
+    monkeypatch.setattr(pool, "worker_count", lambda: 1)
 
 
 @pytest.fixture(autouse=True)
@@ -50,6 +51,12 @@ def tiny(**changes) -> ul.Experiment:
             eval_facts=16,
         ),
     ).replace(**changes)
+
+
+def forget_corpora(monkeypatch):
+    """Build corpora anew while a test has changed their class, and afterwards."""
+    _build.cache_clear()
+    monkeypatch.setattr("unifylens.corpus.corpus._build", _build.__wrapped__)
 
 
 def quietly(*experiments):

@@ -5,11 +5,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import tiny
+from conftest import forget_corpora, tiny
 
 import unifylens as ul
-from unifylens.batches import Batches
-from unifylens.corpus import Corpus
+from unifylens.corpus.corpus import Corpus
+from unifylens.training.batches import Batches
 
 
 def batches_of(*experiments):
@@ -94,6 +94,7 @@ def test_answers_of_several_tokens(monkeypatch, ragged):
         return positions
 
     monkeypatch.setattr(Corpus, "answer_positions", property(two_tokens))
+    forget_corpora(monkeypatch)
     corpus = Corpus.build(tiny())
     batches = batches_of(tiny())
     tokens, due, at = batches[0]

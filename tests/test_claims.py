@@ -11,8 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
-from unifylens import claims, paths
-from unifylens.claims import CLAIMS, Claim, bootstrap_statistic, claims_table, load_records, record
+from unifylens import environment as paths
+from unifylens.evidence import claims
+from unifylens.evidence.claims import record
+from unifylens.evidence.ledger import CLAIMS, Claim
+from unifylens.evidence.records import README_END, README_START, claims_table, load_records
+from unifylens.measures.bootstrap import bootstrap_statistic, mean_interval
 
 ROOT = Path(__file__).parents[1]
 SEEDS = range(5)
@@ -66,7 +70,7 @@ def test_equal_values_have_an_interval_of_no_width():
 
 @given(st.lists(st.floats(-1, 1), min_size=2, max_size=6))
 def test_every_interval_is_finite_and_within_the_data(values):
-    mean, low, high = claims._mean_interval(np.array(values))
+    mean, low, high = mean_interval(np.array(values))
     slack = 1e-9
     assert min(values) - slack <= low <= high <= max(values) + slack
     assert min(values) - slack <= mean <= max(values) + slack
@@ -167,7 +171,7 @@ def test_the_table_is_markdown_and_shows_what_does_not_hold():
 
 def test_the_readme_block_is_renewed_and_nothing_else():
     found = record("T1", effect=HIGH, control=LOW, seeds=SEEDS)
-    text = f"before\n{claims.README_START}\nstale rows\n{claims.README_END}\nafter\n"
+    text = f"before\n{README_START}\nstale rows\n{README_END}\nafter\n"
     once = claims.readme_with(text, [found])
     assert once == claims.readme_with(once, [found])
     assert once.startswith("before\n") and once.endswith("\nafter\n") and "stale" not in once and "| T1 |" in once

@@ -7,8 +7,9 @@ import pytest
 from conftest import tiny
 
 import unifylens as ul
-from unifylens import cldr
-from unifylens.config import RealConfig
+from unifylens import environment
+from unifylens.config import RELATIONS, RealConfig
+from unifylens.corpus import cldr
 
 SOME = ("en", "de", "ru", "el", "ja")
 
@@ -62,8 +63,8 @@ def test_every_name_is_one_word_and_every_fact_is_named_in_every_language():
 def test_leaks_are_found_and_removed():
     assert cldr.leaks_in("en", "AU", "currency", "AUD") and cldr.leaks_in("ja", "JP", "language", "ja")
     assert not cldr.leaks_in("en", "FR", "continent", "150")
-    kept = cldr.facts(SOME, cldr.RELATIONS, 3, romanised=False, leaks=False)
-    everything = cldr.facts(SOME, cldr.RELATIONS, 3, romanised=False, leaks=True)
+    kept = cldr.facts(SOME, RELATIONS, 3, romanised=False, leaks=False)
+    everything = cldr.facts(SOME, RELATIONS, 3, romanised=False, leaks=True)
     assert len(kept) < len(everything)
     assert not any(cldr.leaks_in(locale, *fact) for fact in kept.itertuples(index=False) for locale in SOME)
 
@@ -108,7 +109,7 @@ def test_real_words_conflict_with_invented_ones():
 
 
 def test_a_missing_source_is_named(monkeypatch):
-    monkeypatch.setattr(cldr, "PACKAGES", ("babel", "not-there"))
+    monkeypatch.setattr(environment, "SOURCES", ("babel", "not-there"))
     with pytest.raises(ImportError, match=r"need not-there: pip install 'unifylens\[real\]'"):
         RealConfig()
 
@@ -141,8 +142,8 @@ def test_baselines_of_real_words_need_no_model():
 
 
 def test_skew_can_be_evened_out():
-    everything = cldr.facts(SOME, cldr.RELATIONS, 6, romanised=False, leaks=True)
-    even = cldr.facts(SOME, cldr.RELATIONS, 6, romanised=False, leaks=True, max_countries=8)
+    everything = cldr.facts(SOME, RELATIONS, 6, romanised=False, leaks=True)
+    even = cldr.facts(SOME, RELATIONS, 6, romanised=False, leaks=True, max_countries=8)
     sizes = even.groupby(["relation", "answer"]).size()
     assert sizes.between(6, 8).all() and (sizes.index == everything.groupby(["relation", "answer"]).size().index).all()
     skew = [
@@ -152,13 +153,13 @@ def test_skew_can_be_evened_out():
     assert skew[0] > 0.8 and skew[1] < 0.4
     kept = set(map(tuple, even.to_numpy()))
     assert kept < set(map(tuple, everything.to_numpy()))
-    again = cldr.facts(SOME, cldr.RELATIONS, 6, romanised=False, leaks=True, max_countries=8)
+    again = cldr.facts(SOME, RELATIONS, 6, romanised=False, leaks=True, max_countries=8)
     assert again.equals(even)
 
 
 def test_long_names_are_left_out():
-    short = cldr.facts(SOME, cldr.RELATIONS, 3, romanised=False, leaks=True, max_letters=12)
-    everything = cldr.facts(SOME, cldr.RELATIONS, 3, romanised=False, leaks=True)
+    short = cldr.facts(SOME, RELATIONS, 3, romanised=False, leaks=True, max_letters=12)
+    everything = cldr.facts(SOME, RELATIONS, 3, romanised=False, leaks=True)
     longest = lambda code: max(len(cldr.name(locale, "country", code)) for locale in SOME)  # noqa: E731
     assert set(short["country"]) <= {code for code in everything["country"] if longest(code) <= 12}
     assert 100 < len(short) < len(everything)

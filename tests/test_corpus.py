@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 import unifylens as ul
 from unifylens.config import TEMPLATES
-from unifylens.corpus import KINDS, Corpus, parallel_window
+from unifylens.corpus.corpus import Corpus
+from unifylens.corpus.exposure import KINDS, parallel_window
 
 shares = st.integers(0, 20).map(lambda k: k / 20)
 seeds = st.integers(0, 50)

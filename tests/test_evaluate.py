@@ -8,9 +8,11 @@ import torch
 from conftest import tiny
 
 import unifylens as ul
-from unifylens import evaluate, measures
-from unifylens.corpus import Corpus
-from unifylens.evaluate import Answers, Questions
+from unifylens import measures
+from unifylens.corpus.corpus import Corpus
+from unifylens.crosslingual import evaluate
+from unifylens.crosslingual.evaluate import Answers, Questions
+from unifylens.patching import stream
 
 RIGHT, WRONG_LANGUAGE, WRONG_OBJECT, OTHER = measures.ANSWER_TYPES
 
@@ -141,7 +143,7 @@ def test_states_are_transformerlens_own_and_keep_the_order_of_facts(corpus, mode
 
 def test_answers_do_not_depend_on_the_size_of_batches(monkeypatch, corpus, model):
     logits, layers = evaluate.run_prompts(model, corpus.prompts())
-    monkeypatch.setattr(evaluate, "BATCH_ROWS", 7)
+    monkeypatch.setattr(stream, "BATCH_ROWS", 7)
     again, layers_again = evaluate.run_prompts(model, corpus.prompts())
     torch.testing.assert_close(again, logits)
     torch.testing.assert_close(layers_again, layers)

@@ -10,7 +10,7 @@ from transformer_lens.hook_points import HookPoint
 from transformer_lens.model_bridge import TransformerBridge
 
 import unifylens as ul
-from unifylens import hooks, subspaces
+from unifylens.patching import hooks, subspaces
 
 ROWS, LENGTH, HEADS, WIDTH = 3, 5, 4, 6
 RESIDUAL, Z = "blocks.0.hook_resid_pre", "blocks.0.attn.hook_z"

@@ -13,12 +13,14 @@ from hypothesis import given, settings
 from test_stack import Question, assert_close, network, networks, queries, shapes
 
 import unifylens as ul
-from unifylens import hooks, imposed, sweeps
-from unifylens.batches import Batches
-from unifylens.evaluate import Answers
-from unifylens.imposed import _Imposed, train_with_attention
+from unifylens.crosslingual.evaluate import Answers
 from unifylens.model import build_model
-from unifylens.stack import Stacked, stack_parameters
+from unifylens.patching import hooks
+from unifylens.training import imposed
+from unifylens.training import workers as pool
+from unifylens.training.batches import Batches
+from unifylens.training.imposed import _Imposed, train_with_attention
+from unifylens.training.stack import Stacked, stack_parameters
 
 SHORT = {"train.steps": 12}
 ATTENDING = ("attn.W_Q", "attn.b_Q", "attn.W_K", "attn.b_K")
@@ -40,7 +42,7 @@ def run(tmp_path_factory):
 @pytest.fixture(scope="module")
 def histories(run):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sweeps, "worker_count", lambda: 1)
+        patch.setattr(pool, "worker_count", lambda: 1)
         return attend([run], run.steps)
 
 
@@ -231,7 +233,7 @@ def test_members_train_as_they_would_alone_whatever_the_parts_and_workers(run, h
     runs = [run, *quietly(tiny(seed=1), tiny(**{"corpus.parallel": 0.2}, seed=2))]
     steps = [run.steps[0], run.steps[-1]]
     monkeypatch.setattr(imposed, "PART_SIZE", 4)
-    monkeypatch.setattr(sweeps, "worker_count", lambda: workers)
+    monkeypatch.setattr(pool, "worker_count", lambda: workers)
     threads = torch.get_num_threads()
     together = attend(runs, steps)
     assert torch.get_num_threads() == threads

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from unifylens.information import (
+from unifylens.measures.information import (
     conditional_entropy,
     conditional_mutual_information,
     entropy,

@@ -7,10 +7,14 @@ import torch
 from conftest import quietly, tiny
 
 import unifylens as ul
-from unifylens import interchange, patching, subspaces
-from unifylens.corpus import Corpus
-from unifylens.evaluate import run_prompts, states
-from unifylens.interchange import ANSWERS, halves, language_swap, pairs, subject_patch, subspace_swap
+from unifylens import patching
+from unifylens.corpus.corpus import Corpus
+from unifylens.crosslingual import interchange
+from unifylens.crosslingual.evaluate import states
+from unifylens.crosslingual.interchange import halves, language_swap, pairs, subject_patch, subspace_swap
+from unifylens.measures.answers import FOUR_ANSWERS
+from unifylens.patching import subspaces
+from unifylens.patching.stream import run_prompts
 
 SUBJECT = 1  # its position, between <bos> and the relation
 
@@ -119,7 +123,7 @@ def test_the_four_answers_mean_what_they_are_called(corpus, moved):
         "target object, target language": (target, 1),
         "target object, source language": (target, 2),
     }
-    assert tuple(some.answers()) == ANSWERS
+    assert tuple(some.answers()) == FOUR_ANSWERS
     for name, tokens in some.answers().items():
         objects, language = expected[name]
         assert corpus.tokenizer.decode(tokens.tolist()) == [corpus.languages[language].objects[o] for o in objects]
@@ -129,7 +133,7 @@ def test_shares_and_probabilities_are_of_the_four_answers(corpus):
     some = pairs(corpus, n_pairs=6)
     for name, token in some.answers().items():
         logits = torch.nn.functional.one_hot(token, corpus.d_vocab) * 50.0
-        assert {key: metric(logits) for key, metric in some.shares().items()} == {k: k == name for k in ANSWERS}
+        assert {key: metric(logits) for key, metric in some.shares().items()} == {k: k == name for k in FOUR_ANSWERS}
         for key, metric in some.probabilities().items():
             assert metric(logits) == pytest.approx(float(key == name), abs=1e-6)
 
@@ -143,7 +147,7 @@ def test_shuffled_pairs_keep_everything_but_the_due_facts_of_which_none_stays(co
         assert (other.due_fact != some.due_fact).all() and set(other.due_fact) == set(some.due_fact)
         assert (other.due_fact == some.shuffled(seed).due_fact).all()
         both = other.answers(), some.answers()
-        assert [torch.equal(both[0][name], both[1][name]) for name in ANSWERS] == [False, False, True, True]
+        assert [torch.equal(both[0][name], both[1][name]) for name in FOUR_ANSWERS] == [False, False, True, True]
 
 
 def test_pairs_that_do_not_exist_are_refused(corpus):
@@ -163,7 +167,8 @@ def test_pairs_that_do_not_exist_are_refused(corpus):
     with pytest.raises(ValueError, match="one pair cannot be shuffled; allowed: at least 2"):
         pairs(corpus, n_pairs=1).shuffled()
     alone = build(**{"corpus.parallel": 0.0})
-    alone.home[:], alone.exposure[0], alone.exposure[1] = 0, 1, 0
+    everything_at_home = np.stack([np.ones(alone.n_facts), np.zeros(alone.n_facts)]) / alone.n_facts
+    alone = alone.replace(home=np.zeros_like(alone.home), stages=[(0, 1, everything_at_home)])
     with pytest.raises(ValueError, match="no target fact with another object"):
         pairs(alone)
 
@@ -173,7 +178,7 @@ def test_what_is_patched_decides_which_of_the_four_is_answered(corpus):
     table = patching.by_layer_and_position(
         model, some.target, some.source, some.shares(), layers=[0, 2], progress=False
     )
-    table = table.set_index(["layer", "position"])[list(ANSWERS)]
+    table = table.set_index(["layer", "position"])[list(FOUR_ANSWERS)]
     assert table.loc[0, 0].tolist() == [0, 0, 1, 0], "<bos>: nothing changes"
     assert table.loc[0, SUBJECT].tolist() == [1, 0, 0, 0]
     assert table.loc[0, 2].tolist() == [0, 0, 0, 1], "the relation's word, which is the language's too"

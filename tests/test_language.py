@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unifylens.config import TEMPLATES, LanguageConfig, WorldConfig
-from unifylens.corpus import Corpus
-from unifylens.language import Language, lexical_distance, make_languages, sound_changes
-from unifylens.tokenization import BOS, PAD, Tokenizer
-from unifylens.world import World
+from unifylens.corpus.corpus import Corpus
+from unifylens.corpus.language import Language, lexical_distance, make_languages, sound_changes
+from unifylens.corpus.tokenization import BOS, PAD, Tokenizer
+from unifylens.corpus.world import World
 
 KINDS = ("subjects", "relations", "objects", "function_words")
 ALL_TEMPLATES = tuple(TEMPLATES)

@@ -12,8 +12,9 @@ import torch
 from conftest import tiny
 
 import unifylens as ul
-from unifylens import memory
+from unifylens import hardware
 from unifylens.model import n_parameters
+from unifylens.training import cost as memory
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = """
@@ -22,8 +23,8 @@ from pathlib import Path
 import torch
 torch.set_num_threads(1)
 import unifylens as ul
-from unifylens import memory
-from unifylens.train import train_stack
+from unifylens.training import cost as memory
+from unifylens.training.trainer import train_stack
 
 experiment = ul.Experiment.model_validate_json(sys.stdin.read())
 
@@ -116,8 +117,8 @@ def test_each_dial_moves_its_part_and_the_largest_is_named():
 @pytest.fixture
 def machine(monkeypatch, tmp_path):
     """A machine with 1000 bytes free and no control groups; returns a function that makes one."""
-    monkeypatch.setattr(memory.psutil, "virtual_memory", lambda: SimpleNamespace(available=1000))
-    monkeypatch.setattr(memory, "_CGROUP", tmp_path / "cgroup")
+    monkeypatch.setattr(hardware.psutil, "virtual_memory", lambda: SimpleNamespace(available=1000))
+    monkeypatch.setattr(hardware, "_CGROUP", tmp_path / "cgroup")
 
     def group(version, limit, used, statistics=""):
         folder = tmp_path / "cgroup" / ("" if version == 2 else "memory")
@@ -130,7 +131,7 @@ def machine(monkeypatch, tmp_path):
 
 
 def free():
-    return memory.free_bytes(torch.device("cpu"))
+    return hardware.free_bytes(torch.device("cpu"))
 
 
 def test_free_memory_is_the_machines_or_what_the_control_group_leaves(machine):
@@ -151,4 +152,4 @@ def test_free_memory_is_the_machines_or_what_the_control_group_leaves(machine):
 
 def test_a_gpus_memory_is_asked_of_torch(monkeypatch):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (5, 9))
-    assert memory.free_bytes(torch.device("cuda")) == 5
+    assert hardware.free_bytes(torch.device("cuda")) == 5

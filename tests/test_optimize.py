@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unifylens.config import TrainConfig
-from unifylens.optimize import StackedAdamW
+from unifylens.training.adamw import StackedAdamW
 
 SHAPES = {"embed.W_E": (5, 3), "blocks.0.ln1.w": (3,), "blocks.0.mlp.b_in": (4,), "blocks.0.mlp.W_in": (3, 4)}
 STEPS = 12

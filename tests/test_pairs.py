@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
 import unifylens as ul
-from unifylens import factsets, pairs
 from unifylens.config import RealConfig
+from unifylens.corpus import factsets
+from unifylens.crosslingual import pairs
 
 
 def symmetric(seed, n=7):

@@ -14,8 +14,9 @@ from transformer_lens.model_bridge.sources import build_bridge_from_module
 from transformers import Gemma2Config, Gemma2ForCausalLM, GPT2Config, GPT2LMHeadModel
 
 import unifylens as ul
-from unifylens import hooks, patching, subspaces
-from unifylens.patching import Edit, patch_at
+from unifylens import patching
+from unifylens.patching import edits, hooks, routes, subspaces
+from unifylens.patching.edits import Edit, patch_at
 
 ROWS, LENGTH, VOCABULARY, CONTEXT = 3, 5, 23, 8
 SHAPE = {"d_model": 16, "n_layers": 2, "n_heads": 2, "d_mlp": 32}
@@ -444,7 +445,7 @@ def test_no_hook_stays_behind_an_error(model, error, where, monkeypatch):
         run = partial(patching.experiment, model, TARGET, edits, DIFFERENCE, **quiet)
     else:
         monkeypatch.setattr(hooks, "patch" if where == "a path" else "steer", fail)
-        monkeypatch.setattr(patching, "_outputs_add_up", lambda model: True)
+        monkeypatch.setattr(routes, "_outputs_add_up", lambda model: True)
         run = partial(patching.by_path, model, TARGET, SOURCE, DIFFERENCE, **quiet)
     before = n_hooks(model)
     with pytest.raises(error, match="in mid-run"):
@@ -573,16 +574,16 @@ def test_a_source_model_of_another_shape_is_refused(plain, field, ours, theirs):
 def test_rows_at_a_time_grow_with_free_memory_between_their_bounds(plain, a, b):
     def rows(free, reads=()):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(patching, "free_bytes", lambda device: free)
-            return patching.rows_at_a_time(plain, LENGTH, 10, reads)
+            patch.setattr(edits, "free_bytes", lambda device: free)
+            return edits.rows_at_a_time(plain, LENGTH, 10, reads)
 
     few, many = sorted([a, b])
-    assert 1 <= rows(few) <= rows(many) <= patching.MOST_ROWS
+    assert 1 <= rows(few) <= rows(many) <= edits.MOST_ROWS
     assert rows(a, [residual(1)] * 50) <= rows(a)
-    assert rows(0) == 1 and rows(10**12) == patching.MOST_ROWS
+    assert rows(0) == 1 and rows(10**12) == edits.MOST_ROWS
 
 
 def test_an_experiment_runs_with_hardly_any_memory(plain, monkeypatch):
     expected = patching.by_head(plain, TARGET, SOURCE, DIFFERENCE, **quiet)["difference"]
-    monkeypatch.setattr(patching, "free_bytes", lambda device: 0)
+    monkeypatch.setattr(edits, "free_bytes", lambda device: 0)
     assert_close(patching.by_head(plain, TARGET, SOURCE, DIFFERENCE, **quiet)["difference"], expected)

@@ -8,6 +8,7 @@ import torch
 
 import unifylens as ul
 from unifylens import patching
+from unifylens.patching import edits
 
 N_LAYERS = 3
 TARGET, SOURCE = torch.randint(20, (2, 12, 4), generator=torch.Generator().manual_seed(0))
@@ -59,7 +60,7 @@ EXPERIMENTS = {
 def test_results_are_the_same_to_the_bit(kind, experiment, monkeypatch):
     model = build(**KINDS[kind])
     fewer, table = runs_of_blocks(model, experiment)
-    monkeypatch.setattr(patching, "_resumes", lambda model: False)
+    monkeypatch.setattr(edits, "can_resume", lambda model: False)
     all_runs, expected = runs_of_blocks(model, experiment)
     pd.testing.assert_frame_equal(table, expected, check_exact=True)
     assert table["difference"].nunique() > 2
@@ -110,9 +111,9 @@ def test_few_edits_are_run_as_they_are():
 
 def test_a_model_that_masks_padding_by_its_tokenizer_is_run_whole():
     model = build()
-    assert patching._resumes(model)
+    assert edits.can_resume(model)
     model.tokenizer = object()
-    assert not patching._resumes(model)
+    assert not edits.can_resume(model)
 
 
 def test_hooks_of_ones_own_act_once():

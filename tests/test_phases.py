@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from unifylens.phases import (
+from unifylens.measures.phases import (
     Phases,
     change_points,
     detect,

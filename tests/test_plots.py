@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from unifylens import plots
+from unifylens.evidence import plots
 
 
 @pytest.fixture(autouse=True)

@@ -16,7 +16,11 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 import unifylens as ul
-from unifylens import asking, factsets, pairs, patching, pretrained
+from unifylens import patching
+from unifylens.corpus import factsets
+from unifylens.crosslingual import pairs
+from unifylens.pretrained import asking
+from unifylens.pretrained import models as pretrained
 
 LANGUAGES = ("en", "de", "ru", "ja")
 
@@ -152,7 +156,7 @@ def test_states_are_those_of_the_last_prompt_token(tiny_gemma, facts):
     tokens = torch.tensor([tiny_gemma.tokenizer.encode(facts.loc[row, "prompt"])])
     with torch.no_grad():
         _, cache = tiny_gemma.model.run_with_cache(tokens)
-    for layer, name in enumerate(ul.evaluate.layer_names(3)):
+    for layer, name in enumerate(patching.layer_names(3)):
         torch.testing.assert_close(found[layer].flatten(0, 1)[row], cache[name][0, -1], atol=1e-4, rtol=1e-4)
 
 
@@ -179,7 +183,7 @@ def test_nothing_reaches_for_a_network(folder, monkeypatch):
 
 HUB = """
 import pytest
-from unifylens import pretrained
+from unifylens.pretrained import models as pretrained
 loaded = pretrained.load("someone/tiny-gemma", hub=True)
 print(loaded)
 with pytest.raises(ConnectionError, match="(?s)someone/gone could not be fetched .* allowed: a local folder"):
@@ -212,7 +216,7 @@ def test_mistakes_are_named(tmp_path, folder, monkeypatch):
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(FileNotFoundError, match="has no weights"):
         pretrained.load(tmp_path)
-    monkeypatch.setattr(pretrained.memory, "free_bytes", lambda device: 1000)
+    monkeypatch.setattr(pretrained, "free_bytes", lambda device: 1000)
     with pytest.raises(MemoryError, match=r"needs about .* GiB to load and .* are free; close other programs"):
         pretrained.load(folder)
     monkeypatch.undo()
@@ -224,13 +228,13 @@ def test_mistakes_are_named(tmp_path, folder, monkeypatch):
     monkeypatch.setitem(pretrained.SHIPPED, "gone", replace(gone, module="json", install="pip install gguf"))
     with pytest.raises(ImportError, match="gguf not installed: pip install gguf"):
         pretrained.load("gone")
-    assert not list((ul.paths.home() / "models").iterdir()), "nothing half-written stays"
+    assert not list((ul.environment.home() / "models").iterdir()), "nothing half-written stays"
 
 
 def test_prompts_are_crossed_as_in_the_dish(tiny_gemma, facts):
     """What is patched at the last layer decides the answer; at the embedding of an equal last token, nothing does."""
     crossed = asking.crossed(tiny_gemma, facts, "en", "ru", "currency", n_pairs=6)
-    assert len(crossed.source) == len(crossed.target) == 6 and list(crossed.answers) == list(ul.interchange.ANSWERS)
+    assert len(crossed.source) == len(crossed.target) == 6 and list(crossed.answers) == list(ul.measures.FOUR_ANSWERS)
     assert all(len(set(four)) == 4 for four in torch.stack(list(crossed.answers.values()), 1).tolist())
     assert (crossed.source[:, -1] == crossed.target[:, -1]).all()
     model, shares = tiny_gemma.model, crossed.shares()

@@ -8,12 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import unifylens as ul
-from unifylens.corpus import Corpus
-from unifylens.evaluate import Questions, run_prompts
-from unifylens.information import mutual_information
-from unifylens.measures import ANSWER_TYPES
-from unifylens.prompts import cue_patterns
-from unifylens.tokenization import BOS, EOS, PAD
+from unifylens.corpus.corpus import Corpus
+from unifylens.corpus.prompts import cue_patterns
+from unifylens.corpus.tokenization import BOS, EOS, PAD
+from unifylens.crosslingual.evaluate import Questions
+from unifylens.measures.answers import ANSWER_TYPES
+from unifylens.measures.information import mutual_information
+from unifylens.patching.stream import run_prompts
 
 PIECES = {
     "language.shared_subjects": 0.0,

@@ -8,7 +8,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from unifylens import reproduce
-from unifylens.claims import README_END, README_START
+from unifylens.evidence.records import README_END, README_START
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def test_a_notebook_that_fails_is_left_as_it_was(project, capsys):
 
 def test_a_claim_that_does_not_hold_fails_the_run_and_is_shown(project, capsys):
     write(project, "01_the_dish.ipynb", "x = 1")
-    record = "from unifylens.claims import record\nrecord('C3', effect=[0, 0.1], control=[0, 0], seeds=[0, 1])"
+    record = "from unifylens.evidence.claims import record\nrecord('C3', effect=[0, 0.1], control=[0, 0], seeds=[0, 1])"
     write(project, "02_other.ipynb", record)
     assert reproduce.main(["01", "02"]) == 1
     out = capsys.readouterr().out

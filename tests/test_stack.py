@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 
-from unifylens.stack import (
+from unifylens.training.stack import (
     FEW_POSITIONS,
     OneByOne,
     Stacked,

@@ -10,7 +10,7 @@ import torch
 from conftest import tiny
 
 import unifylens as ul
-from unifylens import store
+from unifylens.training import store
 
 FILES = ("weights.safetensors", "history.parquet", "experiment.json", "manifest.json")
 

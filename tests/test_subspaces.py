@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unifylens import subspaces
-from unifylens.subspaces import Subspace
+from unifylens.patching import subspaces
+from unifylens.patching.subspaces import Subspace
 
 seeds = st.integers(0, 1000)
 

@@ -2,7 +2,6 @@
 
 import concurrent.futures
 import errno
-import importlib
 import os
 import shutil
 import signal
@@ -17,10 +16,10 @@ import torch
 from conftest import assert_equal_runs, distance, quietly, tiny, weights
 
 import unifylens as ul
-from unifylens import memory, store, sweeps
-from unifylens.train import _Stack, train_stack
-
-training = importlib.import_module("unifylens.train")  # `ul.train` is the function
+from unifylens.training import cost, plan, schedule, store, trainer
+from unifylens.training import cost as memory
+from unifylens.training import workers as pool
+from unifylens.training.trainer import _Stack, train_stack
 
 
 def test_a_sweep_keeps_order_and_labels():
@@ -65,7 +64,7 @@ def test_equal_experiments_are_trained_once_and_then_read(monkeypatch):
 
 
 def test_more_than_a_stack_of_models(monkeypatch):
-    monkeypatch.setattr(sweeps, "STACK_SIZE", 2)
+    monkeypatch.setattr(pool, "STACK_SIZE", 2)
     runs = ul.sweep(tiny(), over={"seed": range(3)}, progress=False)
     assert [run.experiment.seed for run in runs] == [0, 1, 2]
     assert len({float(weights(run)["unembed.W_U"].sum()) for run in runs}) == 3
@@ -96,7 +95,7 @@ def test_two_stacks_at_a_time_give_the_same_runs_and_can_be_interrupted(press_ct
     experiments = [tiny(seed=seed) for seed in range(4)]
     one_at_a_time = quietly(*experiments)
     monkeypatch.setenv("UNIFYLENS_HOME", str(tmp_path / "two workers"))
-    monkeypatch.setattr(sweeps, "worker_count", lambda: 2)
+    monkeypatch.setattr(pool, "worker_count", lambda: 2)
     press_ctrl_c.at = (16, 20)
     with pytest.raises(KeyboardInterrupt, match="goes on from there"):
         quietly(*experiments)
@@ -197,9 +196,9 @@ def per_stack(experiment):
 def test_stacks_fit_into_the_free_memory(stacked, monkeypatch):
     experiment = tiny(**{"train.steps": 10})
     once = per_stack(experiment)
-    free = int((2 * once + 7 * per_model(experiment)) / sweeps.SHARE_OF_FREE_MEMORY) + 2
-    monkeypatch.setattr(memory, "free_bytes", lambda device: free)
-    monkeypatch.setattr(sweeps, "worker_count", lambda: 2)
+    free = int((2 * once + 7 * per_model(experiment)) / pool.SHARE_OF_FREE_MEMORY) + 2
+    monkeypatch.setattr(pool, "free_bytes", lambda device: free)
+    monkeypatch.setattr(pool, "worker_count", lambda: 2)
     ul.sweep(experiment, over={"seed": range(8)}, progress=False)
     assert sorted(len(stack) for stack in stacked) == [2, 2, 2, 2]
     stacked.clear()
@@ -215,11 +214,11 @@ def test_stacks_fit_into_the_free_memory(stacked, monkeypatch):
 def test_fewer_workers_where_memory_is_short_and_a_refusal_where_no_model_fits(stacked, monkeypatch):
     experiment = tiny(**{"train.steps": 10})
     one = per_model(experiment) + per_stack(experiment)
-    monkeypatch.setattr(sweeps, "worker_count", lambda: 4)
-    monkeypatch.setattr(memory, "free_bytes", lambda device: int(1.05 * one / sweeps.SHARE_OF_FREE_MEMORY))
+    monkeypatch.setattr(pool, "worker_count", lambda: 4)
+    monkeypatch.setattr(pool, "free_bytes", lambda device: int(1.05 * one / pool.SHARE_OF_FREE_MEMORY))
     ul.sweep(experiment, over={"seed": range(3)}, progress=False)
     assert [len(stack) for stack in stacked] == [1, 1, 1]
-    monkeypatch.setattr(memory, "free_bytes", lambda device: one // 2)
+    monkeypatch.setattr(pool, "free_bytes", lambda device: one // 2)
     for size in (None, 5):
         with pytest.raises(MemoryError, match=r"one model \(seed 9\) needs about .*train.batch_size, model.d_model"):
             ul.sweep(experiment, over={"seed": [9]}, stack_size=size, progress=False)
@@ -229,16 +228,16 @@ def test_fewer_workers_where_memory_is_short_and_a_refusal_where_no_model_fits(s
 
 
 def test_the_active_joblib_configuration_decides(monkeypatch):
-    monkeypatch.setattr(sweeps, "worker_count", lambda: 5)
-    before = sweeps._Workers.active()
+    monkeypatch.setattr(pool, "worker_count", lambda: 5)
+    before = pool.Workers.active()
     assert (before.count, before.shared, before.streams) == (5, True, True)
     with joblib.parallel_config(n_jobs=3):
-        assert (sweeps._Workers.active().count, sweeps._Workers.active().shared) == (3, True)
+        assert (pool.Workers.active().count, pool.Workers.active().shared) == (3, True)
     for backend, streams in (("loky", True), ("multiprocessing", False)):
         with joblib.parallel_config(backend):
-            assert sweeps._Workers.active().count == 5
+            assert pool.Workers.active().count == 5
         with joblib.parallel_config(backend, n_jobs=2):
-            workers = sweeps._Workers.active()
+            workers = pool.Workers.active()
         assert (workers.count, workers.shared, workers.streams, workers.threads) == (2, False, streams, 1)
 
 
@@ -267,9 +266,9 @@ def test_worker_processes_train_the_same_models(backend, here, capsys):
 
 
 def test_stacks_are_cut_so_that_every_worker_process_gets_several():
-    workers = sweeps._Workers(count=4, shared=False, streams=True, here=True, memory=None)
-    members = [sweeps._Member.of(tiny(seed=seed)) for seed in range(40)]
-    stacks, _ = sweeps._plan(members, workers, None)
+    workers = pool.Workers(count=4, shared=False, streams=True, here=True, memory=None)
+    members = [cost.Member.of(tiny(seed=seed)) for seed in range(40)]
+    stacks, _ = plan.plan_stacks(members, workers, None)
     assert len(stacks) >= 16 and {len(stack.members) for stack in stacks} <= {1, 2}
     assert sorted(e.seed for stack in stacks for e in stack.experiments) == list(range(40))
 
@@ -337,8 +336,8 @@ def test_stacks_that_the_cluster_gives_up_are_heard_of_and_others_taken_back(mon
             return future
 
     cluster = Cluster()
-    monkeypatch.setattr(sweeps, "get_active_backend", lambda prefer: (cluster, None))
-    with sweeps._filling_gaps_of_dask():
+    monkeypatch.setattr(schedule, "get_active_backend", lambda prefer: (cluster, None))
+    with schedule._filling_gaps_of_dask():
         assert cluster.submit(len, heard.append) is future
         future.set_exception(lost := RuntimeError("its workers died"))
     assert heard == [lost] and cancelled == ["a stack"]
@@ -348,9 +347,9 @@ def test_stacks_that_the_cluster_gives_up_are_heard_of_and_others_taken_back(mon
 
 
 def test_the_bar_weighs_stacks_by_their_arithmetic(capsys):
-    small, large = (sweeps._Member.of(tiny(**{"model.d_model": width})) for width in (16, 64))
+    small, large = (cost.Member.of(tiny(**{"model.d_model": width})) for width in (16, 64))
     assert 6 < large.flops / small.flops < 16
-    bar = sweeps._Bar([sweeps._StackPlan([small]), sweeps._StackPlan([large] * 3)], progress=True)
+    bar = schedule._Bar([plan.StackPlan([small]), plan.StackPlan([large] * 3)], progress=True)
     assert bar.bar.total == 40 * (small.flops + 3 * large.flops)
     bar.advance(20 * small.flops, resumed=True)
     assert (bar.bar.n, bar.bar.initial) == (20 * small.flops, 20 * small.flops)
@@ -379,7 +378,7 @@ def no_space(*args, **kwargs):
 
 
 def test_progress_that_cannot_be_saved_is_told_once_and_training_goes_on(monkeypatch, trained, empty_store):
-    monkeypatch.setattr(training, "SECONDS_BETWEEN_SAVES", 0.0)
+    monkeypatch.setattr(trainer, "SECONDS_BETWEEN_SAVES", 0.0)
     monkeypatch.setattr(store.Progress, "save", no_space)
     with pytest.warns(UserWarning, match="could not be saved in .*no space left.*training goes on") as caught:
         run, *_ = quietly(tiny(), tiny(**{"model.d_model": 8}))
@@ -388,7 +387,7 @@ def test_progress_that_cannot_be_saved_is_told_once_and_training_goes_on(monkeyp
 
 
 def test_a_run_that_cannot_be_saved_keeps_the_others_and_its_progress(monkeypatch, press_ctrl_c, empty_store, trained):
-    monkeypatch.setattr(training, "SECONDS_BETWEEN_SAVES", 0.0)
+    monkeypatch.setattr(trainer, "SECONDS_BETWEEN_SAVES", 0.0)
     first, second = tiny(**{"model.d_model": 32}), tiny()
     save = store.save
     with monkeypatch.context() as patch:
@@ -404,7 +403,7 @@ def test_a_run_that_cannot_be_saved_keeps_the_others_and_its_progress(monkeypatc
 
 
 def test_progress_makes_room_for_the_runs_it_led_to(monkeypatch, empty_store, trained):
-    monkeypatch.setattr(training, "SECONDS_BETWEEN_SAVES", 0.0)
+    monkeypatch.setattr(trainer, "SECONDS_BETWEEN_SAVES", 0.0)
     save, progress = store.save, empty_store / "interrupted"
 
     def save_if_there_is_room(*content):

@@ -9,10 +9,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unifylens.config import LanguageConfig, TokenizerConfig, WorldConfig
-from unifylens.language import Language, make_languages
-from unifylens.prompts import word_counts
-from unifylens.tokenization import BOS, CONTINUES, EOS, PAD, ROUND_TO, Tokenizer, cue_symbol, language_tag
-from unifylens.world import World
+from unifylens.corpus.language import Language, make_languages
+from unifylens.corpus.tokenization import (
+    BOS,
+    CONTINUES,
+    EOS,
+    PAD,
+    ROUND_TO,
+    Tokenizer,
+    cue_symbol,
+    language_tag,
+    word_counts,
+)
+from unifylens.corpus.world import World
 
 SIZES = (45, 60, 150, 400)  # letters, first ones counted apart, are fewer than 40
 ways = st.one_of(

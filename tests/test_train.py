@@ -1,6 +1,5 @@
 """Training: against a loop written out here, and through interruption, divergence and changes of the corpus."""
 
-import importlib
 import random
 import re
 import signal
@@ -12,21 +11,21 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import assert_equal_runs, distance, quietly, tiny, weights
+from conftest import assert_equal_runs, distance, forget_corpora, quietly, tiny, weights
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformer_lens import HookedTransformer
 
 import unifylens as ul
-from unifylens.batches import Batches
-from unifylens.corpus import Corpus
-from unifylens.evaluate import transfer
+from unifylens.corpus.corpus import Corpus
+from unifylens.crosslingual.evaluate import transfer
 from unifylens.model import build_model
-from unifylens.optimize import Graph
-from unifylens.train import _Stack, train_stack
+from unifylens.training import trainer
+from unifylens.training.adamw import Graph
+from unifylens.training.batches import Batches
+from unifylens.training.trainer import _Stack, train_stack
 
-training = importlib.import_module("unifylens.train")  # `ul.train` is the function
 SEVERAL_TEMPLATES = {"language.templates": ("plain", "topic", "of")}
 
 
@@ -127,6 +126,7 @@ def test_answers_of_several_tokens_train_as_in_a_plain_loop(monkeypatch):
         return torch.tensor([corpus.position("answer") - 1, corpus.position("answer")]).expand(1, corpus.n_rows, 2)
 
     monkeypatch.setattr(Corpus, "answer_positions", property(two_tokens))
+    forget_corpora(monkeypatch)
     run = quietly(tiny(**{"train.steps": 200}))[0]
     assert_trained_as_plainly(run)
 
@@ -472,7 +472,7 @@ def test_a_damaged_interrupted_training_is_named_and_starts_anew(press_ctrl_c, t
 
 
 def test_long_trainings_are_saved_now_and_then(monkeypatch, trained, empty_store):
-    monkeypatch.setattr(training, "SECONDS_BETWEEN_SAVES", 0.0)
+    monkeypatch.setattr(trainer, "SECONDS_BETWEEN_SAVES", 0.0)
     advance = _Stack.advance
 
     def power_cut(self):

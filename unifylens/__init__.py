@@ -1,86 +1,23 @@
-"""Grow tiny multilingual Transformers in a dish and see what makes a fact one representation or two."""
+"""Grow tiny multilingual Transformers in a dish and see what makes a fact one representation or two.
+
+One fact's way goes through the rooms in this order, and none reaches back:
+
+- `config` says what an experiment is (`model` builds its Transformer); `corpus` makes a `World` of facts, the words of
+  its languages, tokens, and who sees what how often
+- `training` trains many models at once and keeps each as a `Run`: the model, its checkpoints, its history
+- `crosslingual` asks a model of the dish in every language; `pretrained` does so with models that others trained
+- `measures` (tensors in, numbers out) and `patching` (any model with TransformerLens hook names) stand on their own
+- `designs` lists what the notebooks train, `evidence` what is claimed and found, `reproduce` runs it all
+- ground, under all of them: `seeds`, `errors`, `environment` (folders, settings), `hardware`
+"""
 
 import os
+
+import lazy_loader
 
 # Before torch loads OpenMP: its threads spin while they wait, which beside another busy process costs a factor of 30.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
-from unifylens import (
-    claims,
-    designs,
-    evaluate,
-    hooks,
-    imposed,
-    interchange,
-    interventions,
-    measures,
-    pairs,
-    patching,
-    phases,
-    plots,
-    subspaces,
-)
-from unifylens.config import (
-    CorpusChange,
-    CorpusConfig,
-    Experiment,
-    Intervention,
-    LanguageConfig,
-    ModelConfig,
-    RealConfig,
-    TokenizerConfig,
-    TrainConfig,
-    WorldConfig,
-)
-from unifylens.corpus import Corpus, parallel_window
-from unifylens.evaluate import states, transfer, unification
-from unifylens.interventions import build_corpus
-from unifylens.model import build_model, untrained_like
-from unifylens.paths import profile
-from unifylens.store import Run
-from unifylens.sweeps import Sweep, sweep, train, train_design, train_many
-from unifylens.tokenization import Tokenizer
-from unifylens.world import World
+__version__ = "0.2.0"
 
-__all__ = [
-    "Corpus",
-    "CorpusChange",
-    "CorpusConfig",
-    "Experiment",
-    "Intervention",
-    "LanguageConfig",
-    "ModelConfig",
-    "RealConfig",
-    "Run",
-    "Sweep",
-    "Tokenizer",
-    "TokenizerConfig",
-    "TrainConfig",
-    "World",
-    "WorldConfig",
-    "build_corpus",
-    "build_model",
-    "claims",
-    "designs",
-    "evaluate",
-    "hooks",
-    "imposed",
-    "interchange",
-    "interventions",
-    "measures",
-    "pairs",
-    "parallel_window",
-    "patching",
-    "phases",
-    "plots",
-    "profile",
-    "states",
-    "subspaces",
-    "sweep",
-    "train",
-    "train_design",
-    "train_many",
-    "transfer",
-    "unification",
-    "untrained_like",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from unifylens import cldr
+from unifylens import environment
+from unifylens.errors import suggest
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Count = Annotated[int, Field(ge=1)]
@@ -23,6 +23,10 @@ WordKind = Literal["subjects", "relations", "objects", "function_words"]
 REAL_LANGUAGES = ("en", "fr", "de", "es", "ru", "uk", "ar", "hi", "el", "he", "ko", "ja")
 """Twelve languages in eight scripts; four are written in Latin letters, two in Cyrillic ones."""
 
+Relation = Literal["continent", "subregion", "currency", "language", "script"]
+RELATIONS: tuple[Relation, ...] = get_args(Relation)
+"""What is known of countries."""
+
 SLOTS = ("subject", "relation", "object")
 TEMPLATES = {
     "plain": "{subject} {relation} {object}",
@@ -30,23 +34,6 @@ TEMPLATES = {
     "has": "{subject} has {relation} {object}",
     "topic": "as-for {subject} the {relation} is {object} indeed",
 }
-
-
-def suggest(name: str, allowed: list[str]) -> str:
-    """End of an error sentence: the nearest allowed names, then all of them."""
-    near = difflib.get_close_matches(name, allowed, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    return f"{hint} Allowed: {', '.join(allowed)}."
-
-
-def rng(seed: int, purpose: str) -> np.random.Generator:
-    """Random generator of one purpose, so that moving one dial leaves every other draw as it was."""
-    return np.random.default_rng([seed, *purpose.encode()])
-
-
-def torch_seed(seed: int, purpose: str, index: int = 0) -> int:
-    """Seed of one purpose for `torch.Generator.manual_seed`; `index` numbers the draws of that purpose."""
-    return int(np.random.SeedSequence([seed, index, *purpose.encode()]).generate_state(1, np.uint64)[0] >> 1)
 
 
 class Config(BaseModel):
@@ -134,7 +121,7 @@ class RealConfig(Config):
 
     locales: Annotated[tuple[str, ...], Field(min_length=2)] = REAL_LANGUAGES
     """CLDR codes of the languages."""
-    relations: Annotated[tuple[cldr.Relation, ...], Field(min_length=1)] = cldr.RELATIONS
+    relations: Annotated[tuple[Relation, ...], Field(min_length=1)] = RELATIONS
     min_countries: Annotated[int, Field(ge=1)] = 3
     """Answers that fewer countries share are left out: nothing could be learnt of them from other facts."""
     max_letters: Count | None = None
@@ -145,7 +132,7 @@ class RealConfig(Config):
     """Keep facts whose answer holds the beginning of the country's name, as in "Swiss franc"."""
     romanised: bool = False
     """Write all names in Latin letters."""
-    sources: str = Field(default_factory=cldr.installed)
+    sources: str = Field(default_factory=environment.sources)
     """Packages that facts and names come from, with their versions."""
 
     @model_validator(mode="after")

@@ -8,7 +8,8 @@ import warnings
 import torch
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 
-from unifylens.config import ModelConfig, torch_seed
+from unifylens.config import ModelConfig
+from unifylens.seeds import torch_seed
 
 LOCAL_WINDOW = 2
 """Positions that a token sees in a local block: its own and the one before."""

@@ -18,8 +18,9 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 from tqdm import tqdm
 
-from unifylens.claims import CLAIMS, claims_text, load_records, update_readme, write_atomic
-from unifylens.paths import PROFILES, figures_dir, profile, project_dir
+from unifylens.environment import PROFILES, figures_dir, profile, project_dir, write_atomic
+from unifylens.evidence.ledger import CLAIMS
+from unifylens.evidence.records import claims_text, load_records, update_readme
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 

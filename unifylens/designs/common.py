@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from unifylens.config import Experiment
-from unifylens.paths import profile, seed_count
+from unifylens.environment import profile, seed_count
 
 Design = list[tuple[dict[str, Any], Experiment]]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from unifylens.config import Experiment
-from unifylens.corpus import parallel_window
+from unifylens.corpus.exposure import parallel_window
 from unifylens.designs.common import Design, causal_seeds, seeds
-from unifylens.paths import profile
+from unifylens.environment import profile
 
 PARALLEL_LEVELS = {
     "quick": (0.0, 0.05, 0.1, 0.2, 0.3, 0.6),

@@ -6,7 +6,7 @@ from typing import Any
 
 from unifylens.config import Experiment
 from unifylens.designs.common import Design, causal_seeds, few_seeds, small
-from unifylens.paths import profile
+from unifylens.environment import profile
 
 DIAGRAM: dict[str, Any] = {
     "world.n_subjects": 120,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from unifylens.designs.common import Design, causal_seeds, small
-from unifylens.paths import profile
+from unifylens.environment import profile
 
 EXTRACTABILITY_PARALLEL = {"subject": 0.25, "shared": 0.15}
 """Parallel share of the dials of extractability, lower where relation words are shared too: none at its ceiling."""

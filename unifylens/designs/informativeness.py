@@ -6,8 +6,8 @@ import numpy as np
 
 from unifylens.config import Experiment
 from unifylens.designs.common import Design, causal_seeds, small
-from unifylens.information import entropy
-from unifylens.paths import profile
+from unifylens.environment import profile
+from unifylens.measures.information import entropy
 
 INFORMATION_PARALLEL = 0.2
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from unifylens.designs.common import Design, causal_seeds, few_seeds, small
-from unifylens.paths import profile
+from unifylens.environment import profile
 
 PIECES: dict[str, Any] = {
     "world.n_subjects": 80,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from unifylens.paths import profile
+from unifylens.environment import profile
 
 ASKED_LANGUAGES = ("en", "fr", "de", "es", "tr", "ru", "uk", "ar", "fa", "hi")
 """Ten languages: five in Latin letters, two in Cyrillic, two in Arabic ones, one in Devanagari."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from unifylens.config import Experiment, RealConfig
 from unifylens.designs.common import Design, seeds
-from unifylens.paths import profile
+from unifylens.environment import profile
 
 REAL_WORDS: dict[str, Any] = {
     "real.min_countries": 6,

@@ -1,0 +1,25 @@
+from . import cldr, corpus, exposure, factsets, interventions, language, prompts, statistics, tokenization, world
+from .corpus import KINDS, Corpus
+from .exposure import parallel_window
+from .language import Language
+from .tokenization import Tokenizer
+from .world import World
+
+__all__ = [
+    "KINDS",
+    "Corpus",
+    "Language",
+    "Tokenizer",
+    "World",
+    "cldr",
+    "corpus",
+    "exposure",
+    "factsets",
+    "interventions",
+    "language",
+    "parallel_window",
+    "prompts",
+    "statistics",
+    "tokenization",
+    "world",
+]

@@ -1,0 +1,421 @@
+"""Which fact is said in which language, how often: exposure, held-out facts, prompts, statistics."""
+
+from __future__ import annotations
+
+from functools import cached_property, lru_cache
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from unifylens.config import (
+    CorpusConfig,
+    Experiment,
+    Intervention,
+    LanguageConfig,
+    RealConfig,
+    TokenizerConfig,
+    WorldConfig,
+)
+from unifylens.corpus import statistics
+from unifylens.corpus.exposure import KINDS, Copy, assign
+from unifylens.corpus.interventions import apply
+from unifylens.corpus.language import Language, make_languages, real_languages
+from unifylens.corpus.prompts import Rendered, cue_patterns, render
+from unifylens.corpus.tokenization import EOS, PAD, Tokenizer, language_tag, make_tokenizer
+from unifylens.corpus.world import World
+from unifylens.seeds import rng
+
+KEPT = 64
+"""Corpora that a process keeps (about 2 MB each in the default dish)."""
+
+
+class Corpus:
+    """The prompts of every fact in every language, and how often each is seen.
+
+    Row `r = language * n_facts + fact` stands for one fact in one language, seen or held out.
+    Build it with `Corpus.build(experiment)`, or read `run.corpus`.
+    """
+
+    def __init__(
+        self,
+        world: World,
+        languages: tuple[Language, ...],
+        tokenizer: Tokenizer,
+        templates: list[list[str]],
+        language_token: bool,
+        language_cue: str,
+        home: Int[np.ndarray, " fact"],
+        stages: list[tuple[int, int, Float[np.ndarray, "language fact"]]],
+        switched: Int[np.ndarray, "language fact"] | None = None,
+    ) -> None:
+        """Stages are `(start, stop, exposure)` in order. Raises ValueError where two prompts cannot be told apart.
+
+        `switched` says how many languages on the one lies whose word for the subject takes the place of its own in
+        every second example (code-switching); 0 for none.
+        """
+        self.world = world
+        self.languages = languages
+        self.tokenizer = tokenizer
+        self.templates = templates
+        self.language_token = language_token
+        self.language_cue = language_cue
+        self.home = home
+        """Home language of each fact (by the first stage, where the corpus changes)."""
+        self.stages = stages
+        self.switched = switched
+        self._refuse_ambiguous_prompts()
+
+    @staticmethod
+    def build(experiment: Experiment) -> Corpus:
+        """The corpus an experiment trains on: made as its settings say, then changed by its interventions, in order.
+
+        Corpora are kept: experiments that differ in model or optimiser alone, and later calls, get the same one, whose
+        tables cannot be written to. Raises ValueError where settings do not fit together, and what interventions raise.
+        """
+        parts = {
+            name: getattr(experiment, name) for name in ("world", "language", "tokenizer", "interventions", "real")
+        }
+        return _build(**parts, stages=tuple(experiment.stages()), seed=experiment.seed)
+
+    def replace(self, **parts: Any) -> Corpus:
+        """Copy with some parts changed, named as in the constructor. Raises what the constructor raises."""
+        names = ("world", "languages", "tokenizer", "templates", "language_token", "language_cue", "home", "stages")
+        return Corpus(**{name: getattr(self, name) for name in (*names, "switched")} | parts)
+
+    # --- who sees what -------------------------------------------------------------------------------------
+
+    @property
+    def n_languages(self) -> int:
+        """Number of languages."""
+        return len(self.languages)
+
+    @property
+    def n_facts(self) -> int:
+        """Number of facts."""
+        return self.world.n_facts
+
+    @property
+    def d_vocab(self) -> int:
+        """Size of the vocabulary."""
+        return len(self.tokenizer)
+
+    @cached_property
+    def exposure(self) -> Float[np.ndarray, "language fact"]:
+        """Share of all training examples, over the whole run; sums to one."""
+        total = self.stages[-1][1]
+        return sum((stop - start) / total * exposure for start, stop, exposure in self.stages)
+
+    @property
+    def object_exposure(self) -> Float[np.ndarray, "object language relation"]:
+        """Share of training examples that give an object as answer to a relation in a language; sums to 1."""
+        world = self.world
+        table = np.zeros((world.n_objects, self.n_languages, world.n_relations))
+        for language, share in enumerate(self.exposure):
+            np.add.at(table[:, language], (world.object, world.relation), share)
+        return table
+
+    @cached_property
+    def seen(self) -> Bool[np.ndarray, "language fact"]:
+        """Facts seen in a language at any time; the others are held out there."""
+        return self.exposure > 0
+
+    @cached_property
+    def parallel(self) -> Bool[np.ndarray, " fact"]:
+        """Facts seen in more than one language."""
+        return self.seen.sum(0) > 1
+
+    @cached_property
+    def kind(self) -> Int[np.ndarray, "language fact"]:
+        """What every fact is in every language: a `Copy`, and its code into `KINDS`."""
+        at_home = np.arange(self.n_languages)[:, None] == self.home
+        copies = np.where(at_home, Copy.MAJORITY, Copy.MINORITY)
+        return np.where(self.seen, np.where(self.parallel, copies, Copy.MONOLINGUAL), Copy.HELD_OUT)
+
+    # --- rows ----------------------------------------------------------------------------------------------
+
+    @property
+    def n_rows(self) -> int:
+        """Number of (language, fact) pairs."""
+        return self.n_languages * self.n_facts
+
+    def rows(self, facts: Int[np.ndarray, " fact"]) -> Int[np.ndarray, " row"]:
+        """Rows of these facts in every language, language by language."""
+        return (np.arange(self.n_languages)[:, None] * self.n_facts + np.asarray(facts)).ravel()
+
+    @cached_property
+    def _rendered(self) -> Rendered:
+        """Token IDs, and where each slot of each rendering ends."""
+        return render(
+            self.world,
+            self.languages,
+            self.tokenizer,
+            self._renderings,
+            self.language_token,
+            self.language_cue,
+            self.switched,
+        )
+
+    @cached_property
+    def _renderings(self) -> list[tuple[list[str], int, bool]]:
+        """Every template with every choice among a language's cues, then all again switched if there is a table of what
+        is; batches draw among them.
+        """
+        n_choices = len(cue_patterns(self.language_cue, self.n_languages)[0])
+        once_or_twice = (False,) if self.switched is None else (False, True)
+        return [(words, k, switch) for switch in once_or_twice for words in self.templates for k in range(n_choices)]
+
+    @cached_property
+    def sequences(self) -> Int[Tensor, "template row pos"]:
+        """Token IDs of prompt, answer and what follows, padded on the right."""
+        return self._rendered.tokens
+
+    @property
+    def n_ctx(self) -> int:
+        """Length of the longest sequence."""
+        return self.sequences.shape[2]
+
+    def positions(self, slot: str = "answer", template: int = 0) -> Int[np.ndarray, " row"]:
+        """Where a slot ends in every prompt: `subject` (its last token), `relation`, `language`, or `answer`.
+
+        `answer` is the last prompt token, whose logits predict the answer's first. Raises ValueError for another slot.
+        """
+        ends = self._rendered.ends[template]
+        if slot not in ends:
+            raise ValueError(f"position={slot!r} is not in this template; allowed: {', '.join(ends)}.")
+        return ends[slot]
+
+    @property
+    def slots(self) -> tuple[str, ...]:
+        """Places in a prompt that `positions` knows of."""
+        return tuple(self._rendered.ends[0])
+
+    def position(self, slot: str = "answer", template: int = 0) -> int:
+        """Where a slot ends, if it is the same place in all prompts (else `positions`). Raises ValueError if not."""
+        ends = self.positions(slot, template)
+        if (ends != ends[0]).any():
+            raise ValueError(
+                f"position={slot!r} differs from prompt to prompt ({ends.min()} to {ends.max()}), as words have "
+                "several tokens; allowed: tokenizer.scheme='word', or `positions`."
+            )
+        return int(ends[0])
+
+    @cached_property
+    def answer_positions(self) -> Int[Tensor, "template row answer"]:
+        """Positions whose next token is the answer's; where an answer is shorter, its last one is repeated."""
+        first = np.stack([ends["answer"] for ends in self._rendered.ends])
+        n_answer = self._rendered.n_answer
+        steps = np.minimum(np.arange(n_answer.max()), n_answer[..., None] - 1)
+        return torch.from_numpy(first[..., None] + steps)
+
+    @cached_property
+    def due(self) -> Int[Tensor, "template row answer"]:
+        """Tokens of the right answers, in the row's language, padded on the right."""
+        at = self.answer_positions
+        tokens = self.sequences.gather(2, at + 1)
+        tokens[..., 1:][at[..., 1:] == at[..., :-1]] = 0
+        return tokens
+
+    def prompts(self, rows: Int[np.ndarray, " row"] | None = None, template: int = 0) -> Int[Tensor, "row pos"]:
+        """Token IDs up to and including the last token before the answer, padded on the right."""
+        rows = np.arange(self.n_rows) if rows is None else np.asarray(rows)
+        last = torch.from_numpy(self.positions("answer", template)[rows])
+        tokens = self.sequences[template, rows, : int(last.max()) + 1]
+        return tokens.masked_fill(torch.arange(tokens.shape[1]) > last[:, None], 0)
+
+    @cached_property
+    def answers(self) -> Int[Tensor, " row"]:
+        """Token ID of the right answer, in the row's language. Raises ValueError if answers have several tokens."""
+        if self.due.shape[2] > 1:
+            raise ValueError(
+                f"answers have up to {self.due.shape[2]} tokens here; allowed: tokenizer.scheme='word', or `due`."
+            )
+        return self.due[0, :, 0]
+
+    def text(self, language: int, fact: int, template: int = 0, answer: bool = True) -> str:
+        """One prompt as text, with its answer behind an arrow."""
+        if not 0 <= language < self.n_languages or not 0 <= fact < self.n_facts:
+            raise ValueError(
+                f"language={language}, fact={fact}: allowed are languages 0 to {self.n_languages - 1} and "
+                f"facts 0 to {self.n_facts - 1}."
+            )
+        row = language * self.n_facts + fact
+        tokens = self.sequences[template, row].tolist()
+        end = self.positions("answer", template)[row] + 1
+        prompt = " ".join(self.tokenizer.decode(tokens[:end]))
+        if not answer:
+            return prompt
+        return " ".join(
+            [prompt, "→", *(word for word in self.tokenizer.decode(tokens[end:]) if word not in (PAD, EOS))]
+        )
+
+    def block_facts(self, n_relations: int = 4, per_relation: int = 16, seed: int = 0) -> Int[np.ndarray, " fact"]:
+        """Some monolingual facts of the first relations, sorted by relation, then object: the order of heatmaps.
+
+        Raises ValueError if a relation has fewer of them.
+        """
+        world, chosen = self.world, []
+        for relation in range(min(n_relations, world.n_relations)):
+            facts = np.flatnonzero((world.relation == relation) & ~self.parallel)
+            if len(facts) < per_relation:
+                raise ValueError(
+                    f"per_relation={per_relation}: relation {relation} has {len(facts)} monolingual facts; "
+                    f"allowed: at most that many."
+                )
+            facts = rng(seed, f"facts of relation {relation}").permutation(facts)[:per_relation]
+            chosen.append(facts[np.argsort(world.object[facts], kind="stable")])
+        return np.concatenate(chosen)
+
+    # --- what tokens mean ----------------------------------------------------------------------------------
+
+    @cached_property
+    def possible_answers(self) -> dict[tuple[int, ...], dict[int, int]]:
+        """The object that every sequence of an answer's tokens names, by relation, in any language.
+
+        Real languages may have one word for two things, such as a language and its script.
+        """
+        end = [self.tokenizer.special[EOS]] if EOS in self.tokenizer.special else []
+        found: dict[tuple[int, ...], dict[int, int]] = {}
+        for index, language in enumerate(self.languages):
+            for number, name in enumerate(language.objects):
+                tokens = tuple(self.tokenizer.encode(name.split(), index) + end)
+                found.setdefault(tokens, {})[int(self.world.object_relation[number])] = number
+        return found
+
+    def named(
+        self, answers: Int[Tensor, "row answer"], relation: Int[Tensor, " row"]
+    ) -> tuple[Int[Tensor, " row"], Int[Tensor, " code"]]:
+        """A code for every answer to a relation, and the object, -1 for none, by code: equal codes are equal answers.
+
+        Where an answer names several objects, it is the relation's. What stands behind an answer's end does not count.
+        """
+        objects: list[int] = []
+        codes: dict[tuple[int, ...], list[int]] = {}
+        for tokens, by_relation in self.possible_answers.items():
+            numbers = {r: len(objects) + i for i, r in enumerate(by_relation)}
+            other = len(objects)
+            codes[tokens] = [numbers.get(r, other) for r in range(self.world.n_relations)]
+            objects += by_relation.values()
+        none = [len(objects)] * self.world.n_relations
+        by_code = torch.tensor([*objects, -1])
+        if answers.shape[1] == 1:
+            table = torch.tensor([none]).repeat(self.d_vocab, 1)
+            table[[token for (token,) in codes]] = torch.tensor([*codes.values()])
+            return table[answers[:, 0], relation], by_code
+        end = self.tokenizer.special.get(EOS)
+        cut = (row[: row.index(end) + 1] if end in row else [i for i in row if i] for row in answers.tolist())
+        found = [codes.get(tuple(row), none)[r] for row, r in zip(cut, relation.tolist(), strict=True)]
+        return torch.tensor(found, dtype=torch.long), by_code
+
+    @cached_property
+    def token_object(self) -> Int[Tensor, " vocab"]:
+        """Object that a token names, -1 where it names none. Raises ValueError if answers have several tokens."""
+        table = torch.full((self.d_vocab,), -1)
+        for index in range(self.n_languages):
+            table[self._object_tokens(index)] = torch.arange(self.world.n_objects)
+        return table
+
+    @cached_property
+    def choices(self) -> Bool[Tensor, "language relation vocab"]:
+        """Answers that are possible in a language for a relation. Raises ValueError if they have several tokens."""
+        table = torch.zeros(self.n_languages, self.world.n_relations, self.d_vocab, dtype=torch.bool)
+        for index in range(self.n_languages):
+            table[index, self.world.object_relation, self._object_tokens(index)] = True
+        return table
+
+    def _object_tokens(self, language: int) -> list[int]:
+        _ = self.answers  # which says so where answers have several tokens
+        return self.tokenizer.encode(self.languages[language].objects, language)
+
+    @cached_property
+    def language_revealing(self) -> Bool[np.ndarray, " vocab"]:
+        """Tokens that belong to one language only."""
+        revealing = self.tokenizer.languages_of() == 1
+        revealing[self.tokenizer.encode([language_tag(language) for language in self.languages])] = True
+        return revealing
+
+    def _refuse_ambiguous_prompts(self) -> None:
+        """Two languages must never share a prompt: what is due there could not be known."""
+        for template, (words, *_) in enumerate(self._renderings):
+            prompts = self.prompts(template=template).numpy()
+            clashes = len(prompts) - len(np.unique(prompts, axis=0))
+            if clashes:
+                raise ValueError(
+                    f"language.shared_subjects, shared_relations, shared_function_words and lexical_distance make "
+                    f"{clashes} of {len(prompts)} prompts the same in two languages (template {' '.join(words)!r}"
+                    "); lower one of the shares, raise the distance, or set language.language_token=True or a "
+                    "language.language_cue."
+                )
+
+    def check_model(self, d_vocab: int, n_ctx: int) -> None:
+        """Raise ValueError unless a model of this vocabulary and context can read the corpus."""
+        if d_vocab != self.d_vocab:
+            raise ValueError(f"the model's d_vocab={d_vocab} must equal the corpus' vocabulary of {self.d_vocab}.")
+        if n_ctx < self.n_ctx:
+            raise ValueError(f"the model's n_ctx={n_ctx} must be at least the corpus' n_ctx={self.n_ctx}.")
+
+    # --- the table -----------------------------------------------------------------------------------------
+
+    @cached_property
+    def baseline(self) -> float:
+        """No-knowledge baseline: H(answer | relation, language) in nats per answer token, the loss without any fact."""
+        return statistics.no_knowledge_baseline(self)
+
+    def statistics(self) -> pd.DataFrame:
+        """Counts, exposure, informativeness and extractability in one table: columns value, unit, meaning."""
+        return statistics.table(self)
+
+    def examples(self, n: int = 2, seed: int = 0) -> pd.DataFrame:
+        """A few prompts of every kind as text: columns language, kind, text."""
+        draw = np.random.default_rng(seed)
+        records = []
+        for code, name in enumerate(KINDS):
+            places = np.argwhere(self.kind == code)
+            for language, fact in places[draw.permutation(len(places))[:n]]:
+                text = self.text(int(language), int(fact))
+                records.append({"kind": name, "language": self.languages[language].name, "text": text})
+        return pd.DataFrame(records)
+
+
+@lru_cache(maxsize=KEPT)
+def _build(
+    *,
+    world: WorldConfig,
+    language: LanguageConfig,
+    tokenizer: TokenizerConfig,
+    stages: tuple[tuple[int, int, CorpusConfig], ...],
+    interventions: tuple[Intervention, ...],
+    real: RealConfig | None,
+    seed: int,
+) -> Corpus:
+    """What `Corpus.build` gives: all that a corpus depends on, and nothing else, is what it is kept by."""
+    templates = language.template_words()
+    if real is None:
+        facts = World.synthetic(world, seed)
+        languages = make_languages(facts, language, seed)
+    else:
+        facts = World.from_cldr(real)
+        languages = real_languages(facts, real, templates)
+    assigned = [(start, stop, *assign(facts, len(languages), config, seed)) for start, stop, config in stages]
+    corpus = Corpus(
+        world=facts,
+        languages=languages,
+        tokenizer=make_tokenizer(facts, languages, tokenizer, language.language_cue, seed),
+        templates=templates,
+        language_token=language.language_token,
+        language_cue=language.language_cue,
+        home=assigned[0][2],
+        stages=[(start, stop, exposure) for start, stop, _, exposure in assigned],
+    )
+    for intervention in interventions:
+        corpus = apply(corpus, intervention, seed)
+    for table in (corpus.home, *(exposure for _, _, exposure in corpus.stages)):
+        table.setflags(write=False)
+    return corpus
+
+
+build_corpus = Corpus.build
+"""Another name, which reads well in a notebook."""

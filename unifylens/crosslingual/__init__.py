@@ -1,0 +1,5 @@
+"""Models of the dish, asked across languages: transfer, unification, interchange, pairs of languages."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,272 @@
+"""Ask a model the corpus' prompts and hand states and answers to the measures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import combinations
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from unifylens import measures
+from unifylens.corpus.corpus import Corpus
+from unifylens.corpus.exposure import KINDS
+from unifylens.model import untrained_like
+from unifylens.patching.stream import Model, run_prompts
+from unifylens.seeds import rng
+
+Ask = Callable[[Tensor, Tensor], tuple[Tensor, list[Tensor]]]
+"""From tokens `[row, pos]` and positions `[row]`: logits `[row, vocab]` and states by layer `[row, d_model]` there."""
+
+
+class Answers(NamedTuple):
+    """What a model says: its greedy answers, and logits and states at the last prompt token."""
+
+    tokens: Int[Tensor, "row answer"]
+    logits: Float[Tensor, "row vocab"]
+    states: list[Float[Tensor, "row d_model"]]
+
+
+class Questions:
+    """Some facts, asked in every language, and what the answers and states to them amount to."""
+
+    def __init__(self, corpus: Corpus, facts: Int[np.ndarray, " fact"]) -> None:
+        """`facts` are fact numbers of `corpus`; rows are ordered language by language."""
+        self.corpus = corpus
+        self.facts = np.sort(facts)
+        self.rows = torch.from_numpy(corpus.rows(self.facts))
+        self.prompts = corpus.prompts(self.rows.numpy())
+        self.last = torch.from_numpy(corpus.positions("answer")[self.rows.numpy()])
+        """Position of each prompt's last token."""
+        self.n_answer = corpus.due.shape[2]
+        self.kind = corpus.kind[:, self.facts].ravel()
+        self.language = np.repeat(np.arange(corpus.n_languages), len(self.facts))
+        self.relation = np.tile(corpus.world.relation[self.facts], corpus.n_languages)
+        self.parallel = corpus.parallel[self.facts]
+        self._due = corpus.due[0, self.rows]
+        self._due_code, _ = corpus.named(self._due, torch.from_numpy(self.relation))
+        self._object = torch.from_numpy(np.tile(corpus.world.object[self.facts], corpus.n_languages))
+
+    @classmethod
+    def sample(cls, corpus: Corpus, per_kind: int, seed: int) -> Questions:
+        """Up to `per_kind` parallel and as many monolingual facts; which ones depends on the seed alone."""
+        order = rng(seed, "evaluated facts").permutation(corpus.n_facts)
+        parallel = corpus.parallel[order]
+        return cls(corpus, np.concatenate([order[parallel][:per_kind], order[~parallel][:per_kind]]))
+
+    @classmethod
+    def all(cls, corpus: Corpus) -> Questions:
+        """Every fact."""
+        return cls(corpus, np.arange(corpus.n_facts))
+
+    @torch.no_grad()
+    def answered_by(self, ask: Ask) -> Answers:
+        """Greedy decoding: every token of an answer is the likeliest after those before it."""
+        tokens = torch.nn.functional.pad(self.prompts, (0, self.n_answer - 1))
+        row = torch.arange(len(tokens))
+        first, states = ask(tokens, self.last)
+        said = [first.argmax(-1)]
+        for i in range(1, self.n_answer):
+            tokens[row, self.last + i] = said[-1]
+            said.append(ask(tokens, self.last + i)[0].argmax(-1))
+        return Answers(torch.stack(said, 1), first, states)
+
+    def answer_types(self, said: Int[Tensor, "row answer"]) -> Int[np.ndarray, " row"]:
+        """Code into `measures.ANSWER_TYPES` of each answer."""
+        objects = torch.from_numpy(self.corpus.world.object_relation)
+        said, named = self.corpus.named(said, torch.from_numpy(self.relation))
+        relation = torch.where(named >= 0, objects[named.clamp(min=0)], -1)
+        return np.asarray(
+            measures.answer_types(said, self._due_code, named, relation, self._object, torch.from_numpy(self.relation))
+        )
+
+    def chooses(
+        self, logits: Float[Tensor, "row vocab"], asked: Bool[np.ndarray, " row"]
+    ) -> Bool[np.ndarray, " asked"]:
+        """Whether the asked rows are right in the calibrated choice, among the relation's objects in the language."""
+        allowed = self.corpus.choices[torch.from_numpy(self.language[asked]), torch.from_numpy(self.relation[asked])]
+        rows = torch.from_numpy(asked)
+        return (measures.object_choice(logits[rows], allowed) == self._due[rows, 0]).numpy()
+
+    def accuracy(self, answers: Answers) -> dict[str, float]:
+        """Recall by kind of copy, transfer with its error types; nan where there is nothing to ask.
+
+        `transfer_choice` is nan, too, where answers have several tokens.
+        """
+        types = self.answer_types(answers.tokens)
+        right = types == 0
+        n_kind = np.bincount(self.corpus.kind.ravel(), minlength=len(KINDS))
+        by_kind = [_mean(right[self.kind == code]) for code in range(len(KINDS))]
+        known = [code for code in range(3) if n_kind[code] and not np.isnan(by_kind[code])]
+        held_out = self.kind == 3
+        chooses = self.chooses(answers.logits, held_out) if self.n_answer == 1 else []
+        out = {
+            # kinds are sampled evenly, so recall weighs them by how many copies there are
+            "recall": float(np.average([by_kind[c] for c in known], weights=n_kind[known])),
+            **{f"recall_{KINDS[code]}": by_kind[code] for code in range(3)},
+            "transfer": by_kind[3],
+            "transfer_choice": _mean(chooses),
+        }
+        for code, name in enumerate(("wrong_language", "wrong_object", "other"), start=1):
+            out[f"transfer_{name}"] = _mean(types[held_out] == code)
+        return out
+
+    def pairs(self, states: Float[Tensor, "row d_model"], parallel: bool) -> list[tuple[Tensor, Tensor]]:
+        """States of the same facts, `([fact, d_model], [fact, d_model])`, for every pair of languages."""
+        by_language = states.view(self.corpus.n_languages, len(self.facts), -1)
+        chosen = by_language[:, torch.from_numpy(self.parallel == parallel)]
+        return list(combinations(chosen, 2)) if chosen.shape[1] > 1 else []
+
+    def representation(self, states: list[Float[Tensor, "row d_model"]]) -> dict[str, float]:
+        """By layer: unification of monolingual and of parallel facts, its shuffled control, a language probe.
+
+        The probe is trained on some relations and tested on others, as each relation's own words give the language
+        away; with one relation it is tested on other facts.
+        """
+        out: dict[str, float] = {}
+        world, alone_facts = self.corpus.world, self.facts[~self.parallel]
+        relation, subject = (torch.from_numpy(of[alone_facts]) for of in (world.relation, world.subject))
+        one_relation = len(np.unique(self.relation)) == 1
+        groups = np.tile(self.facts, self.corpus.n_languages) if one_relation else self.relation
+        for layer, state in enumerate(states):
+            alone, parallel = self.pairs(state, parallel=False), self.pairs(state, parallel=True)
+            out[f"unification_{layer}"] = _mean([measures.unification(x, y) for x, y in alone])
+            scores = [measures.fact_specific(x, y, relation, subject) for x, y in alone]
+            out[f"fact_specific_{layer}"] = _mean(scores)
+            out[f"shuffled_{layer}"] = _mean([measures.shuffled(x, y, relation) for x, y in alone])
+            out[f"unification_parallel_{layer}"] = _mean([measures.unification(x, y) for x, y in parallel])
+            out[f"probe_{layer}"] = measures.language_probe(
+                state, torch.from_numpy(self.language), torch.from_numpy(groups)
+            )
+        main = main_layer(len(states))
+        return {name: out[f"{name}_{main}"] for name in ("unification", "fact_specific")} | out
+
+
+def _mean(values: list[float] | np.ndarray) -> float:
+    return float(np.mean(values)) if len(values) else float("nan")
+
+
+def main_layer(n_layers: int) -> int:
+    """Layer whose score is called `unification`: the last but one, as the last must hold the answer's language."""
+    return max(0, n_layers - 2)
+
+
+def states(
+    model: Model, corpus: Corpus, facts: Int[np.ndarray, " fact"], position: str = "answer"
+) -> Float[Tensor, "layer language fact d_model"]:
+    """Residual stream of facts in every language, from the embedding to after the last block.
+
+    `position` is a slot of the prompt (its last token); `answer` is the last token before it. The order of `facts` is
+    kept. Raises ValueError if the model does not fit the corpus or the slot does not exist.
+    """
+    corpus.check_model(model.cfg.d_vocab, model.cfg.n_ctx)
+    rows = corpus.rows(facts)
+    _, by_layer = run_prompts(model, corpus.prompts(rows), torch.from_numpy(corpus.positions(position)[rows]))
+    return torch.stack(by_layer).unflatten(1, (corpus.n_languages, len(facts)))
+
+
+def transfer(model: Model, corpus: Corpus) -> pd.DataFrame:
+    """Answers to every fact in every language in which it was never seen: one row a language, shares by type.
+
+    Columns: `n` questions, one share per `measures.ANSWER_TYPES`, and `choice`, the accuracy when only the
+    relation's objects in the language asked are allowed (chance: one over their number; nan where answers have several
+    tokens). Whole answers must match, as greedy decoding gives them.
+    Raises ValueError if the model does not fit the corpus, or no fact is held out.
+    """
+    corpus.check_model(model.cfg.d_vocab, model.cfg.n_ctx)
+    if corpus.seen.all():
+        raise ValueError("every fact is seen in every language (corpus.parallel=1): no transfer to measure.")
+    questions = Questions.all(corpus)
+    answers = questions.answered_by(lambda tokens, at: run_prompts(model, tokens, at, at))
+    types = questions.answer_types(answers.tokens)
+    records = []
+    for index, language in enumerate(corpus.languages):
+        asked = (questions.kind == 3) & (questions.language == index)
+        shares = {name: _mean(types[asked] == code) for code, name in enumerate(measures.ANSWER_TYPES)}
+        choice = _mean(questions.chooses(answers.logits, asked) if questions.n_answer == 1 else [])
+        records.append({"language": language.name, "n": int(asked.sum()), **shares, "choice": choice})
+    return pd.DataFrame(records).set_index("language")
+
+
+def held_out(model: Model, corpus: Corpus) -> pd.DataFrame:
+    """The answer to every fact in every language in which it was never seen: one row each.
+
+    Columns: `fact`, `relation` (its name where the world is real), `home` and `asked` (names of languages), `answer`
+    (its `measures.ANSWER_TYPES`), `right`, and two baselines that need no model: `majority`, whether the relation's
+    most frequent answer is right, and `same_name`, whether it is or the subject has the same name in both languages.
+    What is seen in several languages has no one home: where it is held out, the first counts.
+    Raises ValueError if the model does not fit the corpus, or no fact is held out.
+    """
+    corpus.check_model(model.cfg.d_vocab, model.cfg.n_ctx)
+    if corpus.seen.all():
+        raise ValueError("every fact is seen in every language (corpus.parallel=1): no transfer to measure.")
+    questions = Questions.all(corpus)
+    types = questions.answer_types(questions.answered_by(lambda tokens, at: run_prompts(model, tokens, at, at)).tokens)
+    asked = questions.kind == 3
+    facts = np.tile(questions.facts, corpus.n_languages)[asked]
+    names = np.array([language.name for language in corpus.languages])
+    home, language, world = corpus.home[facts], questions.language[asked], corpus.world
+    most = np.array([np.bincount(world.object[world.relation == r]).argmax() for r in range(world.n_relations)])
+    majority = world.object[facts] == most[world.relation[facts]]
+    subjects = np.array([each.subjects for each in corpus.languages])
+    same = subjects[home, world.subject[facts]] == subjects[language, world.subject[facts]]
+    relation = questions.relation[asked]
+    answer = np.array(measures.ANSWER_TYPES)[types[asked]]
+    return pd.DataFrame(
+        {
+            "fact": facts,
+            "relation": relation if world.codes is None else np.array(world.codes[1])[relation],
+            "home": names[home],
+            "asked": names[language],
+            "answer": answer,
+            "right": answer == "right",
+            "majority": majority,
+            "same_name": majority | same,
+        }
+    )
+
+
+def unification(
+    model: Model,
+    corpus: Corpus,
+    position: str = "answer",
+    facts: str = "held-out",
+    n_facts: int = 1024,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Every variant of the unification score by layer, with shuffled pairs and an untrained model as controls.
+
+    `position` is a slot of the prompt (`answer`: the last token before it); `facts` are `held-out` (seen in one
+    language only) or `parallel` ones; at most `n_facts` of them are compared. One row a layer (`embed`, then the
+    residual stream after each block); mean over pairs of languages; column `untrained` is `unification` in a
+    model of the same shape that has learnt nothing. Raises ValueError if the model does not fit the corpus.
+    """
+    corpus.check_model(model.cfg.d_vocab, model.cfg.n_ctx)
+    if facts not in ("held-out", "parallel"):
+        raise ValueError(f"facts={facts!r}; allowed: 'held-out', 'parallel'.")
+    wanted = np.flatnonzero(corpus.parallel == (facts == "parallel"))
+    if len(wanted) < 2:
+        raise ValueError(f"facts={facts!r}: the corpus has {len(wanted)} of them; allowed: at least 2.")
+    questions = Questions(corpus, rng(seed, "compared facts").permutation(wanted)[:n_facts])
+    relation = torch.from_numpy(corpus.world.relation[questions.facts])
+    subject = torch.from_numpy(corpus.world.subject[questions.facts])
+    at = torch.from_numpy(corpus.positions(position)[questions.rows.numpy()])
+
+    def by_layer(network: Model) -> list[list[dict[str, float]]]:
+        _, states = run_prompts(network, questions.prompts, at)
+        return [
+            [measures.unification_variants(x, y, relation, subject) for x, y in questions.pairs(s, facts == "parallel")]
+            for s in states
+        ]
+
+    trained, untrained = by_layer(model), by_layer(untrained_like(model, seed))
+    records = []
+    for layer, (scores, fresh) in enumerate(zip(trained, untrained, strict=True)):
+        record = {name: _mean([score[name] for score in scores]) for name in scores[0]}
+        record["untrained"] = _mean([score["unification"] for score in fresh])
+        records.append({"layer": "embed" if layer == 0 else str(layer - 1), **record})
+    return pd.DataFrame(records).set_index("layer")

@@ -1,0 +1,227 @@
+"""Figures: one look for all, drawn on the `ax` they are given, and saved beside the numbers they show.
+
+Nothing here computes a result; the only statistics are the means and bands that seaborn draws.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import seaborn as sns
+from jaxtyping import Float
+from matplotlib.animation import FuncAnimation, PillowWriter
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator, ScalarFormatter
+from numpy import ndarray
+
+from unifylens import environment
+
+__all__ = [
+    "checkerboard",
+    "checkerboard_animation",
+    "curve",
+    "forest",
+    "heatmap",
+    "phase_spans",
+    "points",
+    "save_figure",
+    "scatter",
+    "set_theme",
+    "shares",
+    "step_axis",
+]
+
+# Text stays text, and ids come from a fixed salt: the same figure gives the same bytes.
+_SVG = {"svg.fonttype": "none", "svg.hashsalt": "unifylens"}
+
+
+def set_theme() -> None:
+    """Set the house style of all later figures: colours safe for the colour-blind, sized for a text
+    column."""
+    sns.set_theme(
+        context="notebook",
+        style="ticks",
+        palette="colorblind",
+        rc={
+            "figure.figsize": (5.0, 3.4),
+            "figure.constrained_layout.use": True,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "legend.frameon": False,
+            **_SVG,
+        },
+    )
+
+
+def save_figure(fig: Figure, id: str, data: pd.DataFrame | Mapping[str, pd.DataFrame]) -> Path:
+    """Save a figure as `<id>.png` and `<id>.svg` and the numbers behind it as `<id>.csv`; returns the PNG's
+    path.
+
+    The files go to `unifylens.environment.figures_dir()`. `data` is one tidy table, or one a panel: those are
+    stacked in one file with a first column `panel`. The same figure and numbers give the same bytes on the
+    same versions.
+
+    Raises ValueError for an id with other characters than a-z, 0-9 and _.
+    """
+    if not re.fullmatch(r"[a-z0-9_]+", id):
+        raise ValueError(f"id is {id!r}; it must be made of a-z, 0-9 and _ only")
+    if isinstance(data, Mapping):
+        data = pd.concat([table.assign(panel=name) for name, table in data.items()])
+        data = data[["panel", *data.columns.drop("panel")]]
+    folder = environment.figures_dir()
+    folder.mkdir(parents=True, exist_ok=True)
+    png = folder / f"{id}.png"
+    with plt.rc_context(_SVG):
+        fig.savefig(png, dpi=150, bbox_inches="tight", metadata={"Software": None})
+        fig.savefig(png.with_suffix(".svg"), bbox_inches="tight", metadata={"Date": None, "Creator": None})
+    data.to_csv(png.with_suffix(".csv"), index=False, float_format="%.6g", lineterminator="\n")
+    return png
+
+
+def checkerboard(
+    matrix: Float[ndarray, "row row"],
+    boundaries: Sequence[int],
+    labels: Sequence[str],
+    ax: Axes | None = None,
+    vmin: float | None = None,
+    vmax: float | None = None,
+    colorbar: str | None = "cosine",
+) -> Axes:
+    """Heatmap of a similarity matrix, ruled where a new block of rows (a language) begins.
+
+    `boundaries` are the first rows of all blocks but the first; `labels` name all blocks, one more than there
+    are boundaries. `colorbar` is the colour bar's label, None for no bar.
+
+    Raises ValueError for a matrix that is not square, boundaries out of order or outside it, or labels that
+    do not fit them.
+    """
+    rows, columns = matrix.shape
+    if rows != columns:
+        raise ValueError(f"matrix has shape {[rows, columns]}; it must be square")
+    if len(labels) != len(boundaries) + 1:
+        raise ValueError(f"labels has {len(labels)} entries; {len(boundaries)} boundaries need one more")
+    edges = [0, *boundaries, rows]
+    if any(low >= high for low, high in pairwise(edges)):
+        raise ValueError(f"boundaries is {list(boundaries)}; it must increase, within 1..{rows - 1}")
+    ax = plt.gca() if ax is None else ax
+    # An image, not seaborn's mesh: a mesh would be one SVG path a cell.
+    image = ax.imshow(matrix, cmap="mako", vmin=vmin, vmax=vmax, interpolation="nearest")
+    for edge in boundaries:
+        ax.axhline(edge - 0.5, color="white", linewidth=1)
+        ax.axvline(edge - 0.5, color="white", linewidth=1)
+    centres = [(low + high - 1) / 2 for low, high in pairwise(edges)]
+    ax.set_xticks(centres, labels)
+    ax.set_yticks(centres, labels, rotation=90, va="center")
+    ax.tick_params(length=0)
+    if colorbar is not None:
+        ax.figure.colorbar(image, ax=ax, label=colorbar, fraction=0.046)
+    return ax
+
+
+def checkerboard_animation(
+    id: str,
+    frames: Mapping[int, Mapping[str, Float[ndarray, "row row"]]],
+    boundaries: Sequence[int],
+    labels: Sequence[str],
+) -> Path:
+    """Save `<id>.gif`: checkerboards by panel title, a frame for each training step; returns its path."""
+    first = next(iter(frames.values()))
+    fig, axes = plt.subplots(1, len(first), figsize=(3.2 * len(first), 3.5))
+
+    def draw(step: int) -> None:
+        for ax, (title, matrix) in zip(axes, frames[step].items(), strict=True):
+            ax.clear()
+            checkerboard(matrix, boundaries, labels, ax, vmin=-0.5, vmax=1, colorbar=None)
+            ax.set_title(title, fontsize="medium")
+        fig.suptitle(f"step {step}", fontsize="medium")
+
+    path = environment.figures_dir() / f"{id}.gif"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    FuncAnimation(fig, draw, frames=list(frames)).save(path, writer=PillowWriter(fps=4), dpi=64)
+    plt.close(fig)
+    return path
+
+
+def step_axis(ax: Axes, first: int = 10) -> Axes:
+    """Logarithmic axis of training steps, from `first` on."""
+    ax.set(xscale="log", xlabel="training step (log scale)")
+    ax.set_xticks([tick for tick in (10, 30, 100, 300, 1000, 3000, 10000) if tick >= first])
+    ax.xaxis.set_major_formatter(ScalarFormatter())
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.set_xlim(first, ax.dataLim.xmax)
+    return ax
+
+
+def phase_spans(summary: pd.DataFrame, ax: Axes) -> Axes:
+    """Vertical line and 95 % band at every boundary of `phases.summarise`."""
+    colours = sns.color_palette("colorblind", 10)[5:]
+    for (boundary, row), colour in zip(summary.iterrows(), colours, strict=False):
+        if row["n"]:
+            ax.axvspan(row["ci_low"], row["ci_high"], color=colour, alpha=0.25, linewidth=0)
+            ax.axvline(row["mean"], color=colour, linestyle="--", label=str(boundary).replace("_", " "))
+    return ax
+
+
+def points(
+    data: pd.DataFrame, x: str, y: str, hue: str | None = None, ax: Axes | None = None, **options: object
+) -> Axes:
+    """Mean of column `y` at each category of `x` and `hue` with its 95 % bootstrap interval.
+
+    `options` go to `seaborn.pointplot`.
+    """
+    return sns.pointplot(data, x=x, y=y, hue=hue, ax=ax, **{"errorbar": ("ci", 95), "seed": 0, **options})
+
+
+def shares(data: pd.DataFrame, ax: Axes) -> Axes:
+    """Stacked bars of shares that sum to one: a bar a row, a colour a column."""
+    data.plot.bar(stacked=True, ax=ax, color=sns.color_palette("colorblind", data.shape[1]), width=0.8, rot=0)
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2, fontsize="small")
+    return ax
+
+
+def forest(data: pd.DataFrame, ax: Axes, hue: str | None = None) -> Axes:
+    """Columns `value` with its interval `low` to `high`, a row a line of the figure, the first on top; a line at zero.
+
+    The index names the rows; rows of one value of column `hue` have one colour.
+    """
+    kinds = pd.Series("", index=data.index) if hue is None else data[hue]
+    heights = pd.Series(range(len(data)), index=data.index)
+    ax.axvline(0, color="grey", linewidth=1)
+    for (kind, rows), colour in zip(data.groupby(kinds, sort=False), sns.color_palette("colorblind"), strict=False):
+        bars = [rows["value"] - rows["low"], rows["high"] - rows["value"]]
+        ax.errorbar(rows["value"], heights[rows.index], xerr=bars, fmt="o", color=colour, label=kind)
+    ax.set_yticks(heights, [str(name) for name in data.index])
+    ax.set_ylim(len(data) - 0.5, -0.5)
+    ax.grid(axis="y", alpha=0.4)
+    return ax
+
+
+def heatmap(
+    table: pd.DataFrame, ax: Axes, label: str | None, vmin: float = -1, vmax: float = 1, **options: object
+) -> Axes:
+    """Annotated table of numbers; `label` names the colour bar, None for no bar. `options` go to `seaborn.heatmap`."""
+    bar = {"cbar": False} if label is None else {"cbar_kws": {"label": label}}
+    look = {"annot": True, "fmt": ".2f", "cmap": "vlag", "vmin": vmin, "vmax": vmax}
+    return sns.heatmap(table, ax=ax, **look | bar | options)
+
+
+def curve(
+    data: pd.DataFrame, x: str, y: str, hue: str | None = None, ax: Axes | None = None, **options: object
+) -> Axes:
+    """Mean of column `y` over the rows that share `x` and `hue`, with its 95 % bootstrap interval as a band.
+
+    `options` go to `seaborn.lineplot`.
+    """
+    # A fixed seed: the band is a bootstrap, and would differ from one drawing to the next.
+    return sns.lineplot(data, x=x, y=y, hue=hue, ax=ax, **{"errorbar": ("ci", 95), "seed": 0, **options})
+
+
+def scatter(
+    data: pd.DataFrame, x: str, y: str, hue: str | None = None, ax: Axes | None = None, **options: object
+) -> Axes:
+    """A point a row; `options` go to `seaborn.scatterplot`."""
+    return sns.scatterplot(data, x=x, y=y, hue=hue, ax=ax, **options)

@@ -1,0 +1,95 @@
+"""The machine that runs it: where models compute, how much memory is left, how many threads share a step."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import torch
+from threadpoolctl import threadpool_limits
+
+FLOAT = 4
+"""Bytes of a number in single precision."""
+
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def device() -> torch.device:
+    """Where models train: the GPU where torch sees one (hide it with `CUDA_VISIBLE_DEVICES=`), else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@contextmanager
+def limited_threads(count: int) -> Iterator[None]:
+    """Threads of torch in this worker, and one of BLAS: its threads only wait for each other on small matrices."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        with threadpool_limits(1, user_api="blas"):
+            yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def keep_freed_memory() -> None:
+    """Let glibc reuse large buffers: handing them back and forth costs a quarter of a step on a CPU."""
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):  # not glibc
+        return
+    trim_threshold, mmap_threshold, largest = -1, -3, 2**31 - 1
+    mallopt(trim_threshold, largest)
+    mallopt(mmap_threshold, largest)
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that can still be had: of the GPU, or of this machine within the limit of its control group."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return min([psutil.virtual_memory().available, *_left_in_control_groups()])
+
+
+def _left_in_control_groups() -> list[int]:
+    """What the limits of this process' control groups (v2 or v1; containers, batch systems) leave."""
+    left = []
+    for folder, limit, usage in _control_groups():
+        try:
+            allowed, used = (folder / limit).read_text().strip(), (folder / usage).read_text().strip()
+            statistics = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines() if line)
+        except (OSError, ValueError):
+            continue
+        if allowed.isdigit():  # not "max"
+            reclaimable = int(statistics.get("inactive_file", statistics.get("total_inactive_file", 0)))
+            left.append(max(0, int(allowed) - int(used) + reclaimable))
+    return left
+
+
+def _control_groups() -> list[tuple[Path, str, str]]:
+    """Folders of this process' control groups and their parents, with the names of limit and usage in each."""
+    v2, v1 = ("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")
+    found = [(_CGROUP, *v2), (_CGROUP / "memory", *v1)]
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:  # no Linux
+        return found
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        inside = Path(path.lstrip("/"))
+        for part in [inside, *inside.parents]:
+            if not controllers:
+                found.append((_CGROUP / part, *v2))
+            elif "memory" in controllers.split(","):
+                found.append((_CGROUP / "memory" / part, *v1))
+    return found
+
+
+def size_text(n_bytes: float) -> str:
+    """A number of bytes as people write it: `1.5 GiB`."""
+    for unit in ("B", "KiB", "MiB"):
+        if n_bytes < 1024:
+            return f"{n_bytes:.1f} {unit}"
+        n_bytes /= 1024
+    return f"{n_bytes:.1f} GiB"

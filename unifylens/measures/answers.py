@@ -1,0 +1,75 @@
+"""What kind of answer an answer is, and the choice among a relation's objects."""
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+ANSWER_TYPES = ("right", "right object, wrong language", "wrong object of the relation", "other")
+"""The kinds of answers, in the order of the codes that `answer_types` gives."""
+
+
+FOUR_ANSWERS = (
+    "source object, target language",
+    "source object, source language",
+    "target object, target language",
+    "target object, source language",
+)
+"""What a prompt patched from another language may be answered (*Separating Tongue from Thought*, arXiv 2411.08745)."""
+
+
+def answer_types(
+    predicted: Int[Tensor, " row"],
+    answer: Int[Tensor, " row"],
+    token_object: Int[Tensor, " vocab"],
+    token_relation: Int[Tensor, " vocab"],
+    due_object: Int[Tensor, " row"],
+    relation: Int[Tensor, " row"],
+) -> Int[Tensor, " row"]:
+    """The kind of every answer, as codes into `ANSWER_TYPES`; the first that fits counts.
+
+    `predicted` and `answer` are tokens; `token_object` and `token_relation` say which object, of which
+    relation, a token names in any language, -1 for tokens that name none; `due_object` and `relation` are
+    those asked for. Objects are numbered across relations: no two relations' objects share a number.
+
+    Raises ValueError for shapes that differ, for predicted tokens outside the vocabulary, and for a
+    `due_object` or `relation` below 0, which would count tokens that name no object as right.
+    """
+    for name, rows in {"answer": answer, "due_object": due_object, "relation": relation}.items():
+        if rows.shape != predicted.shape:
+            raise ValueError(f"{name} has shape {list(rows.shape)}; predicted has {list(predicted.shape)}")
+    if token_relation.shape != token_object.shape:
+        shapes = list(token_relation.shape), list(token_object.shape)
+        raise ValueError(f"token_relation has shape {shapes[0]}; token_object has {shapes[1]}")
+    n_vocab = len(token_object)
+    for name, rows, end in (
+        ("predicted", predicted, n_vocab),
+        ("due_object", due_object, None),
+        ("relation", relation, None),
+    ):
+        wrong = (rows < 0) if end is None else (rows < 0) | (rows >= end)
+        if wrong.any():
+            allowed = "0 or more" if end is None else f"in 0..{end - 1}"
+            raise ValueError(f"{name} holds {int(rows[wrong][0])}; it must be {allowed}")
+    codes = torch.full_like(predicted, ANSWER_TYPES.index("other"))
+    codes[token_relation[predicted] == relation] = ANSWER_TYPES.index("wrong object of the relation")
+    codes[token_object[predicted] == due_object] = ANSWER_TYPES.index("right object, wrong language")
+    codes[predicted == answer] = ANSWER_TYPES.index("right")
+    return codes
+
+
+def object_choice(logits: Float[Tensor, "row vocab"], choices: Bool[Tensor, "row vocab"]) -> Int[Tensor, " row"]:
+    """The likeliest allowed token of each row: the calibrated choice among a relation's objects.
+
+    Raises ValueError for unequal shapes, a row without an allowed token, or logits that are nan.
+    """
+    if logits.shape != choices.shape:
+        raise ValueError(f"choices has shape {list(choices.shape)}; logits has {list(logits.shape)}")
+    if choices.dtype != torch.bool:
+        raise ValueError(f"choices has dtype {choices.dtype}; it must be torch.bool")
+    if not (allowed := choices.any(-1)).all():
+        raise ValueError(f"choices allows no token in row {int((~allowed).nonzero()[0])}; it must allow at least 1")
+    if logits.isnan().any():
+        raise ValueError("logits holds nan; every logit must be a number")
+    # A forbidden token must lose even to an allowed one at -inf, hence two steps and not one masked argmax.
+    best = logits.masked_fill(~choices, -torch.inf).amax(-1, keepdim=True)
+    return (logits.eq(best).logical_and_(choices)).to(torch.uint8).argmax(-1)

@@ -1,0 +1,125 @@
+"""Whether numbers go together: over models, with others held fixed, and over pairs of languages."""
+
+from collections.abc import Sequence
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+from numpy import ndarray
+from scipy import stats
+
+from unifylens.measures.checks import ROUNDING
+
+
+def rank_correlation(x: Float[ndarray, " n"], y: Float[ndarray, " n"]) -> float:
+    """Spearman's rank correlation over the pairs in which both are numbers."""
+    return float(stats.spearmanr(x, y, nan_policy="omit").statistic)
+
+
+def partial_rank_correlation(
+    x: Float[ndarray, " n"], y: Float[ndarray, " n"], covariate: Float[ndarray, " n ..."]
+) -> float:
+    """Spearman correlation, -1 to 1, of `x` and `y` with one or more covariates `[n]` or `[n, k]` held fixed.
+
+    Ranks are taken first, the covariates' ranks are regressed out of both, and what is left is correlated
+    (Kendall 1942 for ranks). nan where nothing is left, as when the covariate orders `x` completely.
+
+    Raises ValueError for lengths that differ, fewer than `k + 3` rows, or values that are not finite.
+    """
+    x, y, covariate = (np.asarray(values, dtype=np.float64) for values in (x, y, covariate))
+    covariate = covariate.reshape(len(covariate), -1)
+    if x.ndim != 1 or x.shape != y.shape or len(covariate) != len(x):
+        raise ValueError(f"x, y, covariate have {x.shape}, {y.shape}, {covariate.shape}; lengths must be equal")
+    if len(x) < (least := covariate.shape[1] + 3):
+        raise ValueError(f"x has {len(x)} rows; with {covariate.shape[1]} covariate(s) it needs at least {least}")
+    if not all(np.isfinite(values).all() for values in (x, y, covariate)):
+        raise ValueError("x, y or covariate holds nan or infinity; all values must be finite")
+    ranks = np.column_stack([np.ones(len(x)), stats.rankdata(covariate, axis=0)])
+    rests = [_unexplained(stats.rankdata(values), ranks) for values in (x, y)]
+    return float("nan") if any(rest is None for rest in rests) else float(stats.pearsonr(*rests).statistic)
+
+
+def _unexplained(values: Float[ndarray, " n"], others: Float[ndarray, "n k"]) -> Float[ndarray, " n"] | None:
+    """What a regression on `others` leaves of values; None where that is nothing but rounding."""
+    rest = values - others @ np.linalg.lstsq(others, values, rcond=None)[0]
+    return None if np.linalg.norm(rest) <= ROUNDING * np.linalg.norm(values) else rest
+
+
+def mediation(x: Float[ndarray, " n"], mediator: Float[ndarray, " n"], y: Float[ndarray, " n"]) -> dict[str, float]:
+    """Effect of `x` on `y`, in standard deviations: `total`, `direct` with the mediator held fixed, `indirect` by it.
+
+    Linear regressions (Baron and Kenny 1986): `total` is the slope of `y` on `x`; `direct` that beside the mediator;
+    `indirect` the slope of the mediator on `x` times that of `y` on the mediator beside `x`. `total = direct +
+    indirect`, exactly. It says what is consistent with a cause, not what is one. nan where one is constant or `x` and
+    the mediator are collinear.
+
+    Raises ValueError for lengths that differ, fewer than 4 rows, or values that are not finite.
+    """
+    named = {"x": x, "mediator": mediator, "y": y}
+    columns = [np.asarray(values, dtype=np.float64) for values in named.values()]
+    if len({values.shape for values in columns}) > 1 or columns[0].ndim != 1 or len(columns[0]) < 4:
+        shapes = ", ".join(f"{name} {values.shape}" for name, values in zip(named, columns, strict=True))
+        raise ValueError(f"{shapes}: allowed are equal lengths [n] of at least 4")
+    if not all(np.isfinite(values).all() for values in columns):
+        raise ValueError("x, mediator or y holds nan or infinity; all values must be finite")
+    xm, xy, my = np.nan, np.nan, np.nan
+    if all(np.ptp(values) > ROUNDING * np.abs(values).max() for values in columns):
+        (_, xm, xy), (_, _, my), _ = np.corrcoef(columns)
+    room = 1 - xm**2
+    direct = (xy - xm * my) / room if room > ROUNDING else float("nan")
+    return {"total": float(xy), "direct": float(direct), "indirect": float(xy - direct)}
+
+
+def square(values: pd.Series) -> pd.DataFrame:
+    """A symmetric table `[language, language]` of what is given by pair (index of two levels); the diagonal is nan.
+
+    A pair that is given both ways round counts with its mean. Raises ValueError where a pair is missing.
+    """
+    names = list(dict.fromkeys([*values.index.get_level_values(0), *values.index.get_level_values(1)]))
+    table = pd.DataFrame(np.nan, names, names)
+    for a, b in combinations(names, 2):
+        found = [values[pair] for pair in ((a, b), (b, a)) if pair in values.index]
+        if not found:
+            raise ValueError(f"values: the pair {a!r}, {b!r} is missing; allowed: every pair of {len(names)} languages")
+        table.loc[a, b] = table.loc[b, a] = float(np.mean(found))
+    return table
+
+
+def mantel(
+    x: Float[ndarray, "language language"],
+    y: Float[ndarray, "language language"],
+    given: Sequence[Float[ndarray, "language language"]] = (),
+    n_permutations: int = 9999,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Rank correlation of two symmetric tables over pairs of languages, and its one-sided p-value (positive).
+
+    Pairs share languages, so they are not independent: the p-value comes from renaming the languages of `x` (Mantel
+    1967). `given` tables are regressed out of the ranks of both first (partial test, Smouse, Long & Sokal 1986).
+
+    Raises ValueError for tables that are not square and alike, fewer than four languages, and a table without
+    variation.
+    """
+    n = len(x)
+    for name, table in {"x": x, "y": y, **{f"given[{i}]": t for i, t in enumerate(given)}}.items():
+        if np.shape(table) != (n, n) or n < 4:
+            raise ValueError(f"{name} has shape {np.shape(table)}; allowed: [language, language], four or more")
+        if not np.isfinite(np.asarray(table)[np.triu_indices(n, 1)]).all():
+            raise ValueError(f"{name} has a pair of languages without a number; allowed: one for every pair")
+    upper = np.triu_indices(n, 1)
+    others = np.stack([np.ones(len(upper[0])), *(stats.rankdata(np.asarray(table)[upper]) for table in given)], 1)
+
+    def left_over(values: ndarray) -> ndarray:
+        """Ranks with the other tables regressed out, of unit length."""
+        rest = _unexplained(stats.rankdata(values), others)
+        if rest is None:
+            raise ValueError("a table does not vary over pairs (or not beyond what is given): no correlation")
+        return rest / np.linalg.norm(rest)
+
+    x, fixed = np.asarray(x), left_over(np.asarray(y)[upper])
+    found = float(left_over(x[upper]) @ fixed)
+    draw = np.random.default_rng(seed)
+    orders = (draw.permutation(n) for _ in range(n_permutations))
+    chance = [float(left_over(x[np.ix_(order, order)][upper]) @ fixed) for order in orders]
+    return found, (1 + sum(c >= found - 1e-12 for c in chance)) / (1 + n_permutations)

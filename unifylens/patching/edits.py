@@ -1,0 +1,199 @@
+"""Patching experiments on any model with TransformerLens hook names: one core, and named partials on top.
+
+Every experiment runs `target` prompts, edits activations while they run (mostly by putting in those of `source`
+prompts, row by row), and measures the logits at the last position. Prompts are token IDs `[row, pos]`, of one length
+(pad on the left).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from unifylens.hardware import FLOAT, free_bytes
+from unifylens.patching import hooks
+from unifylens.patching.metrics import Metric
+from unifylens.patching.stream import Hook, Model, Tokens, can_resume, check_names, last_logits, resid_post
+
+MOST_ROWS = 512
+"""Rows run at a time where memory allows: four times as many gain 10 to 20 % on a CPU (benchmarks/patching.py)."""
+SHARE_OF_FREE_MEMORY = 0.5
+
+
+# --- the core ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some rows of an experiment while they run."""
+
+    rows: Int[Tensor, " chosen"]
+    """Which rows of all prompts these are."""
+    target: Tokens
+    source: Mapping[str, Tensor]
+    """The source run's activations at the hooks that the edit reads; the mean, where there are several sources."""
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One thing to change while a model runs; a row of the result."""
+
+    labels: Mapping[str, Any]
+    """What the row is called: `{"layer": 1, "position": 2}`."""
+    hooks: Callable[[Batch], Sequence[Hook]]
+    """Hook names and functions `fn(activation, hook)` for a batch."""
+    reads: Sequence[str] = field(default=())
+    """Hook names at which it needs the source run's activations."""
+
+
+def patch_at(name: str, labels: Mapping[str, Any], **where: Any) -> Edit:
+    """The edit that patches one activation; `where` as in `hooks.patch`."""
+    return Edit(labels, lambda batch: [(name, partial(hooks.patch, source=batch.source[name], **where))], (name,))
+
+
+def steer_at(name: str, labels: Mapping[str, Any], vector: Float[Tensor, "*row d"], **where: Any) -> Edit:
+    """The edit that adds a vector, `[d]` or one for each row `[row, d]`; `where` as in `hooks.steer`."""
+
+    def at(batch: Batch) -> list[Hook]:
+        return [(name, partial(hooks.steer, vector=vector if vector.ndim == 1 else vector[batch.rows], **where))]
+
+    return Edit(labels, at)
+
+
+UNEDITED = Edit({}, lambda batch: [])
+"""Changes nothing: what the model says by itself."""
+
+
+@torch.no_grad()
+def experiment(
+    model: Model,
+    target: Tokens,
+    edits: Sequence[Edit],
+    metrics: Mapping[str, Callable[[Float[Tensor, "row vocab"]], float]],
+    *,
+    source: Tokens | Sequence[Tokens] | None = None,
+    source_model: Model | None = None,
+    batch_size: int | None = None,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Run `target` prompts under each edit: one row an edit, its labels and the metrics, in the edits' order.
+
+    Row i of `target` is patched from row i of `source`; of several sources, such as one fact in several languages, from
+    their mean. They run in `source_model` (None: in `model`), of the same shape and vocabulary, such as another
+    checkpoint. A metric maps the logits at the last position to a number; a `Metric` is computed batch by batch, for
+    any other function all logits are kept. `batch_size` rows are run at a time (None: what memory allows).
+
+    Raises ValueError, naming what does not fit: prompts, metrics and models before anything runs, a place when it is
+    edited. No hook stays behind after an error.
+    """
+    sources = [] if source is None else [source] if isinstance(source, Tensor) else list(source)
+    sender = model if source_model is None else source_model
+    reads = sorted({name for edit in edits for name in edit.reads})
+    _check(model, sender, target, sources, edits, metrics, reads)
+    known = set(model.hook_dict)
+    check_names(known, reads)
+    if batch_size is not None and batch_size < 1:
+        raise ValueError(f"batch_size={batch_size}: allowed is 1 or more, or None for what memory allows.")
+    size = batch_size or rows_at_a_time(model, target.shape[1], len(edits), reads)
+    device = next(model.parameters()).device
+    # reading them takes one more run of all blocks, which few edits would not make up for
+    between = (
+        [resid_post(block) for block in range(model.cfg.n_layers - 1)] if can_resume(model) and len(edits) > 2 else []
+    )
+    values: list[dict[str, list[Tensor]]] = [{name: [] for name in metrics} for _ in edits]
+    with tqdm(total=len(target) * len(edits), desc="patching", unit="prompt", disable=not progress) as bar:
+        for rows in torch.arange(len(target)).split(size):
+            read = read_activations(sender, [tokens[rows].to(device) for tokens in sources], reads)
+            batch = Batch(rows, target[rows].to(device), read)
+            residuals = read_activations(model, [batch.target], between)
+            for edit, found in zip(edits, values, strict=True):
+                chosen = list(edit.hooks(batch))
+                check_names(known, [name for name, _ in chosen])
+                logits = last_logits(model, batch.target, chosen, residuals)
+                for name, metric in metrics.items():
+                    found[name].append(metric.at(rows, logits).cpu() if isinstance(metric, Metric) else logits.cpu())
+                bar.update(len(rows))
+
+    def number(metric: Callable, parts: list[Tensor]) -> float:
+        whole = torch.cat(parts)
+        return float(whole.double().mean()) if isinstance(metric, Metric) else float(metric(whole))
+
+    return pd.DataFrame(
+        [
+            {**edit.labels, **{name: number(metric, found[name]) for name, metric in metrics.items()}}
+            for edit, found in zip(edits, values, strict=True)
+        ]
+    )
+
+
+def read_activations(model: Model, sources: Sequence[Tokens], names: Sequence[str]) -> dict[str, Tensor]:
+    """Activations at some hooks, as their mean over the sources."""
+    if not names:
+        return {}
+    caches = [model.run_with_cache(tokens, names_filter=list(names), return_type=None)[1] for tokens in sources]
+    return hooks.mean_cache(caches, names)
+
+
+def rows_at_a_time(model: Model, n_positions: int, n_edits: int, reads: Sequence[str]) -> int:
+    """Rows of a batch that fit into half of the free memory, at most `MOST_ROWS`."""
+    cfg = model.cfg
+    heads = cfg.n_heads * n_positions
+    d_mlp = getattr(cfg, "d_mlp", None) or 4 * cfg.d_model
+    running = n_positions * ((10 + cfg.n_layers) * cfg.d_model + 3 * d_mlp + 4 * heads) + 3 * cfg.d_vocab
+    read = len(reads) * n_positions * max(cfg.d_model, d_mlp if any("mlp" in name for name in reads) else 0, heads)
+    fits = SHARE_OF_FREE_MEMORY * free_bytes(next(model.parameters()).device) / (FLOAT * (running + read))
+    return max(1, min(MOST_ROWS, int(fits)))
+
+
+# --- names and checks ----------------------------------------------------------------------------------------
+
+
+def _check(
+    model: Model,
+    sender: Model,
+    target: Tokens,
+    sources: Sequence[Tokens],
+    edits: Sequence[Edit],
+    metrics: Mapping[str, Callable],
+    reads: Sequence[str],
+) -> None:
+    for field_name, value in (("edits", edits), ("metrics", metrics)):
+        if not len(value):
+            raise ValueError(f"{field_name} is empty; allowed: at least one.")
+    if reads and not sources:
+        raise ValueError(f"source=None, but the edits read the source run at {reads[0]}; give its prompts.")
+    for field_name in ("d_vocab", "d_model", "n_layers"):
+        ours, theirs = getattr(model.cfg, field_name), getattr(sender.cfg, field_name)
+        if ours != theirs:
+            raise ValueError(
+                f"source_model has {field_name}={theirs}, the model {ours}; they must be equal to be patched."
+            )
+    for name, tokens in (("target", target), *((f"source {i}", tokens) for i, tokens in enumerate(sources))):
+        if tokens.ndim != 2 or not tokens.numel() or tokens.is_floating_point():
+            raise ValueError(
+                f"{name} is {tokens.dtype} of shape {list(tokens.shape)}; it must be token IDs [row, pos], one row and "
+                "position or more."
+            )
+        if len(tokens) != len(target):
+            raise ValueError(f"{name} has {len(tokens)} prompts, target {len(target)}; row i is patched into row i.")
+        strange = tokens[(tokens < 0) | (tokens >= model.cfg.d_vocab)]
+        if len(strange):
+            raise ValueError(
+                f"{name} holds token {int(strange[0])}; the model's vocabulary has {model.cfg.d_vocab}: were the "
+                "prompts made for another model?"
+            )
+    for name, metric in metrics.items():
+        for column in metric.columns if isinstance(metric, Metric) else ():
+            if len(column) != len(target):
+                raise ValueError(f"metric {name!r} was made for {len(column)} rows; target has {len(target)}.")
+    if len({tokens.shape for tokens in sources}) > 1:
+        lengths = [tokens.shape[1] for tokens in sources]
+        raise ValueError(f"the sources' prompts have lengths {lengths}; a mean over them needs one length.")

@@ -1,0 +1,262 @@
+"""Hook functions `fn(activation, hook)` for any model with TransformerLens hook names; pure, so nothing is left behind.
+
+Fix what follows `hook` with `functools.partial`, and run
+`model.run_with_hooks(tokens, fwd_hooks=[(name, partial(patch, source=cache, positions=-1))])`.
+
+Activations are `[row, pos, d]` (residual stream, attention and MLP outputs, neurons) or `[row, pos, head, d_head]`
+(`hook_q`, `hook_k`, `hook_v`, `hook_z`, `hook_result`). `positions` names the same positions in every row, negative
+ones counted from the end, or is a mask `[row, pos]`, one that may differ by row; None means all.
+
+In a TransformerBridge an edit at `hook_resid_mid` reaches the MLP alone; for the residual stream after attention, edit
+`hook_attn_out` (or `hook_resid_pre`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from unifylens.errors import suggest
+from unifylens.patching.subspaces import Subspace
+
+if TYPE_CHECKING:
+    from transformer_lens.hook_points import HookPoint
+
+__all__ = ["impose_pattern", "keep", "mean_cache", "patch", "project_out", "steer", "swap"]
+
+Positions = int | Sequence[int] | Bool[Tensor, "row pos"] | None
+Heads = int | Sequence[int] | None
+Source = Tensor | Mapping[str, Tensor]
+
+
+def patch(
+    activation: Float[Tensor, "row pos *d"],
+    hook: HookPoint,
+    *,
+    source: Source,
+    positions: Positions = None,
+    heads: Heads = None,
+    subspace: Subspace | None = None,
+) -> Float[Tensor, "row pos *d"]:
+    """Put another run's activation in place of this one's, where asked, and in a subspace alone if one is given.
+
+    `source` is a cache (the entry of the hook's name is taken) or one activation. Its prompts may have another length
+    if `positions` are numbers: they count in each run on its own, so -1 is the last position of both.
+    Raises KeyError if the cache lacks the hook's name, ValueError for what does not fit.
+    """
+    given = _entry(source, hook).to(activation)
+    _fits(given, activation, hook, same_length=positions is None or isinstance(positions, Tensor))
+    there = given[_index(given, hook, positions, heads)]
+
+    def change(here: Tensor) -> Tensor:
+        return there if subspace is None else here + subspace.project(there - here)
+
+    return _edit(activation, hook, change, positions, heads)
+
+
+def swap(
+    activation: Float[Tensor, "row pos *d"],
+    hook: HookPoint,
+    *,
+    partner: Int[Tensor, " row"],
+    positions: Positions = None,
+    heads: Heads = None,
+    subspace: Subspace | None = None,
+) -> Float[Tensor, "row pos *d"]:
+    """Give every row its partner's activation, or its component in a subspace: two runs in one batch, exchanged.
+
+    Raises ValueError unless `partner` holds one row of the batch for each row.
+    """
+    if tuple(partner.shape) != (len(activation),) or (partner < 0).any() or (partner >= len(activation)).any():
+        raise ValueError(
+            f"partner={partner.tolist()[:8]}: allowed is one row number, 0 to {len(activation) - 1}, for each of "
+            f"the {len(activation)} rows."
+        )
+    return patch(activation, hook, source=activation[partner], positions=positions, heads=heads, subspace=subspace)
+
+
+def project_out(
+    activation: Float[Tensor, "row pos *d"],
+    hook: HookPoint,
+    *,
+    subspace: Subspace,
+    around: Float[Tensor, " d"] | None = None,
+    positions: Positions = None,
+    heads: Heads = None,
+) -> Float[Tensor, "row pos *d"]:
+    """Ablate a subspace: the component in it becomes that of `around` (such as a mean state), or zero."""
+
+    def change(here: Tensor) -> Tensor:
+        return here - subspace.project(here if around is None else here - around.to(here))
+
+    return _edit(activation, hook, change, positions, heads)
+
+
+def keep(
+    activation: Float[Tensor, "row pos *d"],
+    hook: HookPoint,
+    *,
+    subspace: Subspace,
+    around: Float[Tensor, " d"] | None = None,
+    positions: Positions = None,
+    heads: Heads = None,
+) -> Float[Tensor, "row pos *d"]:
+    """Ablate all but a subspace: everything outside it becomes that of `around` (such as a mean state), or zero."""
+
+    def change(here: Tensor) -> Tensor:
+        centre = torch.zeros_like(here) if around is None else around.to(here)
+        return centre + subspace.project(here - centre)
+
+    return _edit(activation, hook, change, positions, heads)
+
+
+def steer(
+    activation: Float[Tensor, "row pos *d"],
+    hook: HookPoint,
+    *,
+    vector: Float[Tensor, "*row d"],
+    scale: float = 1.0,
+    positions: Positions = None,
+    heads: Heads = None,
+) -> Float[Tensor, "row pos *d"]:
+    """Add a vector, one for all rows `[d]` or one each `[row, d]`. Raises ValueError for another shape."""
+    rows, width = len(activation), activation.shape[-1]
+    if tuple(vector.shape) not in ((width,), (rows, width)):
+        raise ValueError(
+            f"vector has shape {list(vector.shape)}; at {hook.name} it must be [{width}] or [{rows}, {width}]."
+        )
+    by_row = vector.to(activation).expand(rows, width).reshape(rows, *[1] * (activation.ndim - 2), width)
+    shift = scale * by_row.expand_as(activation)
+    return _edit(
+        activation, hook, lambda here: here + shift[_index(activation, hook, positions, heads)], positions, heads
+    )
+
+
+def impose_pattern(
+    pattern: Float[Tensor, "row head query key"],
+    hook: HookPoint,
+    *,
+    source: Source,
+    queries: Positions = None,
+    heads: Heads = None,
+) -> Float[Tensor, "row head query key"]:
+    """Let heads attend as in another run, at some query positions (None: all). For `attn.hook_pattern` only.
+
+    Models of `TransformerBridge.boot_native` pass over edits of their pattern: there it has no effect.
+    Raises KeyError if the cache lacks the hook's name, ValueError for what does not fit or another hook.
+    """
+    if not (hook.name or "").endswith("hook_pattern"):
+        raise ValueError(f"impose_pattern works at blocks.<layer>.attn.hook_pattern; it was given to {hook.name}.")
+    there = _entry(source, hook)
+    if there.shape[1:] != pattern.shape[1:]:
+        raise ValueError(
+            f"the source's pattern is {list(there.shape)}, this run's {list(pattern.shape)}; they must be equal."
+        )
+    by_query = _heads_inside(there), _heads_inside(pattern)
+    return _heads_inside(patch(by_query[1], hook, source=by_query[0], positions=queries, heads=heads))
+
+
+def mean_cache(caches: Sequence[Mapping[str, Tensor]], names: Sequence[str] | None = None) -> dict[str, Tensor]:
+    """Mean of several runs' activations, such as of one fact asked in several languages, as a source to patch from.
+
+    `names` are the entries wanted; None: all of the first cache that have a mean (token IDs have none). With a bridge,
+    whose hooks look for names of their own, such as `blocks.0.hook_in`, leave it None to patch from the mean.
+    Raises ValueError for no cache or unequal shapes, KeyError for a missing entry.
+    """
+    if not caches:
+        raise ValueError("caches is empty; allowed: one cache or more.")
+    if names is None:
+        names = [name for name, entry in caches[0].items() if entry is not None and entry.is_floating_point()]
+    mean = {}
+    for name in names:
+        entries = [_lookup(cache, name) for cache in caches]
+        if len({entry.shape for entry in entries}) > 1:
+            raise ValueError(
+                f"caches differ at {name}: shapes {[list(entry.shape) for entry in entries]}; a mean needs one shape."
+            )
+        mean[name] = torch.stack(entries).mean(0)
+    return mean
+
+
+# --- where ---------------------------------------------------------------------------------------------------
+
+
+def _heads_inside(pattern: Float[Tensor, "row head query key"]) -> Float[Tensor, "row query head key"]:
+    """A pattern with its axes as other activations have them; its own inverse."""
+    return pattern.transpose(1, 2)
+
+
+def _edit(
+    activation: Tensor, hook: HookPoint, change: Callable[[Tensor], Tensor], positions: Positions, heads: Heads
+) -> Tensor:
+    """A copy with the asked part changed; the activation itself belongs to the model."""
+    at = _index(activation, hook, positions, heads)
+    edited = activation.clone()
+    edited[at] = change(activation[at]).to(edited.dtype)
+    return edited
+
+
+def _index(activation: Tensor, hook: HookPoint, positions: Positions, heads: Heads) -> tuple:
+    """Index of the part at some positions and heads."""
+    n_positions = activation.shape[1]
+    if positions is None:
+        rows, columns = slice(None), torch.arange(n_positions)
+    elif isinstance(positions, Tensor):
+        if positions.dtype != torch.bool or positions.shape != activation.shape[:2]:
+            raise ValueError(
+                f"positions is a {positions.dtype} tensor of shape {list(positions.shape)}; allowed: numbers, or a "
+                f"mask (torch.bool) of shape {list(activation.shape[:2])}."
+            )
+        rows, columns = positions.nonzero(as_tuple=True)
+    else:
+        rows, columns = slice(None), _numbers(positions, n_positions, "positions", f"the prompt at {hook.name}")
+    if heads is None:
+        return rows, columns
+    if activation.ndim != 4:
+        raise ValueError(
+            f"heads={heads}: the activation at {hook.name} is {list(activation.shape)} and has no heads; use "
+            "attn.hook_z, hook_q, hook_k, hook_v or hook_pattern."
+        )
+    chosen = _numbers(heads, activation.shape[2], "heads", hook.name)
+    return (rows if isinstance(rows, slice) else rows[:, None]), columns[:, None], chosen
+
+
+def _numbers(given: int | Sequence[int], n: int, field: str, where: str) -> Int[Tensor, " chosen"]:
+    numbers = [given] if isinstance(given, int) else [int(x) for x in given]
+    for number in numbers:
+        if not -n <= number < n:
+            raise ValueError(f"{field}={number}: {where} has {n}; allowed: {-n} to {n - 1}.")
+    return torch.tensor([number % n for number in numbers], dtype=torch.long)
+
+
+def _entry(source: Source, hook: HookPoint) -> Tensor:
+    return source if isinstance(source, Tensor) else _lookup(source, hook.name)
+
+
+def _lookup(cache: Mapping[str, Tensor], name: str) -> Tensor:
+    try:
+        entry = cache[name]
+    except KeyError:
+        entry = None
+    if entry is None or not entry.numel():
+        raise KeyError(
+            f"the cache has nothing at {name!r}; run the source with it in names_filter.{suggest(name, list(cache))}"
+        )
+    return entry
+
+
+def _fits(given: Tensor, activation: Tensor, hook: HookPoint, same_length: bool) -> None:
+    if given.shape[0] != activation.shape[0] or given.shape[2:] != activation.shape[2:]:
+        raise ValueError(
+            f"the source at {hook.name} is {list(given.shape)}, this run {list(activation.shape)}; rows and widths "
+            "must be equal: row i is patched into row i, between models of one shape."
+        )
+    if same_length and given.shape[1] != activation.shape[1]:
+        raise ValueError(
+            f"the source's prompts have {given.shape[1]} positions, these {activation.shape[1]}: name the positions to "
+            "patch by numbers, such as positions=-1 for the last, or use prompts of one length."
+        )

@@ -1,0 +1,112 @@
+"""Patching by place: layer and position, head, component, group of neurons."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import pandas as pd
+from torch import Tensor
+
+from unifylens.patching import hooks
+from unifylens.patching.edits import Batch, Edit, experiment, patch_at
+from unifylens.patching.stream import Hook, Model, Tokens, has_hook, residual
+from unifylens.patching.subspaces import Subspace, neurons
+
+
+def by_layer_and_position(
+    model: Model,
+    target: Tokens,
+    source: Tokens | Sequence[Tokens],
+    metrics: Mapping[str, Callable],
+    *,
+    layers: Sequence[int] | None = None,
+    positions: Sequence[int] | None = None,
+    subspace: Subspace | None = None,
+    **options: Any,
+) -> pd.DataFrame:
+    """Patch the residual stream at each layer and position. Columns: layer, position, the metrics.
+
+    Layers are numbered as in `unifylens.states`: 0 is the embedding, k is after block k - 1 (None: all). `positions`
+    default to all, which needs prompts of one length; `options` as in `experiment`.
+    """
+    lengths = {tokens.shape[-1] for tokens in (target, *([source] if isinstance(source, Tensor) else source))}
+    if positions is None and len(lengths) > 1:
+        raise ValueError(
+            f"prompts of source and target have lengths {sorted(lengths)}; name positions counted from the end of "
+            "each, such as positions=[-1], or pad to one length on the left."
+        )
+    n_layers = model.cfg.n_layers
+    layers = range(n_layers + 1) if layers is None else layers
+    positions = range(target.shape[1]) if positions is None else positions
+    edits = [
+        patch_at(residual(model, layer), {"layer": layer, "position": position}, positions=position, subspace=subspace)
+        for layer in layers
+        for position in positions
+    ]
+    return experiment(model, target, edits, metrics, source=source, **options)
+
+
+def by_head(
+    model: Model,
+    target: Tokens,
+    source: Tokens | Sequence[Tokens],
+    metrics: Mapping[str, Callable],
+    *,
+    positions: hooks.Positions = None,
+    **options: Any,
+) -> pd.DataFrame:
+    """Patch each attention head's result (before W_O). Columns: layer (the block's number), head, the metrics."""
+    edits = [
+        patch_at(f"blocks.{block}.attn.hook_z", {"layer": block, "head": head}, heads=head, positions=positions)
+        for block in range(model.cfg.n_layers)
+        for head in range(model.cfg.n_heads)
+    ]
+    return experiment(model, target, edits, metrics, source=source, **options)
+
+
+def by_component(
+    model: Model,
+    target: Tokens,
+    source: Tokens | Sequence[Tokens],
+    metrics: Mapping[str, Callable],
+    *,
+    positions: hooks.Positions = None,
+    **options: Any,
+) -> pd.DataFrame:
+    """Patch each block's attention and MLP output. Columns: layer (the block's number), component, the metrics."""
+    edits = [
+        patch_at(f"blocks.{block}.hook_{name}_out", {"layer": block, "component": component}, positions=positions)
+        for block in range(model.cfg.n_layers)
+        for name, component in (("attn", "attention"), ("mlp", "MLP"))
+        if has_hook(model, f"blocks.{block}.hook_{name}_out")
+    ]
+    return experiment(model, target, edits, metrics, source=source, **options)
+
+
+def by_neurons(
+    model: Model,
+    target: Tokens,
+    source: Tokens | Sequence[Tokens],
+    metrics: Mapping[str, Callable],
+    *,
+    groups: Mapping[str, Mapping[int, Sequence[int]]],
+    positions: hooks.Positions = None,
+    **options: Any,
+) -> pd.DataFrame:
+    """Patch groups of MLP neurons: `groups[name][block]` lists them. Columns: group, the metrics."""
+
+    def edit(group: str, members: Mapping[int, Sequence[int]]) -> Edit:
+        parts = {f"blocks.{b}.mlp.hook_post": neurons(list(ns), model.cfg.d_mlp) for b, ns in members.items()}
+
+        def at(batch: Batch) -> list[Hook]:
+            return [
+                (name, partial(hooks.patch, source=batch.source[name], positions=positions, subspace=part))
+                for name, part in parts.items()
+            ]
+
+        return Edit({"group": group}, at, tuple(parts))
+
+    edits = [edit(group, members) for group, members in groups.items()]
+    return experiment(model, target, edits, metrics, source=source, **options)

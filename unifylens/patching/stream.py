@@ -1,0 +1,131 @@
+"""The residual stream of any model: hook names by layer, and states and logits of prompts."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, Protocol
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+BATCH_ROWS = 2048
+"""Prompts run at a time."""
+LAST_STEP = "unembed.hook_in"
+
+Tokens = Int[Tensor, "row pos"]
+Hook = tuple[str, Callable[..., Tensor]]
+
+
+class Model(Protocol):
+    """What analysis needs of a model: TransformerLens' hook names, whichever class has them.
+
+    `HookedTransformer` (TransformerLens 3) and `TransformerBridge` (3 and 4) both do.
+    """
+
+    cfg: Any
+    hook_dict: dict[str, Any]
+
+    def run_with_hooks(self, *args: Any, **kwargs: Any) -> Any:
+        """Run with hook functions on."""
+
+    def run_with_cache(self, *args: Any, **kwargs: Any) -> Any:
+        """Run and keep activations."""
+
+    def parameters(self) -> Iterator[Tensor]:
+        """Weights; they say on which device it computes."""
+
+
+def last_logits(
+    model: Model, tokens: Tokens, fwd_hooks: Sequence[Hook] = (), residuals: Mapping[str, Tensor] | None = None
+) -> Float[Tensor, "row vocab"]:
+    """Logits at the last position under some hooks; where the model has `LAST_STEP`, only these are computed.
+
+    `residuals` are those of the same tokens after each block, by hook name, without these hooks: blocks before the
+    first with a hook are then left out, as they would give the same again.
+    """
+    last = [(LAST_STEP, lambda x, hook: x[:, -1:])] if LAST_STEP in model.hook_dict else []
+    block = min((block_of(name) for name, _ in fwd_hooks), default=0)
+    known = (residuals or {}).get(resid_post(block - 1))
+    # a copy, as a hook may write into what it is given
+    given, start = (tokens, {}) if known is None else (known.clone(), {"start_at_layer": block})
+    return model.run_with_hooks(given, fwd_hooks=[*fwd_hooks, *last], **start)[:, -1].float()
+
+
+def resid_post(block: int) -> str:
+    """Hook name of the residual stream after a block."""
+    return f"blocks.{block}.hook_resid_post"
+
+
+def block_of(name: str) -> int:
+    """Block that a hook belongs to; 0 for those outside."""
+    return int(name.split(".")[1]) if name.startswith("blocks.") else 0
+
+
+def can_resume(model: Model) -> bool:
+    """Whether a run can start at a block: where blocks read the residual stream alone, no mask made from tokens."""
+    kinds = {kind.__name__ for kind in type(model).__mro__}  # the class itself is gone from TransformerLens 4
+    plain = "HookedTransformer" in kinds and model.cfg.positional_embedding_type != "shortformer"
+    return plain and model.tokenizer is None
+
+
+def residual(model: Model, layer: int) -> str:
+    """Hook name of the residual stream: layer 0 is the embedding, k is after block k - 1. Raises ValueError beyond."""
+    n = model.cfg.n_layers
+    if not 0 <= layer <= n:
+        raise ValueError(f"layer={layer}: the model has {n} blocks; allowed: 0 (embedding) to {n} (after the last).")
+    return f"blocks.{layer}.hook_resid_pre" if layer < n else resid_post(n - 1)
+
+
+def check_names(known: set[str], names: Iterable[str]) -> None:
+    """Raise ValueError for a hook name that the model lacks, with the nearest ones it has.
+
+    Done here as `TransformerBridge.run_with_hooks` passes over unknown names without a word.
+    """
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=3)
+            raise ValueError(f"the model has no hook {name!r}; nearest: {', '.join(near) or 'none'}.")
+
+
+def layer_names(n_layers: int) -> list[str]:
+    """Hook names of the residual stream from the embedding to after the last block."""
+    return ["blocks.0.hook_resid_pre", *(f"blocks.{layer}.hook_resid_post" for layer in range(n_layers))]
+
+
+@torch.no_grad()
+def run_prompts(
+    model: Model,
+    prompts: Int[Tensor, "row pos"],
+    position: Int[Tensor, " row"] | int = -1,
+    logits_at: Int[Tensor, " row"] | int = -1,
+) -> tuple[Float[Tensor, "row vocab"], list[Float[Tensor, "row d_model"]]]:
+    """Logits at `logits_at`, and the residual stream at `position`, by layer from the embedding on."""
+    names = layer_names(model.cfg.n_layers)
+    logits, states = [], []
+    n = len(prompts)
+    where = [torch.as_tensor(at).expand(n) for at in (position, logits_at)]
+    for batch, at, last in zip(*(x.split(BATCH_ROWS) for x in (prompts, *where)), strict=True):
+        row, kept = torch.arange(len(batch)), []
+        fwd_hooks = [(name, partial(_keep, kept=kept, where=(row, at))) for name in names]
+        fwd_hooks.append((names[-1], partial(_only, where=(row, last))))  # nothing else is unembedded: it is dear
+        logits.append(model.run_with_hooks(batch, fwd_hooks=fwd_hooks)[:, 0].float().cpu())
+        states.append(kept)
+    return torch.cat(logits), [torch.cat(parts) for parts in zip(*states, strict=True)]
+
+
+def _keep(state: Float[Tensor, "row pos d_model"], kept: list[Tensor], where: tuple[Tensor, Tensor], **_: Any) -> None:
+    kept.append(state[where].float().cpu())
+
+
+def _only(
+    state: Float[Tensor, "row pos d_model"], where: tuple[Tensor, Tensor], **_: Any
+) -> Float[Tensor, "row 1 d_model"]:
+    return state[where][:, None]
+
+
+def has_hook(model: Model, name: str) -> bool:
+    """Whether an output exists; models without MLPs may have the name of one all the same."""
+    return name in model.hook_dict and not (model.cfg.attn_only and "mlp" in name)

@@ -1,0 +1,170 @@
+"""Linear subspaces of activations, and how to find them: fit on some facts, test on others.
+
+States are `[language, fact, d_model]`, as `unifylens.states(...)[layer]` gives them,
+or those of any other model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from torch import Tensor
+
+__all__ = [
+    "Subspace",
+    "discriminant",
+    "group_differences",
+    "group_means",
+    "language_shifts",
+    "neurons",
+    "random",
+    "random_like",
+    "span",
+]
+
+# A direction this much weaker than the strongest is rounding (states are float32).
+_NEGLIGIBLE = 1e-5
+
+
+@dataclass(frozen=True, eq=False)
+class Subspace:
+    """A linear subspace, by an orthonormal basis."""
+
+    basis: Float[Tensor, "rank d_model"]
+
+    def __post_init__(self) -> None:
+        """Raises ValueError unless the basis is orthonormal; `span` makes one of any vectors."""
+        basis = self.basis
+        if basis.ndim != 2 or not len(basis):
+            raise ValueError(f"basis has shape {list(basis.shape)}; it must be [rank, d_model] with rank 1 or more.")
+        if not torch.allclose(basis @ basis.T, torch.eye(len(basis)).to(basis), atol=1e-4):
+            raise ValueError("basis is not orthonormal; use subspaces.span(vectors).")
+
+    @property
+    def rank(self) -> int:
+        """Number of dimensions."""
+        return len(self.basis)
+
+    def project(self, states: Float[Tensor, "*row d_model"]) -> Float[Tensor, "*row d_model"]:
+        """Component of states in the subspace. Raises ValueError for states of another width."""
+        if states.shape[-1] != self.basis.shape[1]:
+            raise ValueError(f"states have width {states.shape[-1]}; the subspace lies in {self.basis.shape[1]}.")
+        basis = self.basis.to(states)
+        return states @ basis.T @ basis
+
+
+def span(vectors: Float[Tensor, "vector d_model"], rank: int | None = None) -> Subspace:
+    """Subspace of vectors: all they span, or the `rank` directions that hold most of their squared length.
+
+    Raises ValueError for vectors that are zero or not finite, or a rank above what they span.
+    """
+    if vectors.ndim != 2 or not torch.isfinite(vectors).all():
+        raise ValueError(f"vectors of shape {list(vectors.shape)} must be finite and [vector, d_model].")
+    _, strength, directions = torch.linalg.svd(vectors.double(), full_matrices=False)
+    n = int((strength > _NEGLIGIBLE * strength[0]).sum()) if len(strength) else 0
+    if not n or strength[0] == 0:
+        raise ValueError("vectors are all zero: they span nothing.")
+    if rank is not None and not 1 <= rank <= n:
+        raise ValueError(f"rank={rank}: the vectors span {n} dimensions; allowed: 1 to {n}.")
+    return Subspace(directions[: rank or n].to(torch.promote_types(vectors.dtype, torch.float32)))
+
+
+def random(d_model: int, rank: int, seed: int = 0) -> Subspace:
+    """A subspace of random direction: the control of equal rank. Raises ValueError for a rank above `d_model`."""
+    if not 1 <= rank <= d_model:
+        raise ValueError(f"rank={rank}: allowed is 1 to d_model={d_model}.")
+    return span(torch.randn(rank, d_model, generator=torch.Generator().manual_seed(seed)))
+
+
+def random_like(vectors: Float[Tensor, "*row d_model"], seed: int = 0) -> Float[Tensor, "*row d_model"]:
+    """Vectors of random direction, each as long as the given one: the control of steering."""
+    noise = torch.randn(vectors.shape, generator=torch.Generator().manual_seed(seed)).to(vectors)
+    return noise * (vectors.norm(dim=-1, keepdim=True) / noise.norm(dim=-1, keepdim=True))
+
+
+def neurons(chosen: list[int] | range, width: int) -> Subspace:
+    """Subspace of single coordinates, such as a group of neurons at `mlp.hook_post`. Raises ValueError out of range."""
+    chosen = list(chosen)
+    if not chosen or not all(0 <= neuron < width for neuron in chosen) or len(set(chosen)) < len(chosen):
+        raise ValueError(f"chosen={chosen[:8]}: allowed are different numbers from 0 to {width - 1}, at least one.")
+    return Subspace(torch.eye(width)[chosen])
+
+
+def language_shifts(
+    states: Float[Tensor, "language fact d_model"], group: Int[Tensor, " fact"] | None = None
+) -> Float[Tensor, "group language d_model"]:
+    """Mean state of each language less the mean over languages, for each group of facts (None: one group).
+
+    The shift from language a to b is `shifts[group, b] - shifts[group, a]`. Groups are numbered from 0; a group that
+    no fact is in has nan. Raises ValueError for fewer than two languages or labels that are not `[fact]`.
+    """
+    states = _by_language(states)
+    means = group_means(states, torch.zeros(states.shape[1], dtype=torch.long) if group is None else group)
+    return (means - means.mean(0)).transpose(0, 1)
+
+
+def group_means(
+    states: Float[Tensor, "language fact d_model"], group: Int[Tensor, " fact"]
+) -> Float[Tensor, "language group d_model"]:
+    """Mean state of each group of facts, such as of a relation or an object; nan for a number without facts."""
+    group = torch.as_tensor(group)
+    if tuple(group.shape) != (states.shape[1],) or (group < 0).any():
+        raise ValueError(f"group has shape {list(group.shape)}; it must be [{states.shape[1]}], numbers from 0.")
+    n = int(group.max()) + 1
+    group = group.to(states.device)
+    sums = states.new_zeros(len(states), n, states.shape[2]).index_add_(1, group, states)
+    return sums / group.bincount(minlength=n)[:, None]
+
+
+def group_differences(
+    states: Float[Tensor, "language fact d_model"],
+    group: Int[Tensor, " fact"],
+    within: Int[Tensor, " fact"],
+) -> Float[Tensor, "group d_model"]:
+    """What tells groups apart in all languages alike, such as the objects of a relation.
+
+    Mean states of the groups over facts and languages, less the mean of all groups of the same coarser one (`within`,
+    such as relations). Groups in the order of their numbers, empty ones left out.
+
+    Raises ValueError as `group_means` does, and for a group that lies in two coarser ones.
+    """
+    group, within = torch.as_tensor(group), torch.as_tensor(within)
+    means = group_means(states, group).mean(0)
+    known = group.unique()
+    coarser = [within[group == g].unique() for g in known]
+    if split := [int(g) for g, found in zip(known, coarser, strict=True) if len(found) > 1]:
+        raise ValueError(f"group {split[0]} lies in more than one group of `within`; allowed: one.")
+    of = torch.cat(coarser)
+    return torch.stack([means[g] - means[known[of == w]].mean(0) for g, w in zip(known, of, strict=True)])
+
+
+def discriminant(
+    states: Float[Tensor, "language fact d_model"], rank: int | None = None, shrinkage: float = 0.1
+) -> Subspace:
+    """Language subspace by linear discriminant analysis: between languages much, within a language little.
+
+    As in Language Surgery (arXiv 2506.12450), with scikit-learn's shrunken covariance. Rank: one less than languages,
+    or the `rank` directions that tell them apart best. Raises ValueError for a larger one.
+    """
+    states = _by_language(states)
+    n_languages, n_facts, d_model = states.shape
+    most = min(n_languages - 1, d_model)
+    if rank is not None and not 1 <= rank <= most:
+        raise ValueError(f"rank={rank}: {n_languages} languages differ in {most} dimensions; allowed: 1 to {most}.")
+    labels = np.repeat(np.arange(n_languages), n_facts)
+    found = LinearDiscriminantAnalysis(solver="eigen", shrinkage=shrinkage).fit(states.flatten(0, 1).numpy(), labels)
+    directions = torch.from_numpy(found.scalings_.T[: rank or most]).to(states.dtype)
+    return span(directions / directions.norm(dim=1, keepdim=True))
+
+
+def _by_language(states: Float[Tensor, "language fact d_model"]) -> Float[Tensor, "language fact d_model"]:
+    states = torch.as_tensor(states).detach().float().cpu()
+    if states.ndim != 3 or len(states) < 2 or not states.shape[1]:
+        raise ValueError(
+            f"states has shape {list(states.shape)}; it must be [language, fact, d_model], 2 languages or more."
+        )
+    return states

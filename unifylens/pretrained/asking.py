@@ -1,0 +1,309 @@
+"""Ask a pretrained model the questions of a fact set: log-probabilities of whole answers, generation, states."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from tqdm.auto import tqdm
+
+from unifylens import patching
+from unifylens.corpus.factsets import check
+from unifylens.measures.answers import FOUR_ANSWERS
+from unifylens.patching.stream import layer_names
+from unifylens.pretrained.models import Pretrained
+from unifylens.seeds import rng
+
+ROWS, QUESTIONS = 32, 8
+"""Prompts, and questions with all their answers, that are run at a time."""
+NEW_TOKENS = 12
+
+
+def encodable(pretrained: Pretrained, facts: pd.DataFrame) -> pd.DataFrame:
+    """How well the tokenizer writes each language: tokens per character, and the share of unknown or byte tokens.
+
+    A script that a tokenizer has no pieces for is written in bytes, several tokens a letter.
+    """
+    tokenizer = pretrained.tokenizer
+    rows = []
+    for language, table in check(facts).groupby("language"):
+        texts = [*table["subject"].unique(), *table["answer"].unique()]
+        ids = [i for text in texts for i in tokenizer.encode(text, add_special_tokens=False)]
+        pieces = tokenizer.convert_ids_to_tokens(ids)
+        partial = [
+            i == tokenizer.unk_token_id
+            or (p.startswith("<0x") and p.endswith(">"))
+            or "\ufffd" in tokenizer.decode([i])
+            for i, p in zip(ids, pieces, strict=True)
+        ]
+        rows.append(
+            {
+                "language": language,
+                "tokens per character": len(ids) / sum(map(len, texts)),
+                "unknown or byte tokens": float(np.mean(partial)),
+            }
+        )
+    return pd.DataFrame(rows).set_index("language")
+
+
+@torch.no_grad()
+def answers(pretrained: Pretrained, facts: pd.DataFrame, *, progress: bool = True) -> pd.DataFrame:
+    """The fact set with `log_probability` (nats, of the whole right answer), and two answers: `right`, `calibrated`.
+
+    `right`: whether the right answer is likelier than every alternative. Some words are likely whatever is asked, and
+    long ones are unlikely, so `calibrated` asks the same of log-probabilities less their mean over the questions of the
+    relation in the language (after Zhao et al. 2021, arXiv 2102.09690, without their neutral prompts).
+    Raises ValueError if `facts` is no fact set.
+    """
+    facts = check(facts)
+    out = facts.assign(log_probability=0.0, right=False, calibrated=False)
+    groups = list(facts.groupby(["language", "relation"]))
+    for _, group in tqdm(groups, desc="log-probabilities", unit="relation", disable=not progress):
+        texts = [(answer, *others) for answer, others in zip(group["answer"], group["alternatives"], strict=True)]
+        questions = [
+            _question(pretrained, prompt, options) for prompt, options in zip(group["prompt"], texts, strict=True)
+        ]
+        said = pd.DataFrame({"row": group.index, "text": texts, "score": _scores(pretrained, questions)})
+        said = said.explode(["text", "score"]).astype({"score": float})
+        said["calibrated"] = said["score"] - said.groupby("text")["score"].transform("mean")
+        first = ~said["row"].duplicated()  # the right answer
+        due, others = said[first].set_index("row"), said[~first].groupby("row")
+        out.loc[due.index, "log_probability"] = due["score"]
+        out.loc[due.index, "right"] = due["score"] > others["score"].max()
+        out.loc[due.index, "calibrated"] = due["calibrated"] > others["calibrated"].max()
+    return out
+
+
+Question = tuple[list[int], list[list[int]]]
+"""What a prompt and its answers begin with in common, and what each answer goes on with, in tokens."""
+
+
+def _question(pretrained: Pretrained, prompt: str, options: Sequence[str]) -> Question:
+    full = [_ids(pretrained, f"{prompt} {option}") for option in options]
+    stem = _common([_ids(pretrained, prompt), *full])
+    return full[0][:stem], [tokens[stem:] for tokens in full]
+
+
+def _ids(pretrained: Pretrained, text: str) -> list[int]:
+    return pretrained.tokenizer.encode(text)
+
+
+def _common(rows: list[list[int]]) -> int:
+    """How many tokens all rows begin with in common."""
+    shortest = min(map(len, rows))
+    return next((i for i in range(shortest) if len({row[i] for row in rows}) > 1), shortest)
+
+
+def _scores(pretrained: Pretrained, questions: list[Question]) -> list[list[float]]:
+    """Log-probability of every option of every question.
+
+    What all stems begin with in common (the examples) is computed once, and each stem once for all its options.
+    Stems of a batch are of one length, as padding inside a cache would shift sliding attention windows.
+    """
+    network, device = pretrained.network, pretrained.device
+    shared, common = _shared(pretrained, [stem for stem, _ in questions])
+    scores: list[list[float]] = [[] for _ in questions]
+    for batch in _of_one_length({i: stem for i, (stem, _) in enumerate(questions)}, QUESTIONS):
+        stems = torch.tensor([questions[i][0][common:] for i in batch], device=device)
+        out = network(stems, past_key_values=_copies(shared, len(batch)), use_cache=True, logits_to_keep=1)
+        first, past = out.logits[:, -1].log_softmax(-1), out.past_key_values
+        rows = [(place, option) for place, i in enumerate(batch) for option in questions[i][1]]
+        found = torch.stack([first[place, option[0]] for place, option in rows])
+        long = [r for r, (_, option) in enumerate(rows) if len(option) > 1]
+        if long:
+            options = [torch.tensor(rows[r][1], device=device) for r in long]
+            tokens = pad_sequence(options, batch_first=True)
+            past.batch_select_indices(torch.tensor([rows[r][0] for r in long], device=device))
+            there = torch.arange(1, tokens.shape[1], device=device) < torch.tensor(
+                [[len(option)] for option in options], device=device
+            )
+            with pretrained.model.hooks([("unembed.hook_in", partial(_only, where=there))]):
+                later = network(tokens[:, :-1], past_key_values=past, use_cache=True).logits
+            later = -torch.nn.functional.cross_entropy(later, tokens[:, 1:][there], reduction="none")
+            found[long] += torch.zeros(len(long), device=device).index_add(0, there.nonzero()[:, 0], later)
+        for (place, _), value in zip(rows, found.tolist(), strict=True):
+            scores[batch[place]].append(value)
+    return scores
+
+
+def _only(
+    states: Float[Tensor, "row pos d_model"], where: Bool[Tensor, "row pos"], **_: Any
+) -> Float[Tensor, "token d_model"]:
+    """What is not padding: unembedding into a vocabulary of 262,144 is most of the work."""
+    return states[where]
+
+
+def _of_one_length(prompts: dict[int, list[int]], n: int) -> Iterator[list[int]]:
+    """Keys of prompts of one length, up to `n` at a time."""
+    order = sorted(prompts, key=lambda i: len(prompts[i]))
+    for _, same in groupby(order, key=lambda i: len(prompts[i])):
+        yield from _chunks(list(same), n)
+
+
+def _chunks(items: list[Any], n: int) -> Iterator[list[Any]]:
+    return (items[start : start + n] for start in range(0, len(items), n))
+
+
+def _shared(pretrained: Pretrained, prompts: list[list[int]]) -> tuple[Any, int]:
+    """The key-value cache of what all prompts begin with in common, short of their last tokens, and its length."""
+    common = min(_common(prompts), min(map(len, prompts)) - 1)
+    tokens = torch.tensor([prompts[0][:common]], device=pretrained.device)
+    return pretrained.network(tokens, use_cache=True, logits_to_keep=1).past_key_values if common else None, common
+
+
+def _copies(cache: Any, n: int) -> Any:
+    """The cache for `n` rows, to be written to."""
+    cache = copy.deepcopy(cache)
+    if cache is not None:
+        cache.batch_repeat_interleave(n)
+    return cache
+
+
+@torch.no_grad()
+def generated(pretrained: Pretrained, facts: pd.DataFrame, *, progress: bool = True) -> pd.Series:
+    """What the model goes on with, greedily, up to the end of the line: one text a row of the fact set."""
+    facts, tokenizer = check(facts), pretrained.tokenizer
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    ends = [tokenizer.eos_token_id, tokenizer.encode("\n", add_special_tokens=False)[-1]]
+    said: dict[int, str] = {}
+    groups = list(facts.groupby(["language", "relation"]))
+    for _, group in tqdm(groups, desc="generating", unit="relation", disable=not progress):
+        prompts = {row: _ids(pretrained, text) for row, text in group["prompt"].items()}
+        shared, _ = _shared(pretrained, list(prompts.values()))
+        for rows in _of_one_length(prompts, ROWS):
+            tokens = torch.tensor([prompts[row] for row in rows], device=pretrained.device)
+            out = pretrained.network.generate(
+                tokens,
+                attention_mask=torch.ones_like(tokens),
+                past_key_values=_copies(shared, len(rows)),
+                max_new_tokens=NEW_TOKENS,
+                do_sample=False,
+                pad_token_id=pad,
+                eos_token_id=ends,
+            )
+            for row, new in zip(rows, out[:, tokens.shape[1] :], strict=True):
+                said[row] = tokenizer.decode(new, skip_special_tokens=True).strip().split("\n")[0].strip()
+    return pd.Series(said).sort_index()
+
+
+@torch.no_grad()
+def states(
+    pretrained: Pretrained, facts: pd.DataFrame, *, progress: bool = True
+) -> Float[Tensor, "layer language fact d_model"]:
+    """Residual stream at each prompt's last token, from the embedding to after the last block.
+
+    Languages and facts are in the order of the sorted table (`check`).
+    """
+    facts, model = check(facts), pretrained.model
+    names = layer_names(model.cfg.n_layers)
+    out = torch.empty(len(names), len(facts), model.cfg.d_model)
+    groups = list(facts.groupby(["language", "relation"]))
+    for _, group in tqdm(groups, desc="states", unit="relation", disable=not progress):
+        prompts = [_ids(pretrained, text) for text in group["prompt"]]
+        shared, common = _shared(pretrained, prompts)
+        for batch in _chunks(list(zip(group.index, prompts, strict=True)), ROWS):
+            ends = [torch.tensor(ids[common:], device=pretrained.device) for _, ids in batch]
+            tokens = pad_sequence(ends, batch_first=True)  # what follows a causal model's last token does not matter
+            _, cache = model.run_with_cache(
+                tokens,
+                names_filter=names,
+                return_type=None,
+                past_key_values=_copies(shared, len(batch)),
+                use_cache=True,
+                logits_to_keep=1,
+            )
+            last = torch.tensor([len(end) - 1 for end in ends])
+            for layer, name in enumerate(names):
+                out[layer, [row for row, _ in batch]] = cache[name][torch.arange(len(ends)), last].float().cpu()
+    return out.unflatten(1, (facts["language"].nunique(), -1))
+
+
+@dataclass(frozen=True)
+class Crossed:
+    """Prompts in two languages to patch across (`unifylens.patching`): row i of `source` into row i of `target`."""
+
+    source: Int[Tensor, "pair source_pos"]
+    target: Int[Tensor, "pair target_pos"]
+    answers: dict[str, Int[Tensor, " pair"]]
+    """First token of each of the four answers of `measures.FOUR_ANSWERS`."""
+
+    def shares(self) -> dict[str, patching.Metric]:
+        """Share of pairs in which each of the four answers is the likeliest of the four; chance is 1/4."""
+
+        def likeliest(due: int) -> patching.Metric:
+            return patching.Metric(
+                lambda logits, *four: (
+                    torch.cat([logits.gather(1, t[:, None]) for t in four], 1).argmax(1) == due
+                ).float(),
+                *self.answers.values(),
+            )
+
+        return {name: likeliest(number) for number, name in enumerate(self.answers)}
+
+
+def crossed(
+    pretrained: Pretrained,
+    facts: pd.DataFrame,
+    source: str,
+    target: str,
+    relation: str,
+    n_pairs: int = 12,
+    seed: int = 0,
+) -> Crossed:
+    """Pairs of different facts of a relation, one asked in each language, whose four answers begin with four tokens.
+
+    Prompts of a language are all of its most frequent length, as nothing is padded.
+    Raises ValueError for a language or relation that `facts` lacks, or where fewer than two such pairs exist.
+    """
+    facts = check(facts)
+    for field, given, known in (
+        ("source", source, facts["language"]),
+        ("target", target, facts["language"]),
+        ("relation", relation, facts["relation"]),
+    ):
+        if given not in set(known):
+            raise ValueError(f"{field}={given!r}: the fact set has {', '.join(sorted(set(known)))}")
+    table = facts[facts["relation"] == relation].set_index(["language", "fact"])
+    ids = {
+        lang: {fact: _ids(pretrained, text) for fact, text in table.loc[lang, "prompt"].items()}
+        for lang in (source, target)
+    }
+    first = {
+        (lang, fact): _question(pretrained, row["prompt"], [row["answer"]])[1][0][0]
+        for lang in (source, target)
+        for fact, row in table.loc[lang].iterrows()
+    }
+    chosen = {lang: _of_modal_length(prompts) for lang, prompts in ids.items()}
+    found = [
+        (f, g, four)
+        for f in chosen[source]
+        for g in chosen[target]
+        if len(set(four := (first[target, f], first[source, f], first[target, g], first[source, g]))) == 4
+    ]
+    if len(found) < 2:
+        raise ValueError(
+            f"{source} to {target}, {relation!r}: {len(found)} pairs of facts have four different first tokens; "
+            "allowed: two or more (other languages, or more facts)"
+        )
+    found = [found[i] for i in rng(seed, "crossed pairs").permutation(len(found))[:n_pairs]]
+    return Crossed(
+        torch.tensor([ids[source][f] for f, _, _ in found]),
+        torch.tensor([ids[target][g] for _, g, _ in found]),
+        dict(zip(FOUR_ANSWERS, torch.tensor([four for *_, four in found]).T, strict=True)),
+    )
+
+
+def _of_modal_length(prompts: dict[str, list[int]]) -> list[str]:
+    lengths = Counter(map(len, prompts.values()))
+    return [fact for fact, tokens in prompts.items() if len(tokens) == lengths.most_common(1)[0][0]]

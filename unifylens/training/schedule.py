@@ -1,0 +1,259 @@
+"""Stacks on their way: sent to workers, shown in one bar, interrupted, saved."""
+
+from __future__ import annotations
+
+import errno
+import heapq
+import shutil
+import signal
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager, nullcontext
+from typing import Any
+
+import joblib
+from joblib.parallel import get_active_backend
+from threadpoolctl import threadpool_limits
+from tqdm.auto import tqdm
+
+from unifylens import environment
+from unifylens.hardware import size_text
+from unifylens.training import store
+from unifylens.training.plan import StackPlan
+from unifylens.training.store import Run
+from unifylens.training.trainer import Monitor, Result, mean_of_last, train_stack
+from unifylens.training.workers import Workers
+
+BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
+
+
+def refuse_a_full_disk(stacks: list[StackPlan], workers: Workers) -> None:
+    """Raise OSError if what training will write is more than the store's disk has left."""
+    home = environment.home()
+    disk = next(folder for folder in (home, *home.parents) if folder.exists())
+    members = [member for stack in stacks for member in stack.members]
+    runs = sum(member.run_bytes for member in members)
+    under_way = sum(heapq.nlargest(workers.count, (sum(m.progress_bytes for m in s.members) for s in stacks)))
+    free = shutil.disk_usage(disk).free
+    if runs + under_way > free:
+        raise OSError(
+            errno.ENOSPC,
+            f"training {len(members)} models writes about {size_text(runs + under_way)} ({size_text(runs)} of runs, "
+            f"{size_text(under_way)} while stacks are under way); {size_text(free)} are free in {home}. "
+            "Make space there, or set UNIFYLENS_HOME to a folder on a larger disk",
+        )
+
+
+class _Interrupt:
+    """Turns the first Ctrl-C into a flag, so that training stops between two steps; a second one stops at once."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self.stopped: list[str] = []
+        """Where each stack under way was stopped."""
+
+    def _handle(self, *_: object) -> None:
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested = True
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Listen where signals can be heard: in the main thread."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = signal.signal(signal.SIGINT, self._handle)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+
+class _Bar:
+    """One bar for all stacks, weighed by their arithmetic, so that the time left is right where shapes are mixed."""
+
+    def __init__(self, stacks: list[StackPlan], progress: bool) -> None:
+        self.n_models = sum(len(stack.members) for stack in stacks)
+        self.done = 0
+        self.told_of_a_problem = False
+        self._means: dict[str, float] = {}
+        self.bar = tqdm(
+            total=sum(stack.flops * stack.steps for stack in stacks),
+            desc=f"training {self.n_models} models",
+            bar_format=BAR,
+            smoothing=0,  # the mean speed so far: that of the last moment depends on the stack that was heard of
+            disable=not progress,
+        )
+        self.show()
+
+    def advance(self, flops: int, resumed: bool = False) -> None:
+        """Some arithmetic was done, now or before an interruption."""
+        with self.bar.get_lock():  # stacks in several threads share it
+            if resumed and not self.bar.disable:
+                self.bar.initial += flops  # tells nothing of the speed
+            self.bar.update(flops)
+
+    def show(self, means: Mapping[str, float] | None = None, done: int = 0) -> None:
+        """Show the means of the stack heard of last, and how many models are done."""
+        self.done += done
+        self._means = dict(means or self._means)
+        parts = [f"{self.done}/{self.n_models} models", *(f"{name}={v:.2f}" for name, v in self._means.items())]
+        self.bar.set_postfix_str(", ".join(parts), refresh=done > 0)
+
+
+class _SharedMonitor(Monitor):
+    """Of a stack in a thread of this process."""
+
+    def __init__(self, bar: _Bar, interrupt: _Interrupt, flops: int) -> None:
+        self._bar, self._interrupt, self._flops = bar, interrupt, flops
+
+    @property
+    def stop_requested(self) -> bool:
+        return self._interrupt.requested
+
+    def advanced(self, steps: int, resumed: bool = False) -> None:
+        self._bar.advance(steps * self._flops, resumed)
+
+    def evaluated(self, summary: Mapping[str, float]) -> None:
+        self._bar.show(summary)
+
+    def stopped(self, where: str) -> None:
+        self._interrupt.stopped.append(where)
+
+    def not_saved(self, problem: str) -> None:
+        if not self._bar.told_of_a_problem:  # all stacks write to the same disk
+            self._bar.told_of_a_problem = True
+            super().not_saved(problem)
+
+
+def train_stacks(stacks: list[StackPlan], workers: Workers, progress: bool) -> Iterator[Run]:
+    """Train on the workers and save what arrives."""
+    interrupt, failure = _Interrupt(), None
+    bar = _Bar(stacks, progress)
+    plan_of = {stack.experiments[0]: stack for stack in stacks}
+    if workers.shared:
+        monitors: list[Monitor | None] = [_SharedMonitor(bar, interrupt, stack.flops) for stack in stacks]
+    else:
+        monitors = [None] * len(stacks)
+    tasks = [
+        joblib.delayed(train_stack)(stack.experiments, monitor, workers.threads)
+        for stack, monitor in zip(stacks, monitors, strict=True)
+    ]
+    with (
+        bar.bar,
+        interrupt.listening() if workers.shared else nullcontext(),
+        # for all threads of this process: each stack sets it too, but would set it back under the others
+        threadpool_limits(1, user_api="blas") if workers.shared else nullcontext(),
+        _filling_gaps_of_dask(),
+        closing(_results(tasks, workers)) as arriving,
+    ):
+        try:
+            for results in arriving:
+                if not results:  # stopped
+                    continue
+                try:
+                    runs = _save(results)
+                except OSError as error:
+                    if not workers.shared:
+                        raise
+                    interrupt.requested, failure = True, failure or error  # stacks under way are saved where they are
+                    continue
+                bar.show(mean_of_last([run.final for run in runs]), done=len(runs))
+                if not workers.shared:
+                    plan = plan_of[results[0].experiment]
+                    bar.advance(plan.flops * plan.steps)
+                yield from runs
+        except KeyboardInterrupt:
+            interrupt.requested = True
+            if workers.shared:
+                raise
+            message = f"stopped with {bar.done} of {bar.n_models} models saved; the same call goes on from there"
+            raise KeyboardInterrupt(message) from None
+        except BaseException:
+            interrupt.requested = True  # threads would train on behind the error's back
+            raise
+    if failure:
+        raise failure
+    if interrupt.stopped:
+        raise KeyboardInterrupt(f"stopped {interrupt.stopped[0]}; the same call goes on from there")
+
+
+@contextmanager
+def _filling_gaps_of_dask() -> Iterator[None]:
+    """Let joblib's dask backend say that the cluster gave a task up, and take back tasks when it is interrupted.
+
+    Without, it would wait for ever in the first case, and the cluster train on for nobody in the second.
+    """
+    backend, _ = get_active_backend(prefer="threads")
+    if not hasattr(backend, "client"):
+        yield
+        return
+    submit = backend.submit
+
+    def submit_and_hear(function: Callable, callback: Callable) -> Any:
+        future = submit(function, callback)
+        future.add_done_callback(lambda done: callback(done.exception()) if done.exception() else None)
+        return future
+
+    backend.submit = submit_and_hear
+    try:
+        yield
+    finally:
+        del backend.submit
+        if left := list(getattr(backend, "_results", {})):
+            backend.client.cancel(left, force=True)
+
+
+def _results(tasks: list, workers: Workers) -> Iterator[list[Result]]:
+    """Results of stacks in the order in which they are finished."""
+    # one stack a task: joblib would put several into one to save messages, and then lose more with a worker
+    options: dict[str, Any] = {"n_jobs": workers.count, "prefer": "threads", "batch_size": 1, "pre_dispatch": "all"}
+    if not workers.streams:  # such a backend gives results when all are there: ask for a few at a time
+        with joblib.Parallel(**options) as parallel:
+            for start in range(0, len(tasks), workers.count):
+                yield from parallel(tasks[start : start + workers.count])
+        return
+    arriving = joblib.Parallel(return_as="generator_unordered", **options)(tasks)
+    try:
+        for results in arriving:  # noqa: UP028 - `yield from` would close it before the warning below is silenced
+            yield results
+    finally:
+        with warnings.catch_warnings():  # joblib warns of tasks that were not waited for
+            warnings.filterwarnings("ignore", category=UserWarning, module="joblib")
+            arriving.close()
+
+
+def _save(results: list[Result]) -> list[Run]:
+    """Put a stack into the store and forget its progress; members that diverged are named in a warning."""
+    progress = store.Progress([result.experiment for result in results])
+    runs = [_save_one(result, progress) for result in results]
+    progress.remove()
+    for result in results:
+        if result.diverged_at is not None:
+            warnings.warn(
+                f"a run (seed {result.experiment.seed}) diverged at step {result.diverged_at}: "
+                "its loss or its states are not finite",
+                stacklevel=2,
+            )
+    return runs
+
+
+def _save_one(result: Result, progress: store.Progress) -> Run:
+    content = (result.experiment, result.history, result.checkpoints, result.diverged_at)
+    try:
+        try:
+            return store.save(*content)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not progress.path.exists():
+                raise
+            progress.remove()  # larger than the stack's runs, and of no use once they are saved
+            return store.save(*content)
+    except OSError as error:
+        raise OSError(
+            error.errno or errno.EIO,
+            f"a trained model (seed {result.experiment.seed}) could not be saved in {environment.home()}: {error}. "
+            "What was saved before is kept, and the same call goes on from there. Make space, or set UNIFYLENS_HOME "
+            "to a folder on a larger disk",
+        ) from error

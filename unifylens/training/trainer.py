@@ -1,0 +1,291 @@
+"""Optimisation of one stack: models of one shape at once, with history, checkpoints and resumption."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from unifylens.config import Experiment
+from unifylens.corpus.corpus import Corpus
+from unifylens.crosslingual.evaluate import Questions
+from unifylens.hardware import device, keep_freed_memory, limited_threads
+from unifylens.model import build_model
+from unifylens.patching.stream import BATCH_ROWS
+from unifylens.training import store
+from unifylens.training.adamw import PART_SIZE, Graph, StackedAdamW
+from unifylens.training.batches import Batches
+from unifylens.training.stack import Parameters, Stacked, network_of, stack_parameters, unstack
+
+SECONDS_BETWEEN_SAVES = 60.0
+COUNTERS = ("loss_sum", "taken", "diverged_at")
+
+
+@dataclass
+class Result:
+    """What the training of one model came to, as it travels from a worker to the store."""
+
+    experiment: Experiment
+    history: pd.DataFrame
+    checkpoints: dict[int, dict[str, Tensor]]
+    """State dicts by step."""
+    diverged_at: int | None
+    """First step at which the loss or the states were not finite."""
+
+
+class Monitor:
+    """Is told how a stack comes along, and may stop it between two steps. This one is silent and never does."""
+
+    stop_requested = False
+
+    def advanced(self, steps: int, resumed: bool = False) -> None:
+        """All members took so many steps, now or (`resumed`) before an interruption."""
+
+    def evaluated(self, summary: dict[str, float]) -> None:
+        """All members were evaluated."""
+
+    def stopped(self, where: str) -> None:
+        """The stack stopped because it was requested."""
+
+    def not_saved(self, problem: str) -> None:
+        """Where the stack stands could not be saved, for the first time."""
+        warnings.warn(problem, stacklevel=2)
+
+
+def train_stack(experiments: list[Experiment], monitor: Monitor | None = None, threads: int = 1) -> list[Result]:
+    """Train one stack to its end, or until its monitor stops it: then it is saved, and nothing comes back."""
+    monitor = Monitor() if monitor is None else monitor
+    if monitor.stop_requested:
+        monitor.stopped("before a stack began")
+        return []
+    with limited_threads(threads):
+        trainer = _Stack(experiments)
+        monitor.advanced(trainer.step, resumed=True)
+        saver = _ProgressSaver(trainer, monitor)
+        while True:
+            if trainer.step in trainer.evaluation_steps and trainer.step not in trainer.evaluated:
+                trainer.evaluate()
+                monitor.evaluated(trainer.summary())
+            if trainer.step in trainer.checkpoint_steps and trainer.step not in trainer.checkpoints:
+                trainer.checkpoint()
+            if trainer.step == trainer.config.steps:
+                break
+            if monitor.stop_requested:
+                monitor.stopped(f"after step {trainer.step} of {trainer.config.steps}" + saver.save())
+                return []
+            saver.save_now_and_then()
+            trainer.advance()
+            monitor.advanced(1)
+        saver.save_long_training()
+        results = trainer.finish()
+    if monitor.stop_requested:
+        monitor.stopped("after the last step of a stack")
+    return results
+
+
+class _ProgressSaver:
+    """Saves a stack every `SECONDS_BETWEEN_SAVES`; a disk that is full costs a warning, not the training."""
+
+    def __init__(self, trainer: _Stack, monitor: Monitor) -> None:
+        self._trainer, self._monitor = trainer, monitor
+        self._saved = self._began = time.monotonic()
+        self._warned = False
+
+    def save_now_and_then(self) -> None:
+        """Save if it is time to."""
+        if time.monotonic() - self._saved > SECONDS_BETWEEN_SAVES:
+            self.save()
+
+    def save_long_training(self) -> None:
+        """Save a stack at its end, if it took long: its results have still to reach the store."""
+        if time.monotonic() - self._began > SECONDS_BETWEEN_SAVES:
+            self.save()
+
+    def save(self) -> str:
+        """Save; what went wrong as the end of a sentence, or nothing."""
+        self._saved = time.monotonic()
+        try:
+            self._trainer.save()
+        except OSError as error:
+            if not self._warned:
+                self._warned = True
+                self._monitor.not_saved(
+                    f"a stack under way could not be saved in {self._trainer.progress.path.parent} ({error}); training "
+                    "goes on, but would start anew after an interruption. Make space there; UNIFYLENS_HOME moves "
+                    "what the next call saves"
+                )
+            return f" (not saved: {error})"
+        return ""
+
+
+def mean_of_last(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Loss, recall and transfer of several histories' last rows, averaged over those that have them."""
+    means = pd.DataFrame([{name: row.get(name, np.nan) for name in ("loss", "recall", "transfer")} for row in rows])
+    return means.mean().dropna().to_dict()
+
+
+class _Stack:
+    """K models of one shape on their way."""
+
+    def __init__(self, experiments: list[Experiment]) -> None:
+        keep_freed_memory()
+        self.experiments = experiments
+        self.config = experiments[0].train
+        self.evaluation_steps = set(self.config.evaluation_steps())
+        self.checkpoint_steps = set(self.config.checkpoint_steps())
+        self.corpora = [Corpus.build(experiment) for experiment in experiments]
+        self.sampled = [
+            Questions.sample(corpus, self.config.eval_facts, e.seed)
+            for e, corpus in zip(experiments, self.corpora, strict=True)
+        ]
+        self.device = device()
+        self.batches = Batches(experiments, self.corpora, self.device)
+        corpus = self.corpora[0]
+        models = [build_model(e.model, corpus.d_vocab, corpus.n_ctx, e.seed) for e in experiments]
+        self.parameters = stack_parameters(models, self.device)
+        on_gpu = self.device.type == "cuda"
+        model = models[0].to(self.device, print_details=False)
+        self.network = network_of(model, bfloat16=self.config.precision == "bfloat16")
+        self.optimizer = StackedAdamW(
+            self.parameters, [e.train for e in experiments], len(experiments) if on_gpu else PART_SIZE
+        )
+        self.update = Graph(self._update) if on_gpu and isinstance(self.network, Stacked) else self._update
+        self.step = 0
+        self.losses = torch.zeros(len(experiments), device=self.device)
+        """Loss of every member at the last step, in nats per predicted token."""
+        self.loss_sum = self.losses.double()
+        """Since the last evaluation."""
+        self.loss_steps = 0
+        self.taken = torch.zeros((), dtype=torch.int64, device=self.device)
+        """Steps, counted on the device."""
+        self.diverged_at = torch.full_like(self.losses, -1, dtype=torch.int64)
+        """Steps that every member had taken when its loss was first not finite; -1 if it always was."""
+        self.records: list[list[dict[str, float]]] = [[] for _ in experiments]
+        self.checkpoints: dict[int, dict[str, Tensor]] = {}
+        self.progress = store.Progress(experiments)
+        self._resume()
+
+    @property
+    def evaluated(self) -> set[int]:
+        """Steps that stand in the histories."""
+        return {int(record["step"]) for record in self.records[0]}
+
+    def advance(self) -> None:
+        """One optimiser step of every member."""
+        batch = self.batches[self.step]
+        self.optimizer.set_rates(self.step)
+        self.update(*(tensor for tensor in batch if tensor is not None))
+        self.step += 1
+        self.loss_steps += 1
+
+    @torch.no_grad()
+    def _update(self, tokens: Tensor, due: Tensor, at: Tensor | None = None) -> None:
+        """Losses, gradients and AdamW, all in place and nothing read back, so that a CUDA graph can record it."""
+        for part in self.optimizer.parts:
+            self.losses[part], gradients = self._gradients(part, tokens, due, at)
+            self.optimizer.update(part, gradients)
+        self.loss_sum += self.losses
+        diverges = ~self.losses.isfinite() & (self.diverged_at < 0)
+        self.diverged_at.copy_(torch.where(diverges, self.taken, self.diverged_at))
+        self.taken += 1
+
+    def _gradients(self, part: slice, tokens: Tensor, due: Tensor, at: Tensor | None) -> tuple[Tensor, Parameters]:
+        query = self.batches.query if at is None else at[part]
+        own = self.optimizer.parameters[part.start]
+        return self.network.loss_and_gradients(own, tokens[part], due[part], query, self.batches.shared)
+
+    @torch.no_grad()
+    def _untrained_losses(self) -> Tensor:
+        """Losses of the first batch, before any step."""
+        batch = self.batches[0]
+        return torch.cat([self._gradients(part, *batch)[0] for part in self.optimizer.parts])
+
+    @torch.no_grad()
+    def evaluate(self) -> None:
+        """Append a row to every member's history; the last one is measured on all facts."""
+        last = self.step == self.config.steps
+        losses = self._untrained_losses() if self.loss_steps == 0 else self.loss_sum / self.loss_steps
+        for member, (experiment, sampled) in enumerate(zip(self.experiments, self.sampled, strict=True)):
+            questions = Questions.all(self.corpora[member]) if last else sampled
+            record = {
+                "step": self.step,
+                "tokens_seen": self.step * self.config.batch_size * self.corpora[member].n_ctx,
+                "learning_rate": experiment.train.lr_at(max(self.step - 1, 0)),
+                "loss": float(losses[member]),
+            }
+            if np.isfinite(record["loss"]):
+                answers = questions.answered_by(partial(self._ask, member))
+                if all(bool(x.sum().isfinite()) for x in (answers.logits, *answers.states)):
+                    record |= questions.accuracy(answers) | questions.representation(answers.states)
+            self.records[member].append(record)
+        self.loss_sum.zero_()
+        self.loss_steps = 0
+
+    def _ask(self, member: int, prompts: Tensor, at: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Logits `[row, vocab]` and states by layer `[row, d_model]` of one member at a position of each prompt."""
+        own = {name: p[member : member + 1] for name, p in self.parameters.items()}
+        same = bool((at == at[0]).all())
+        logits, states = [], []
+        for tokens, where in zip(prompts.split(BATCH_ROWS), at.split(BATCH_ROWS), strict=True):
+            query = slice(int(at[0]), int(at[0]) + 1) if same else where[None, :, None].to(self.device)
+            tokens = tokens[None, :, : int(at.max()) + 1].to(self.device)
+            output = self.network.forward(own, tokens, query, self.batches.shared)
+            logits.append(output.logits[0, :, 0].cpu())
+            states.append([state[0, :, 0].cpu() for state in output.residual])
+        return torch.cat(logits), [torch.cat(parts) for parts in zip(*states, strict=True)]
+
+    def summary(self) -> dict[str, float]:
+        """Means over members of what a progress bar shows."""
+        return mean_of_last([records[-1] for records in self.records])
+
+    def checkpoint(self) -> None:
+        """Keep the weights of this step."""
+        self.checkpoints[self.step] = {name: p.detach().cpu().clone() for name, p in self.parameters.items()}
+
+    def finish(self) -> list[Result]:
+        """What came of every member."""
+        results = []
+        for member, experiment in enumerate(self.experiments):
+            history = pd.DataFrame(self.records[member])
+            if "recall" not in history:  # diverged from the start
+                history = history.assign(recall=np.nan, transfer=np.nan)
+            diverged = int(self.diverged_at[member])
+            unmeasured = history["step"][history["recall"].isna()]
+            if diverged < 0 and len(unmeasured):  # the loss stayed finite, the states did not
+                diverged = int(unmeasured.iloc[0])
+            weights = {step: unstack(parameters, member) for step, parameters in self.checkpoints.items()}
+            results.append(Result(experiment, history, weights, diverged if diverged >= 0 else None))
+        return results
+
+    def save(self) -> None:
+        """Write down where training stands, to go on from there."""
+        tensors = {f"parameter/{name}": p for name, p in self.parameters.items()}
+        tensors |= {f"moment/{name}": moment for name, moment in self.optimizer.moments.items()}
+        for step, parameters in self.checkpoints.items():
+            tensors |= {f"checkpoint/{step}/{name}": p for name, p in parameters.items()}
+        tensors |= {name: getattr(self, name) for name in COUNTERS}
+        state = {"step": self.step, "loss_steps": self.loss_steps, "records": self.records}
+        self.progress.save(tensors, state)
+
+    def _resume(self) -> None:
+        saved = self.progress.load()
+        if saved is None:
+            return
+        tensors, state = saved
+        self.step, self.loss_steps, self.records = state["step"], state["loss_steps"], state["records"]
+        for name in COUNTERS:
+            getattr(self, name).copy_(tensors[name])
+        for name, p in self.parameters.items():
+            p.copy_(tensors[f"parameter/{name}"])
+        self.optimizer.load({name: tensors[f"moment/{name}"] for name in self.optimizer.moments}, self.step)
+        for full_name, tensor in tensors.items():
+            if full_name.startswith("checkpoint/"):
+                _, step, name = full_name.split("/", 2)
+                self.checkpoints.setdefault(int(step), {})[name] = tensor
