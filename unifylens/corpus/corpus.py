@@ -1,15 +1,16 @@
-"""Which fact is said in which language, how often: exposure, held-out facts, prompts, statistics."""
+"""Which fact is said in which language, how often: exposure, held-out facts, prompts, statistics.
+
+Torch, most of the time that a first corpus would take, is loaded only by what returns tensors.
+"""
 
 from __future__ import annotations
 
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
 
 from unifylens.config import (
     CorpusConfig,
@@ -28,6 +29,9 @@ from unifylens.corpus.prompts import Rendered, cue_patterns, render
 from unifylens.corpus.tokenization import EOS, PAD, Tokenizer, language_tag, make_tokenizer
 from unifylens.corpus.world import World
 from unifylens.seeds import rng
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 KEPT = 64
 """Corpora that a process keeps (about 2 MB each in the default dish)."""
@@ -171,12 +175,14 @@ class Corpus:
     @cached_property
     def sequences(self) -> Int[Tensor, "template row pos"]:
         """Token IDs of prompt, answer and what follows, padded on the right."""
-        return self._rendered.tokens
+        import torch
+
+        return torch.from_numpy(self._rendered.tokens)
 
     @property
     def n_ctx(self) -> int:
         """Length of the longest sequence."""
-        return self.sequences.shape[2]
+        return self._rendered.tokens.shape[2]
 
     def positions(self, slot: str = "answer", template: int = 0) -> Int[np.ndarray, " row"]:
         """Where a slot ends in every prompt: `subject` (its last token), `relation`, `language`, or `answer`.
@@ -206,6 +212,8 @@ class Corpus:
     @cached_property
     def answer_positions(self) -> Int[Tensor, "template row answer"]:
         """Positions whose next token is the answer's; where an answer is shorter, its last one is repeated."""
+        import torch
+
         first = np.stack([ends["answer"] for ends in self._rendered.ends])
         n_answer = self._rendered.n_answer
         steps = np.minimum(np.arange(n_answer.max()), n_answer[..., None] - 1)
@@ -221,6 +229,8 @@ class Corpus:
 
     def prompts(self, rows: Int[np.ndarray, " row"] | None = None, template: int = 0) -> Int[Tensor, "row pos"]:
         """Token IDs up to and including the last token before the answer, padded on the right."""
+        import torch
+
         rows = np.arange(self.n_rows) if rows is None else np.asarray(rows)
         last = torch.from_numpy(self.positions("answer", template)[rows])
         tokens = self.sequences[template, rows, : int(last.max()) + 1]
@@ -243,7 +253,7 @@ class Corpus:
                 f"facts 0 to {self.n_facts - 1}."
             )
         row = language * self.n_facts + fact
-        tokens = self.sequences[template, row].tolist()
+        tokens = self._rendered.tokens[template, row].tolist()
         end = self.positions("answer", template)[row] + 1
         prompt = " ".join(self.tokenizer.decode(tokens[:end]))
         if not answer:
@@ -292,6 +302,8 @@ class Corpus:
 
         Where an answer names several objects, it is the relation's. What stands behind an answer's end does not count.
         """
+        import torch
+
         objects: list[int] = []
         codes: dict[tuple[int, ...], list[int]] = {}
         for tokens, by_relation in self.possible_answers.items():
@@ -313,6 +325,8 @@ class Corpus:
     @cached_property
     def token_object(self) -> Int[Tensor, " vocab"]:
         """Object that a token names, -1 where it names none. Raises ValueError if answers have several tokens."""
+        import torch
+
         table = torch.full((self.d_vocab,), -1)
         for index in range(self.n_languages):
             table[self._object_tokens(index)] = torch.arange(self.world.n_objects)
@@ -321,6 +335,8 @@ class Corpus:
     @cached_property
     def choices(self) -> Bool[Tensor, "language relation vocab"]:
         """Answers that are possible in a language for a relation. Raises ValueError if they have several tokens."""
+        import torch
+
         table = torch.zeros(self.n_languages, self.world.n_relations, self.d_vocab, dtype=torch.bool)
         for index in range(self.n_languages):
             table[index, self.world.object_relation, self._object_tokens(index)] = True
@@ -340,7 +356,8 @@ class Corpus:
     def _refuse_ambiguous_prompts(self) -> None:
         """Two languages must never share a prompt: what is due there could not be known."""
         for template, (words, *_) in enumerate(self._renderings):
-            prompts = self.prompts(template=template).numpy()
+            tokens, last = self._rendered.tokens[template], self.positions("answer", template)
+            prompts = np.where(np.arange(tokens.shape[1]) > last[:, None], 0, tokens)
             clashes = len(prompts) - len(np.unique(prompts, axis=0))
             if clashes:
                 raise ValueError(

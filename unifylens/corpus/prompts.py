@@ -7,9 +7,7 @@ from itertools import product
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from jaxtyping import Int
-from torch import Tensor
 
 from unifylens.corpus.language import Language
 from unifylens.corpus.tokenization import BOS, EOS, Tokenizer, cue_symbol, language_tag
@@ -22,7 +20,7 @@ LENGTHS_OF = 4
 class Rendered(NamedTuple):
     """Rows of tokens of several renderings, and what stands where in them."""
 
-    tokens: Int[Tensor, "template row pos"]
+    tokens: Int[np.ndarray, "template row pos"]
     """Prompt, answer and what follows, padded on the right."""
     ends: list[dict[str, Int[np.ndarray, " row"]]]
     """By rendering: position of the last token of each slot, and `answer`, the last token before it."""
@@ -74,9 +72,7 @@ def render(
     if n_answer > 1:  # room for any answer after any prompt
         width = -(-(n_prompt + n_answer) // LENGTHS_OF) * LENGTHS_OF
     padded = [np.pad(part.tokens, ((0, 0), (0, width - part.tokens.shape[1]))) for part in parts]
-    return Rendered(
-        torch.from_numpy(np.stack(padded)), [part.ends for part in parts], np.stack([part.n_answer for part in parts])
-    )
+    return Rendered(np.stack(padded), [part.ends for part in parts], np.stack([part.n_answer for part in parts]))
 
 
 def _one(
