@@ -1,5 +1,8 @@
 """The names that notebooks and users rely on."""
 
+import tomllib
+from pathlib import Path
+
 import unifylens as ul
 
 
@@ -26,7 +29,17 @@ def test_the_public_face(tmp_path, monkeypatch):
     runs = ul.sweep(experiment, over={"corpus.parallel": [0, 0.3], "seed": range(2, 4)})
     assert [run.experiment.seed for run in runs] == [2, 3, 2, 3]
     assert runs[3].folder == run.folder
-    assert set(ul.__all__) <= set(dir(ul))
+
+
+def test_only_public_names_are_offered():
+    assert sorted(dir(ul)) == sorted(ul.__all__)
+    assert not [name for name in dir(ul) if name.startswith("_")]
+    assert "os" in vars(ul)  # which is not public
+
+
+def test_the_version_is_that_of_the_package():
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    assert ul.__version__ == project["version"]
 
 
 def test_defaults_make_an_experiment():
