@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from unifylens.corpus import factsets
+
 BUILD = "import unifylens as ul; corpus = ul.Corpus.build(ul.Experiment()); corpus.text(language=1, fact=0); "
 ANY_MODEL = "from unifylens import patching, hooks, subspaces, measures; patching.by_head; measures.unification; "
 
@@ -44,3 +46,32 @@ def test_a_corpus_costs_at_most_a_second_and_a_half():
         children = after.children_user + after.children_system
         seconds.append(children - before.children_user - before.children_system)
     assert min(seconds) <= 1.5
+
+
+@pytest.mark.parametrize(
+    ("code", "package", "extra"),
+    [
+        ("runpy.run_module('unifylens.reproduce', run_name='__main__')", "nbformat", "notebooks"),
+        ("import unifylens.reproduce", "ipykernel_launcher", "notebooks"),
+        ("from unifylens import RealConfig; RealConfig()", "anyascii", "real"),
+        ("from unifylens import factsets; factsets.from_cldr(['en', 'de'])", "babel", "real"),
+        ("from unifylens import factsets; factsets.from_cldr(['en', 'de'])", "country_converter", "real"),
+        ("from unifylens import cldr; cldr.script('en')", "babel", "real"),
+        ("from unifylens import cldr; cldr.un_members()", "country_converter", "real"),
+        ("from unifylens import cldr; cldr.romanise('Ελλάδα')", "anyascii", "real"),
+    ],
+)
+def test_what_is_missing_is_named_with_its_extra(code, package, extra):
+    """In a Python that cannot import `package`."""
+    command = [sys.executable, "-c", f"import runpy, sys; sys.modules[{package!r}] = None; {code}"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    last = done.stderr.splitlines()[-1]
+    assert done.returncode == 1 and package in last.replace("-", "_"), done.stderr
+    assert last.endswith(f"pip install 'unifylens[{extra}]'")
+
+
+@pytest.mark.parametrize("read", [factsets.read_eclektic, factsets.read_mlama])
+def test_readers_of_a_hub_name_their_extra(read, monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(ImportError, match=r"datasets.*pip install 'unifylens\[models\]'"):
+        read(hub=True)

@@ -60,10 +60,15 @@ def sources() -> str:
 
     Raises ImportError, naming what to install, where one is missing.
     """
-    missing = [name for name in SOURCES if importlib.util.find_spec(name.replace("-", "_")) is None]
-    if missing:
-        raise ImportError(f"facts in real languages need {', '.join(missing)}: pip install 'unifylens[real]'")
+    require("real", "facts in real languages", *SOURCES)
     return ", ".join(f"{name} {metadata.version(name)}" for name in SOURCES)
+
+
+def require(extra: str, what: str, *packages: str) -> None:
+    """Raise ImportError, naming the extra to install, where one of the packages that something needs is missing."""
+    missing = [name for name in packages if importlib.util.find_spec(name.replace("-", "_")) is None]
+    if missing:
+        raise ImportError(f"{what} need {', '.join(missing)}: pip install 'unifylens[{extra}]'")
 
 
 def write_atomic(path: Path, text: str) -> None:

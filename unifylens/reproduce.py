@@ -11,11 +11,18 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import nbformat
-from jupyter_client.kernelspec import KernelSpec
-from jupyter_client.manager import AsyncKernelManager
-from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError, DeadKernelError
+try:
+    import ipykernel_launcher  # noqa: F401 - what the kernels run
+    import nbformat
+    from jupyter_client.kernelspec import KernelSpec
+    from jupyter_client.manager import AsyncKernelManager
+    from nbclient import NotebookClient
+    from nbclient.exceptions import CellExecutionError, DeadKernelError
+except ImportError as error:
+    problem = f"running notebooks needs {error.name}: pip install 'unifylens[notebooks]'"
+    if __name__ == "__main__":
+        sys.exit(f"unifylens: {problem}")
+    raise ImportError(problem, name=error.name) from None
 from tqdm import tqdm
 
 from unifylens.environment import PROFILES, figures_dir, profile, project_dir, write_atomic

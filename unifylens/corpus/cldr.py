@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from unifylens import environment
 from unifylens.config import Relation
 
 _CONTINENTS = {
@@ -56,7 +57,13 @@ _DENSE_SCRIPTS = ("CJK", "HIRAGANA", "KATAKANA", "HANGUL")
 
 
 @cache
+def _need_sources() -> None:
+    environment.require("real", "facts and names in real languages", *environment.SOURCES)
+
+
+@cache
 def _locale(code: str) -> Any:  # a `babel.Locale`, but babel is optional
+    _need_sources()
     from babel import Locale, UnknownLocaleError
 
     try:
@@ -78,6 +85,7 @@ def _known_locales() -> list[str]:
 @cache
 def _countries() -> pd.DataFrame:
     """Countries by ISO code with their regions; read as text, since the package takes Namibia's NA for a gap."""
+    _need_sources()
     found = importlib.util.find_spec("country_converter")
     path = Path(found.submodule_search_locations[0]) / "country_data.tsv"
     table = pd.read_csv(path, sep="\t", keep_default_na=False, dtype=str)
@@ -95,11 +103,11 @@ def un_members() -> frozenset[str]:
 @cache
 def _answers(relation: Relation) -> dict[str, str]:
     """The one answer that each country has to a relation, as a code; countries with none or several are left out."""
+    countries = _countries()
     from babel.core import get_global
     from babel.languages import get_official_languages
     from babel.numbers import get_territory_currencies
 
-    countries = _countries()
     if relation in ("continent", "subregion"):
         column, codes = ("Continent_7", _CONTINENTS) if relation == "continent" else ("UNregion", _SUBREGIONS)
         return {code: codes[name] for code, name in countries[column].items()}
@@ -131,6 +139,7 @@ def name(locale: str, kind: Literal["country"] | Relation, code: str) -> str | N
 
 def romanise(word: str) -> str:
     """The word in Latin letters (`anyascii`)."""
+    _need_sources()
     from anyascii import anyascii
 
     return "_".join(anyascii(word).split())
@@ -214,7 +223,7 @@ def leaks_in(locale: str, country: str, relation: Relation, answer: str) -> bool
 
 def script(locale: str) -> str:
     """The script a language is usually written in, such as `Latn`."""
+    code = _locale(locale)
     from babel.core import get_global
 
-    code = _locale(locale)
     return code.script or get_global("likely_subtags").get(code.language, f"{code.language}_Latn_ZZ").split("_")[1]
