@@ -451,7 +451,12 @@ class TrainConfig(Config):
 
 
 class Experiment(Config):
-    """Everything that decides a trained model: data, shape, optimisation, seed."""
+    """Everything that decides a trained model: data, shape, optimisation, seed.
+
+    >>> exp = ul.Experiment(corpus=ul.CorpusConfig(parallel=0.1), seed=3)
+    >>> exp.corpus.parallel, exp.model.d_model
+    (0.1, 64)
+    """
 
     world: WorldConfig = WorldConfig()
     """The facts there are."""
@@ -536,6 +541,10 @@ class Experiment(Config):
         """Copy with some fields changed, nested ones by dotted names: `replace(**{"corpus.parallel": 0.1})`.
 
         Raises ValueError for a name that does not exist, and whatever validation finds.
+
+        >>> exp = ul.Experiment()
+        >>> exp.replace(**{"corpus.parallel": 0.1, "model.d_model": 32}).model.d_model
+        32
         """
         data = self.model_dump()
         for name, value in values.items():

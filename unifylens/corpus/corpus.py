@@ -79,6 +79,10 @@ class Corpus:
 
         Corpora are kept: experiments that differ in model or optimiser alone, and later calls, get the same one, whose
         tables cannot be written to. Raises ValueError where settings do not fit together, and what interventions raise.
+
+        >>> corpus = ul.Corpus.build(ul.Experiment())
+        >>> corpus.n_languages, corpus.n_facts, int(corpus.parallel.sum())
+        (2, 4800, 1440)
         """
         parts = {
             name: getattr(experiment, name) for name in ("world", "language", "tokenizer", "interventions", "real")
@@ -246,7 +250,12 @@ class Corpus:
         return self.due[0, :, 0]
 
     def text(self, language: int, fact: int, template: int = 0, answer: bool = True) -> str:
-        """One prompt as text, with its answer behind an arrow."""
+        """One prompt as text, with its answer behind an arrow.
+
+        >>> corpus = ul.Corpus.build(ul.Experiment())
+        >>> corpus.text(language=1, fact=0)
+        '<bos> trivode fafu → koupouba'
+        """
         if not 0 <= language < self.n_languages or not 0 <= fact < self.n_facts:
             raise ValueError(
                 f"language={language}, fact={fact}: allowed are languages 0 to {self.n_languages - 1} and "
@@ -266,6 +275,11 @@ class Corpus:
         """Some monolingual facts of the first relations, sorted by relation, then object: the order of heatmaps.
 
         Raises ValueError if a relation has fewer of them.
+
+        >>> corpus = ul.Corpus.build(ul.Experiment())
+        >>> facts = corpus.block_facts(n_relations=2, per_relation=3)
+        >>> corpus.world.relation[facts].tolist()
+        [0, 0, 0, 1, 1, 1]
         """
         world, chosen = self.world, []
         for relation in range(min(n_relations, world.n_relations)):
@@ -382,7 +396,12 @@ class Corpus:
         return statistics.no_knowledge_baseline(self)
 
     def statistics(self) -> pd.DataFrame:
-        """Counts, exposure, informativeness and extractability in one table: columns value, unit, meaning."""
+        """Counts, exposure, informativeness and extractability in one table: columns value, unit, meaning.
+
+        >>> corpus = ul.Corpus.build(ul.Experiment())
+        >>> corpus.statistics().loc[["facts", "parallel facts", "I(fact; language)"], "value"].round(2).to_dict()
+        {'facts': 4800.0, 'parallel facts': 1440.0, 'I(fact; language)': 0.54}
+        """
         return statistics.table(self)
 
     def examples(self, n: int = 2, seed: int = 0) -> pd.DataFrame:

@@ -162,6 +162,10 @@ def states(
 
     `position` is a slot of the prompt (its last token); `answer` is the last token before it. The order of `facts` is
     kept. Raises ValueError if the model does not fit the corpus or the slot does not exist.
+
+    >>> facts = run.corpus.block_facts(n_relations=2, per_relation=4)
+    >>> ul.states(run.model, run.corpus, facts).shape
+    torch.Size([3, 2, 8, 16])
     """
     corpus.check_model(model.cfg.d_vocab, model.cfg.n_ctx)
     rows = corpus.rows(facts)
@@ -176,6 +180,10 @@ def transfer(model: Model, corpus: Corpus) -> pd.DataFrame:
     relation's objects in the language asked are allowed (chance: one over their number; nan where answers have several
     tokens). Whole answers must match, as greedy decoding gives them.
     Raises ValueError if the model does not fit the corpus, or no fact is held out.
+
+    >>> table = ul.transfer(run.model, run.corpus)
+    >>> table["n"].to_dict(), list(table)[1:3]
+    ({'a': 17, 'b': 19}, ['right', 'right object, wrong language'])
     """
     corpus.check_model(model.cfg.d_vocab, model.cfg.n_ctx)
     if corpus.seen.all():
@@ -200,6 +208,10 @@ def held_out(model: Model, corpus: Corpus) -> pd.DataFrame:
     most frequent answer is right, and `same_name`, whether it is or the subject has the same name in both languages.
     What is seen in several languages has no one home: where it is held out, the first counts.
     Raises ValueError if the model does not fit the corpus, or no fact is held out.
+
+    >>> table = ul.evaluate.held_out(run.model, run.corpus)
+    >>> table.groupby(["home", "asked"])["right"].size().to_dict()
+    {('a', 'b'): 19, ('b', 'a'): 17}
     """
     corpus.check_model(model.cfg.d_vocab, model.cfg.n_ctx)
     if corpus.seen.all():
@@ -244,6 +256,10 @@ def unification(
     language only) or `parallel` ones; at most `n_facts` of them are compared. One row a layer (`embed`, then the
     residual stream after each block); mean over pairs of languages; column `untrained` is `unification` in a
     model of the same shape that has learnt nothing. Raises ValueError if the model does not fit the corpus.
+
+    >>> table = ul.unification(run.model, run.corpus)
+    >>> table[["unification", "shuffled", "untrained"]].shape
+    (3, 3)
     """
     corpus.check_model(model.cfg.d_vocab, model.cfg.n_ctx)
     if facts not in ("held-out", "parallel"):

@@ -113,6 +113,10 @@ def pairs(
     due fact is seen in it.
 
     Raises ValueError for a language that does not exist, an unknown `moved`, or no such facts.
+
+    >>> pairs = ul.interchange.pairs(run.corpus, source_language=0, target_language=1, n_pairs=5)
+    >>> pairs.source.shape == pairs.target.shape, list(pairs.answers())[:2]
+    (True, ['source object, target language', 'source object, source language'])
     """
     for name, value in (("source_language", source_language), ("target_language", target_language)):
         if not 0 <= value < corpus.n_languages:
@@ -221,6 +225,10 @@ def language_swap(
     A row an ordered pair of languages. Shares of the `n` facts: `right` object in the target language; `flipped`, any
     of the relation's objects there; `unchanged` answers. Controls, shares of right answers: `random`, a shift of random
     direction and the same length; `mismatched`, the next group's shift. Raises ValueError for an unknown `by` or layer.
+
+    >>> table = ul.interchange.language_swap(run.model, run.corpus)
+    >>> table[["right", "flipped", "unchanged", "random"]].shape
+    (2, 4)
     """
     if by not in SHIFTS:
         raise ValueError(f"by={by!r}; allowed: {', '.join(SHIFTS)}.")

@@ -33,6 +33,11 @@ def answer_types(
 
     Raises ValueError for shapes that differ, for predicted tokens outside the vocabulary, and for a
     `due_object` or `relation` below 0, which would count tokens that name no object as right.
+
+    >>> objects, relations = torch.tensor([0, 1, 0, 1]), torch.tensor([0, 0, 0, 0])  # of four tokens: two words each
+    >>> said, right, zero = torch.tensor([0, 2, 1]), torch.tensor([0, 0, 0]), torch.tensor([0, 0, 0])
+    >>> ul.measures.answer_types(said, right, objects, relations, zero, zero)
+    tensor([0, 1, 2])
     """
     for name, rows in {"answer": answer, "due_object": due_object, "relation": relation}.items():
         if rows.shape != predicted.shape:

@@ -13,7 +13,12 @@ from unifylens.measures.checks import ROUNDING
 
 
 def rank_correlation(x: Float[ndarray, " n"], y: Float[ndarray, " n"]) -> float:
-    """Spearman's rank correlation over the pairs in which both are numbers."""
+    """Spearman's rank correlation over the pairs in which both are numbers.
+
+    >>> score, transfer = [0.1, 0.2, 0.4, 0.5], [0.0, 0.3, 0.2, 0.9]
+    >>> round(ul.measures.rank_correlation(score, transfer), 2)
+    0.8
+    """
     return float(stats.spearmanr(x, y, nan_policy="omit").statistic)
 
 

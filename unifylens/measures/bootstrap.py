@@ -24,6 +24,10 @@ def bootstrap_statistic(
         ValueError: if the arrays differ in length, there are fewer than two rows or groups, or the statistic is
             undefined on the data. Where it is undefined on more than a tenth of the resamples (few groups), the
             interval is nan, and `record` will not take it.
+
+    >>> mean, low, high = ul.measures.bootstrap_statistic(np.mean, [0.1, 0.3, 0.2, 0.4])
+    >>> bool(low < mean < high)
+    True
     """
     rows = [np.asarray(a) for a in arrays]
     lengths = [len(a) for a in rows]

@@ -93,6 +93,11 @@ def experiment(
 
     Raises ValueError, naming what does not fit: prompts, metrics and models before anything runs, a place when it is
     edited. No hook stays behind after an error.
+
+    >>> prompts, metrics = run.corpus.prompts()[:8], {"right": ul.patching.answered(run.corpus.answers[:8])}
+    >>> without = ul.patching.Edit({"edit": "no MLP"}, lambda batch: [("blocks.0.hook_mlp_out", lambda x, hook: 0 * x)])
+    >>> list(ul.patching.experiment(run.model, prompts, [without], metrics, progress=False))
+    ['edit', 'right']
     """
     sources = [] if source is None else [source] if isinstance(source, Tensor) else list(source)
     sender = model if source_model is None else source_model

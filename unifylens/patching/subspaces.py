@@ -61,6 +61,10 @@ def span(vectors: Float[Tensor, "vector d_model"], rank: int | None = None) -> S
     """Subspace of vectors: all they span, or the `rank` directions that hold most of their squared length.
 
     Raises ValueError for vectors that are zero or not finite, or a rank above what they span.
+
+    >>> plane = ul.subspaces.span(torch.tensor([[1.0, 0.0, 0.0], [0.0, 2.0, 0.0]]))
+    >>> plane.project(torch.tensor([3.0, 4.0, 5.0]))
+    tensor([3., 4., 0.])
     """
     if vectors.ndim != 2 or not torch.isfinite(vectors).all():
         raise ValueError(f"vectors of shape {list(vectors.shape)} must be finite and [vector, d_model].")
@@ -101,6 +105,11 @@ def language_shifts(
 
     The shift from language a to b is `shifts[group, b] - shifts[group, a]`. Groups are numbered from 0; a group that
     no fact is in has nan. Raises ValueError for fewer than two languages or labels that are not `[fact]`.
+
+    >>> facts = run.corpus.block_facts(n_relations=2, per_relation=4)
+    >>> states = ul.states(run.model, run.corpus, facts)[1]
+    >>> ul.subspaces.language_shifts(states).shape
+    torch.Size([1, 2, 16])
     """
     states = _by_language(states)
     means = group_means(states, torch.zeros(states.shape[1], dtype=torch.long) if group is None else group)
