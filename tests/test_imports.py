@@ -24,7 +24,10 @@ def loaded(code: str) -> set[str]:
         ("import unifylens", "torch pandas scipy numpy unifylens.config unifylens.corpus"),
         ("import unifylens as ul; ul.Experiment()", "torch pandas scipy unifylens.corpus"),
         (BUILD, "torch transformer_lens transformers sklearn seaborn matplotlib scipy unifylens.training"),
-        (ANY_MODEL, "transformer_lens transformers unifylens.training unifylens.corpus unifylens.crosslingual"),
+        (
+            ANY_MODEL,
+            "transformer_lens transformers sklearn scipy unifylens.training unifylens.corpus unifylens.crosslingual",
+        ),
     ],
     ids=["library", "experiment", "corpus", "any model"],
 )
