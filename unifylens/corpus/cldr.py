@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -156,17 +156,10 @@ def facts(
     answers to a relation) with one name in a language.
     """
     locales, relations = tuple(locales), tuple(relations)
-    called = (lambda *what: _romanised(name(*what))) if romanised else name
     rows = [(country, relation, answer) for relation in relations for country, answer in _answers(relation).items()]
     table = pd.DataFrame(rows, columns=["country", "relation", "answer"])
-    for locale in locales:
-        unnamed = [
-            called(locale, "country", country) is None or called(locale, relation, answer) is None
-            for country, relation, answer in table.itertuples(index=False)
-        ]
-        table = table[~pd.Series(unnamed, index=table.index)]
-        if table.empty:
-            raise ValueError(f"real.locales: CLDR names no country with its {' or '.join(relations)} in {locale!r}.")
+    called = (lambda *what: _romanised(name(*what))) if romanised else name
+    table = _named_in_all(table, locales, called)
     if max_letters is not None:
         longest = {code: max(len(name(locale, "country", code)) for locale in locales) for code in table["country"]}
         table = table[table["country"].map(longest) <= max_letters]
@@ -179,13 +172,38 @@ def facts(
         drawn = table.iloc[np.random.default_rng(0).permutation(len(table))]
         table = drawn[drawn.groupby(["relation", "answer"]).cumcount() < max_countries]
     table = table.sort_values(["country", "relation"]).reset_index(drop=True)
+    _refuse_too_few_answers(table, relations, min_countries, len(locales))
+    _refuse_one_name_for_two(table, locales, called)
+    return table
+
+
+def _named_in_all(table: pd.DataFrame, locales: Iterable[str], called: Callable) -> pd.DataFrame:
+    """The facts that all languages have names for."""
+    for locale in locales:
+        unnamed = [
+            called(locale, "country", country) is None or called(locale, relation, answer) is None
+            for country, relation, answer in table.itertuples(index=False)
+        ]
+        relations = " or ".join(table["relation"].unique())
+        table = table[~pd.Series(unnamed, index=table.index)]
+        if table.empty:
+            raise ValueError(f"real.locales: CLDR names no country with its {relations} in {locale!r}.")
+    return table
+
+
+def _refuse_too_few_answers(
+    table: pd.DataFrame, relations: Iterable[Relation], min_countries: int, n_languages: int
+) -> None:
     for relation in relations:
         n_answers = table.loc[table["relation"] == relation, "answer"].nunique()
         if n_answers < 2:
             raise ValueError(
                 f"real.relations: {relation!r} has {n_answers} answers that {min_countries} countries share and all "
-                f"{len(locales)} languages name; allowed: relations with at least two (lower real.min_countries)."
+                f"{n_languages} languages name; allowed: relations with at least two (lower real.min_countries)."
             )
+
+
+def _refuse_one_name_for_two(table: pd.DataFrame, locales: Iterable[str], called: Callable) -> None:
     for locale in locales:
         for kind, codes in [("country", table["country"]), *table.groupby("relation")["answer"]]:
             names = pd.Series({code: called(locale, kind, code) for code in codes.unique()})
@@ -194,7 +212,6 @@ def facts(
                 raise ValueError(
                     f"{locale!r} has one name for two of kind {kind!r}: {twice.iloc[0]!r} ({', '.join(twice.index)})."
                 )
-    return table
 
 
 def _romanised(word: str | None) -> str | None:

@@ -25,7 +25,7 @@ from unifylens.corpus.exposure import KINDS, Copy, assign
 from unifylens.corpus.interventions import apply
 from unifylens.corpus.language import Language, make_languages, real_languages
 from unifylens.corpus.prompts import Rendered, cue_patterns, render
-from unifylens.corpus.tokenization import EOS, PAD, Tokenizer, language_tag, make_tokenizer
+from unifylens.corpus.tokenization import EOS, PAD, PAD_ID, Tokenizer, language_tag, make_tokenizer
 from unifylens.corpus.world import World
 from unifylens.seeds import rng
 
@@ -216,7 +216,7 @@ class Corpus:
         """Tokens of the right answers, in the row's language, padded on the right."""
         at = self.answer_positions
         tokens = self.sequences.gather(2, at + 1)
-        tokens[..., 1:][at[..., 1:] == at[..., :-1]] = 0
+        tokens[..., 1:][at[..., 1:] == at[..., :-1]] = PAD_ID
         return tokens
 
     def prompts(self, rows: Int[np.ndarray, " row"] | None = None, template: int = 0) -> Int[Tensor, "row pos"]:
@@ -224,7 +224,7 @@ class Corpus:
         rows = np.arange(self.n_rows) if rows is None else np.asarray(rows)
         last = torch.from_numpy(self.positions("answer", template)[rows])
         tokens = self.sequences[template, rows, : int(last.max()) + 1]
-        return tokens.masked_fill(torch.arange(tokens.shape[1]) > last[:, None], 0)
+        return tokens.masked_fill(torch.arange(tokens.shape[1]) > last[:, None], PAD_ID)
 
     @cached_property
     def answers(self) -> Int[Tensor, " row"]:
@@ -306,7 +306,7 @@ class Corpus:
             table[[token for (token,) in codes]] = torch.tensor([*codes.values()])
             return table[answers[:, 0], relation], by_code
         end = self.tokenizer.special.get(EOS)
-        cut = (row[: row.index(end) + 1] if end in row else [i for i in row if i] for row in answers.tolist())
+        cut = (row[: row.index(end) + 1] if end in row else [i for i in row if i != PAD_ID] for row in answers.tolist())
         found = [codes.get(tuple(row), none)[r] for row, r in zip(cut, relation.tolist(), strict=True)]
         return torch.tensor(found, dtype=torch.long), by_code
 

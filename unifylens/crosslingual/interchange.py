@@ -20,7 +20,7 @@ from torch import Tensor
 from unifylens import patching
 from unifylens.corpus.corpus import Corpus
 from unifylens.crosslingual.evaluate import main_layer, states
-from unifylens.measures.answers import FOUR_ANSWERS
+from unifylens.measures.answers import FOUR_ANSWERS as ANSWERS
 from unifylens.patching import hooks, subspaces
 from unifylens.patching.edits import Edit
 from unifylens.patching.metrics import Metric
@@ -57,13 +57,13 @@ class Pairs:
         return self.corpus.prompts(language * self.corpus.n_facts + self.source_fact)
 
     def answers(self) -> dict[str, Int[Tensor, " pair"]]:
-        """Token of each of the four `FOUR_ANSWERS`."""
+        """Token of each of the four `ANSWERS`."""
         n, answers = self.corpus.n_facts, self.corpus.answers
         a, b = self.source_language * n, self.target_language * n
         tokens = (
             answers[f] for f in (b + self.due_fact, a + self.due_fact, b + self.target_fact, a + self.target_fact)
         )
-        return dict(zip(FOUR_ANSWERS, tokens, strict=True))
+        return dict(zip(ANSWERS, tokens, strict=True))
 
     def probabilities(self) -> dict[str, Metric]:
         """Probability of each of the four answers."""
@@ -177,7 +177,7 @@ def subject_patch(
 
     def right(a: int, b: int) -> pd.DataFrame:
         some = pairs(corpus, a, b, moved="subject", n_pairs=n_pairs, seed=seed)
-        metrics = {"right": some.shares()[FOUR_ANSWERS[0]], "shuffled": some.shuffled(seed).shares()[FOUR_ANSWERS[0]]}
+        metrics = {"right": some.shares()[ANSWERS[0]], "shuffled": some.shuffled(seed).shares()[ANSWERS[0]]}
         return patching.experiment(model, some.target, edits, metrics, source=some.source, progress=False)
 
     languages = range(corpus.n_languages)
@@ -225,7 +225,7 @@ def language_swap(
     if by not in SHIFTS:
         raise ValueError(f"by={by!r}; allowed: {', '.join(SHIFTS)}.")
     corpus.check_model(model.cfg.d_vocab, model.cfg.n_ctx)
-    layer = 1 + main_layer(model.cfg.n_layers) if layer is None else layer
+    layer = main_layer(model.cfg.n_layers) if layer is None else layer
     name, world, n = patching.residual(model, layer), corpus.world, corpus.n_facts
     fit, test = halves(corpus, seed)
     group = {"all": np.zeros(n, dtype=int), "relation": world.relation, "object": world.object}[by]
@@ -271,7 +271,7 @@ def subspace_swap(
     pair of languages: space, rank, source, target, n, right, flipped, unchanged.
     """
     corpus.check_model(model.cfg.d_vocab, model.cfg.n_ctx)
-    name = patching.residual(model, 1 + main_layer(model.cfg.n_layers) if layer is None else layer)
+    name = patching.residual(model, main_layer(model.cfg.n_layers) if layer is None else layer)
     edits = [
         patching.patch_at(name, {"space": label, "rank": space.rank}, positions=-1, subspace=space)
         for label, space in spaces.items()
@@ -302,7 +302,7 @@ def ablate(
     in another language, over both.
     """
     corpus.check_model(model.cfg.d_vocab, model.cfg.n_ctx)
-    layer = 1 + main_layer(model.cfg.n_layers) if layer is None else layer
+    layer = main_layer(model.cfg.n_layers) if layer is None else layer
     fit, test = halves(corpus, seed)
     name, around = patching.residual(model, layer), states(model, corpus, fit)[layer].mean((0, 1))
     rows = corpus.rows(test)

@@ -1,11 +1,23 @@
 """What kind of answer an answer is, and the choice among a relation's objects."""
 
+from enum import IntEnum
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+
+class AnswerType(IntEnum):
+    """The kinds of answers, by the codes that `answer_types` gives; the first that fits counts."""
+
+    RIGHT = 0
+    WRONG_LANGUAGE = 1
+    WRONG_OBJECT = 2
+    OTHER = 3
+
+
 ANSWER_TYPES = ("right", "right object, wrong language", "wrong object of the relation", "other")
-"""The kinds of answers, in the order of the codes that `answer_types` gives."""
+"""Names of the kinds of answers, in the order of their codes."""
 
 
 FOUR_ANSWERS = (
@@ -25,7 +37,7 @@ def answer_types(
     due_object: Int[Tensor, " row"],
     relation: Int[Tensor, " row"],
 ) -> Int[Tensor, " row"]:
-    """The kind of every answer, as codes into `ANSWER_TYPES`; the first that fits counts.
+    """The kind of every answer, an `AnswerType`, which is its code into `ANSWER_TYPES`; the first that fits counts.
 
     `predicted` and `answer` are tokens; `token_object` and `token_relation` say which object, of which
     relation, a token names in any language, -1 for tokens that name none; `due_object` and `relation` are
@@ -50,10 +62,10 @@ def answer_types(
         if wrong.any():
             allowed = "0 or more" if end is None else f"in 0..{end - 1}"
             raise ValueError(f"{name} holds {int(rows[wrong][0])}; it must be {allowed}")
-    codes = torch.full_like(predicted, ANSWER_TYPES.index("other"))
-    codes[token_relation[predicted] == relation] = ANSWER_TYPES.index("wrong object of the relation")
-    codes[token_object[predicted] == due_object] = ANSWER_TYPES.index("right object, wrong language")
-    codes[predicted == answer] = ANSWER_TYPES.index("right")
+    codes = torch.full_like(predicted, AnswerType.OTHER)
+    codes[token_relation[predicted] == relation] = AnswerType.WRONG_OBJECT
+    codes[token_object[predicted] == due_object] = AnswerType.WRONG_LANGUAGE
+    codes[predicted == answer] = AnswerType.RIGHT
     return codes
 
 

@@ -57,9 +57,9 @@ def by_head(
     positions: hooks.Positions = None,
     **options: Any,
 ) -> pd.DataFrame:
-    """Patch each attention head's result (before W_O). Columns: layer (the block's number), head, the metrics."""
+    """Patch each attention head's result (before W_O). Columns: block, head, the metrics."""
     edits = [
-        patch_at(f"blocks.{block}.attn.hook_z", {"layer": block, "head": head}, heads=head, positions=positions)
+        patch_at(f"blocks.{block}.attn.hook_z", {"block": block, "head": head}, heads=head, positions=positions)
         for block in range(model.cfg.n_layers)
         for head in range(model.cfg.n_heads)
     ]
@@ -75,9 +75,9 @@ def by_component(
     positions: hooks.Positions = None,
     **options: Any,
 ) -> pd.DataFrame:
-    """Patch each block's attention and MLP output. Columns: layer (the block's number), component, the metrics."""
+    """Patch each block's attention and MLP output. Columns: block, component, the metrics."""
     edits = [
-        patch_at(f"blocks.{block}.hook_{name}_out", {"layer": block, "component": component}, positions=positions)
+        patch_at(f"blocks.{block}.hook_{name}_out", {"block": block, "component": component}, positions=positions)
         for block in range(model.cfg.n_layers)
         for name, component in (("attn", "attention"), ("mlp", "MLP"))
         if has_hook(model, f"blocks.{block}.hook_{name}_out")
