@@ -78,8 +78,8 @@ def _known_locales() -> list[str]:
 @cache
 def _countries() -> pd.DataFrame:
     """Countries by ISO code with their regions; read as text, since the package takes Namibia's NA for a gap."""
-    found = importlib.util.find_spec("country_converter")
-    path = Path(found.submodule_search_locations[0]) / "country_data.tsv"
+    spec = importlib.util.find_spec("country_converter")
+    path = Path(spec.submodule_search_locations[0]) / "country_data.tsv"
     table = pd.read_csv(path, sep="\t", keep_default_na=False, dtype=str)
     table["ISO2"] = table["ISO2"].str.extract("([A-Z]{2})", expand=False)  # also of patterns: "^GB$|^UK$" is GB
     people_live_there = table["Continent_7"].isin(_CONTINENTS) & table["UNregion"].isin(_SUBREGIONS)
@@ -111,7 +111,7 @@ def _answers(relation: Relation) -> dict[str, str]:
         "language": lambda code: get_official_languages(code, de_facto=True),
     }[relation]
     several = {code: current(code) for code in countries.index}
-    return {code: found[0] for code, found in several.items() if len(found) == 1}
+    return {code: options[0] for code, options in several.items() if len(options) == 1}
 
 
 @cache
@@ -125,8 +125,8 @@ def name(locale: str, kind: Literal["country"] | Relation, code: str) -> str | N
         "language": "languages",
         "script": "scripts",
     }
-    found = getattr(_locale(locale), tables[kind]).get(code)
-    return None if found is None else "_".join(unicodedata.normalize("NFC", found).split())
+    called = getattr(_locale(locale), tables[kind]).get(code)
+    return None if called is None else "_".join(unicodedata.normalize("NFC", called).split())
 
 
 def romanise(word: str) -> str:

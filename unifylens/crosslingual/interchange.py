@@ -242,15 +242,15 @@ def language_swap(
             "mismatched": by_group[(own + 1) % len(shifts)],
         }
         edits = [patching.steer_at(name, {"shift": kind}, v, positions=-1) for kind, v in vectors.items()]
-        found = patching.experiment(
+        by_shift = patching.experiment(
             model, swap.prompts(swap.source), edits, swap.shares(), batch_size=batch_size, progress=False
         ).set_index("shift")
         records.append(
             {
                 **swap.labels(),
-                **found.loc["swap"],
-                "random": found.loc["random", "right"],
-                "mismatched": found.loc["mismatched", "right"] if len(shifts) > 1 else float("nan"),
+                **by_shift.loc["swap"],
+                "random": by_shift.loc["random", "right"],
+                "mismatched": by_shift.loc["mismatched", "right"] if len(shifts) > 1 else float("nan"),
             }
         )
     return pd.DataFrame(records)
@@ -279,10 +279,10 @@ def subspace_swap(
     tables = []
     for swap in swaps(corpus, halves(corpus, seed)[1]):
         prompts = swap.prompts(swap.source), swap.prompts(swap.target)
-        found = patching.experiment(
+        by_space = patching.experiment(
             model, prompts[0], edits, swap.shares(), source=prompts[1], batch_size=batch_size, progress=False
         )
-        tables.append(found.assign(**swap.labels()))
+        tables.append(by_space.assign(**swap.labels()))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -364,5 +364,5 @@ class Swap:
 
 def swaps(corpus: Corpus, facts: Int[np.ndarray, " fact"]) -> list[Swap]:
     """Every ordered pair of languages, with those of the facts whose home is the first."""
-    found = [Swap(corpus, a, b, facts[corpus.home[facts] == a]) for a, b in permutations(range(corpus.n_languages), 2)]
-    return [swap for swap in found if len(swap.facts)]
+    every = [Swap(corpus, a, b, facts[corpus.home[facts] == a]) for a, b in permutations(range(corpus.n_languages), 2)]
+    return [swap for swap in every if len(swap.facts)]

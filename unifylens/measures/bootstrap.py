@@ -59,8 +59,8 @@ def mean_interval(values: Float[np.ndarray, " n"]) -> tuple[float, float, float]
     for method in ("BCa", "percentile"):
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")  # an interval that could not be computed is not a number
-            found = stats.bootstrap((values,), np.mean, method=method, rng=np.random.default_rng(0))
-        low, high = map(float, found.confidence_interval)
+            resampled = stats.bootstrap((values,), np.mean, method=method, rng=np.random.default_rng(0))
+        low, high = map(float, resampled.confidence_interval)
         if np.isfinite([low, high]).all():
             break
     return mean, low, high

@@ -114,12 +114,12 @@ def experiment(
             read = read_activations(sender, [tokens[rows].to(device) for tokens in sources], reads)
             batch = Batch(rows, target[rows].to(device), read)
             residuals = read_activations(model, [batch.target], between)
-            for edit, found in zip(edits, values, strict=True):
+            for edit, columns in zip(edits, values, strict=True):
                 chosen = list(edit.hooks(batch))
                 check_names(known, [name for name, _ in chosen])
                 logits = last_logits(model, batch.target, chosen, residuals)
                 for name, metric in metrics.items():
-                    found[name].append(metric.at(rows, logits).cpu() if isinstance(metric, Metric) else logits.cpu())
+                    columns[name].append(metric.at(rows, logits).cpu() if isinstance(metric, Metric) else logits.cpu())
                 bar.update(len(rows))
 
     def number(metric: Callable, parts: list[Tensor]) -> float:
@@ -128,8 +128,8 @@ def experiment(
 
     return pd.DataFrame(
         [
-            {**edit.labels, **{name: number(metric, found[name]) for name, metric in metrics.items()}}
-            for edit, found in zip(edits, values, strict=True)
+            {**edit.labels, **{name: number(metric, columns[name]) for name, metric in metrics.items()}}
+            for edit, columns in zip(edits, values, strict=True)
         ]
     )
 

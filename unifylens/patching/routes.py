@@ -46,12 +46,12 @@ LOGITS = Component("logits")
 
 def components(model: Model) -> list[Component]:
     """Heads and MLPs of a model, in the order in which they write: `L0H0`, `L0H1`, `MLP0`, `L1H0`, ..."""
-    cfg, found = model.cfg, []
+    cfg, parts = model.cfg, []
     for block in range(cfg.n_layers):
-        found += [Component(f"L{block}H{head}", block, head) for head in range(cfg.n_heads)]
+        parts += [Component(f"L{block}H{head}", block, head) for head in range(cfg.n_heads)]
         if has_hook(model, _output(block, None)):
-            found.append(Component(f"MLP{block}", block))
-    return found
+            parts.append(Component(f"MLP{block}", block))
+    return parts
 
 
 def by_path(

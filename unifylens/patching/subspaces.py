@@ -28,6 +28,8 @@ __all__ = [
 
 # A direction this much weaker than the strongest is rounding (states are float32).
 _NEGLIGIBLE = 1e-5
+SHRINKAGE = 0.1
+"""Of the covariance within languages, towards one that is the same in all directions."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,15 +138,13 @@ def group_differences(
     means = group_means(states, group).mean(0)
     known = group.unique()
     coarser = [within[group == g].unique() for g in known]
-    if split := [int(g) for g, found in zip(known, coarser, strict=True) if len(found) > 1]:
+    if split := [int(g) for g, parents in zip(known, coarser, strict=True) if len(parents) > 1]:
         raise ValueError(f"group {split[0]} lies in more than one group of `within`; allowed: one.")
     of = torch.cat(coarser)
     return torch.stack([means[g] - means[known[of == w]].mean(0) for g, w in zip(known, of, strict=True)])
 
 
-def discriminant(
-    states: Float[Tensor, "language fact d_model"], rank: int | None = None, shrinkage: float = 0.1
-) -> Subspace:
+def discriminant(states: Float[Tensor, "language fact d_model"], rank: int | None = None) -> Subspace:
     """Language subspace by linear discriminant analysis: between languages much, within a language little.
 
     As in Language Surgery (arXiv 2506.12450), with scikit-learn's shrunken covariance. Rank: one less than languages,
@@ -156,8 +156,8 @@ def discriminant(
     if rank is not None and not 1 <= rank <= most:
         raise ValueError(f"rank={rank}: {n_languages} languages differ in {most} dimensions; allowed: 1 to {most}.")
     labels = np.repeat(np.arange(n_languages), n_facts)
-    found = LinearDiscriminantAnalysis(solver="eigen", shrinkage=shrinkage).fit(states.flatten(0, 1).numpy(), labels)
-    directions = torch.from_numpy(found.scalings_.T[: rank or most]).to(states.dtype)
+    lda = LinearDiscriminantAnalysis(solver="eigen", shrinkage=SHRINKAGE).fit(states.flatten(0, 1).numpy(), labels)
+    directions = torch.from_numpy(lda.scalings_.T[: rank or most]).to(states.dtype)
     return span(directions / directions.norm(dim=1, keepdim=True))
 
 
