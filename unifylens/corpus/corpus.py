@@ -371,7 +371,7 @@ class Corpus:
         """Two languages must never share a prompt: what is due there could not be known."""
         for template, (words, *_) in enumerate(self._renderings):
             tokens, last = self._rendered.tokens[template], self.positions("answer", template)
-            prompts = np.where(np.arange(tokens.shape[1]) > last[:, None], 0, tokens)
+            prompts = np.where(np.arange(tokens.shape[1]) > last[:, None], PAD_ID, tokens)
             clashes = len(prompts) - len(np.unique(prompts, axis=0))
             if clashes:
                 raise ValueError(
