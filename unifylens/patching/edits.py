@@ -21,7 +21,18 @@ from tqdm.auto import tqdm
 from unifylens.hardware import FLOAT, free_bytes
 from unifylens.patching import hooks
 from unifylens.patching.metrics import Metric
-from unifylens.patching.stream import Hook, Model, Tokens, can_resume, check_names, last_logits, resid_post
+from unifylens.patching.stream import (
+    Hook,
+    Model,
+    Tokens,
+    as_tensor,
+    as_tokens,
+    can_resume,
+    check_names,
+    last_logits,
+    prompts_of,
+    resid_post,
+)
 
 MOST_ROWS = 512
 """Rows run at a time where memory allows: four times as many gain 10 to 20 % on a CPU (benchmarks/patching.py)."""
@@ -61,6 +72,7 @@ def patch_at(name: str, labels: Mapping[str, Any], **where: Any) -> Edit:
 
 def steer_at(name: str, labels: Mapping[str, Any], vector: Float[Tensor, "*row d"], **where: Any) -> Edit:
     """The edit that adds a vector, `[d]` or one for each row `[row, d]`; `where` as in `hooks.steer`."""
+    vector = as_tensor(vector)
 
     def at(batch: Batch) -> list[Hook]:
         return [(name, partial(hooks.steer, vector=vector if vector.ndim == 1 else vector[batch.rows], **where))]
@@ -99,7 +111,7 @@ def experiment(
     >>> list(ul.patching.experiment(run.model, prompts, [without], metrics, progress=False))
     ['edit', 'right']
     """
-    sources = [] if source is None else [source] if isinstance(source, Tensor) else list(source)
+    target, sources = as_tokens(target), prompts_of(source)
     sender = model if source_model is None else source_model
     reads = sorted({name for edit in edits for name in edit.reads})
     _check(model, sender, target, sources, edits, metrics, reads)
@@ -170,6 +182,8 @@ def _check(
     metrics: Mapping[str, Callable],
     reads: Sequence[str],
 ) -> None:
+    if not isinstance(metrics, Mapping):
+        raise ValueError(f"metrics is a {type(metrics).__name__}; allowed: a dict of them by name.")
     for field_name, value in (("edits", edits), ("metrics", metrics)):
         if not len(value):
             raise ValueError(f"{field_name} is empty; allowed: at least one.")
