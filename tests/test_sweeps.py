@@ -57,7 +57,7 @@ def test_sweep_over_whole_corpora():
 def test_equal_experiments_are_trained_once_and_then_read(monkeypatch):
     stacked = []
     init = _Stack.__init__
-    monkeypatch.setattr(_Stack, "__init__", lambda self, es: (stacked.append(list(es)), init(self, es))[1])
+    monkeypatch.setattr(_Stack, "__init__", lambda self, es, *rest: (stacked.append(list(es)), init(self, es, *rest))[1])
     first, other, second = quietly(tiny(), tiny(seed=1), tiny())
     assert stacked == [[tiny(), tiny(seed=1)]]
     assert first.folder == second.folder != other.folder
@@ -260,7 +260,7 @@ def test_experiments_may_come_one_by_one():
 def stacked(monkeypatch):
     """The stacks that are trained, as lists of experiments."""
     stacks, init = [], _Stack.__init__
-    monkeypatch.setattr(_Stack, "__init__", lambda self, es: (stacks.append(list(es)), init(self, es))[1])
+    monkeypatch.setattr(_Stack, "__init__", lambda self, es, *rest: (stacks.append(list(es)), init(self, es, *rest))[1])
     return stacks
 
 
