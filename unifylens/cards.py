@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from html import escape
 from itertools import pairwise
@@ -14,9 +15,9 @@ FEW = 8
 class Card:
     """Prints as a title and a few labelled lines; in a notebook as a table that takes the page's colours."""
 
+    @abstractmethod
     def _card(self) -> tuple[str, dict[str, str]]:
         """The title, and what stands below it by label."""
-        raise NotImplementedError
 
     def __repr__(self) -> str:
         return as_text(*self._card())
