@@ -21,7 +21,16 @@ from tqdm.auto import tqdm
 from unifylens.hardware import FLOAT, free_bytes
 from unifylens.patching import hooks
 from unifylens.patching.metrics import Metric
-from unifylens.patching.stream import Hook, Model, Tokens, can_resume, check_names, last_logits, resid_post
+from unifylens.patching.stream import (
+    Hook,
+    Model,
+    Tokens,
+    can_resume,
+    check_edits,
+    check_names,
+    last_logits,
+    resid_post,
+)
 
 MOST_ROWS = 512
 """Rows run at a time where memory allows: four times as many gain 10 to 20 % on a CPU (benchmarks/patching.py)."""
@@ -108,6 +117,7 @@ def experiment(
     between = (
         [resid_post(block) for block in range(model.cfg.n_layers - 1)] if can_resume(model) and len(edits) > 2 else []
     )
+    edited: set[str] = set()
     values: list[dict[str, list[Tensor]]] = [{name: [] for name in metrics} for _ in edits]
     with tqdm(total=len(target) * len(edits), desc="patching", unit="prompt", disable=not progress) as bar:
         for rows in torch.arange(len(target)).split(size):
@@ -116,7 +126,10 @@ def experiment(
             residuals = read_activations(model, [batch.target], between)
             for edit, found in zip(edits, values, strict=True):
                 chosen = list(edit.hooks(batch))
-                check_names(known, [name for name, _ in chosen])
+                new = {name for name, _ in chosen} - edited
+                check_names(known, new)
+                check_edits(model, new)
+                edited |= new
                 logits = last_logits(model, batch.target, chosen, residuals)
                 for name, metric in metrics.items():
                     found[name].append(metric.at(rows, logits).cpu() if isinstance(metric, Metric) else logits.cpu())

@@ -15,11 +15,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
-from transformer_lens import HookedTransformerConfig
 
 from unifylens.crosslingual.evaluate import Questions
 from unifylens.hardware import keep_freed_memory, limited_threads
-from unifylens.model import build_model
+from unifylens.model import Shape, initial_parameters, shape_of
 from unifylens.training import workers
 from unifylens.training.adamw import PART_SIZE, StackedAdamW
 from unifylens.training.batches import Batches
@@ -47,7 +46,7 @@ def train_with_attention(runs: Sequence[Run], steps: Sequence[int], *, progress:
         )
     for run in runs:
         run.corpus.position("answer")  # refuses prompts of several lengths
-    references = [(run, step, run.checkpoint(step)) for run in runs for step in steps]
+    references = [(run, step, run.parameters(step)) for run in runs for step in steps]
     parts = [references[i : i + PART_SIZE] for i in range(0, len(references), PART_SIZE)]
     total = len(references) * runs[0].experiment.train.steps
     bar = tqdm(total=total, desc="training under imposed attention", unit="step", disable=not progress)
@@ -58,14 +57,14 @@ def train_with_attention(runs: Sequence[Run], steps: Sequence[int], *, progress:
 
 
 @torch.no_grad()
-def _train(references: list[tuple[Run, int, torch.nn.Module]], bar: tqdm) -> pd.DataFrame:
+def _train(references: list[tuple[Run, int, Parameters]], bar: tqdm) -> pd.DataFrame:
     experiments = [run.experiment for run, _, _ in references]
     corpora = [run.corpus for run, _, _ in references]
-    shape, train = experiments[0].model, experiments[0].train
-    models = [build_model(shape, c.d_vocab, c.n_ctx, e.seed) for e, c in zip(experiments, corpora, strict=True)]
-    parameters = stack_parameters(models)
-    reference = stack_parameters([model for _, _, model in references])
-    network = _Imposed(models[0].cfg, reference, bfloat16=train.precision == "bfloat16")
+    train = experiments[0].train
+    shapes = [shape_of(e.model, c.d_vocab, c.n_ctx) for e, c in zip(experiments, corpora, strict=True)]
+    parameters = stack_parameters([initial_parameters(s, e.seed) for s, e in zip(shapes, experiments, strict=True)])
+    reference = stack_parameters([own for _, _, own in references])
+    network = _Imposed(shapes[0], reference, bfloat16=train.precision == "bfloat16")
     batches = Batches(experiments, corpora)
 
     def learn(step: int) -> tuple[Float[Tensor, " model"], Parameters]:
@@ -106,7 +105,7 @@ def _train(references: list[tuple[Run, int, torch.nn.Module]], bar: tqdm) -> pd.
 class _Imposed:
     """K models, each attending as its reference does."""
 
-    def __init__(self, cfg: HookedTransformerConfig, reference: Parameters, bfloat16: bool = False) -> None:
+    def __init__(self, cfg: Shape, reference: Parameters, bfloat16: bool = False) -> None:
         self.network, self.reference = Stacked(cfg, bfloat16), reference
 
     def loss_and_gradients(

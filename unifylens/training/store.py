@@ -24,7 +24,7 @@ from torch import Tensor
 from unifylens import environment
 from unifylens.config import Experiment
 from unifylens.corpus.corpus import Corpus
-from unifylens.model import build_model
+from unifylens.model import Parameters, shape_of, with_parameters
 from unifylens.patching.stream import Model
 
 DATA_FORMAT = 2
@@ -85,18 +85,23 @@ class Run:
 
     def checkpoint(self, step: int) -> Model:
         """The model after `step` steps. Raises ValueError for a step that was not kept."""
+        shape = shape_of(self.experiment.model, self.corpus.d_vocab, self.corpus.n_ctx)
+        return with_parameters(shape, self.parameters(step))
+
+    def parameters(self, step: int) -> Parameters:
+        """The parameters after `step` steps, by `HookedTransformer`'s names, whichever TransformerLens is installed.
+
+        Raises ValueError for a step that was not kept.
+        """
         if step not in self.steps:
             raise ValueError(
                 f"step={step} was never saved; allowed: {', '.join(map(str, self.steps))} "
                 "(train.n_checkpoints decides how many)."
             )
-        model = build_model(self.experiment.model, self.corpus.d_vocab, self.corpus.n_ctx, self.experiment.seed)
         prefix = f"{step}/"
         with safe_open(self.folder / WEIGHTS, framework="pt") as file:
             names = [name for name in file.keys() if name.startswith(prefix)]
-            weights = {name.removeprefix(prefix): file.get_tensor(name) for name in names}
-        model.load_state_dict(weights, strict=False)
-        return model
+            return {name.removeprefix(prefix): file.get_tensor(name) for name in names}
 
 
 def folder_of(experiment: Experiment) -> Path:
