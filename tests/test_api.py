@@ -1,5 +1,8 @@
 """The names that notebooks and users rely on."""
 
+import tomllib
+from pathlib import Path
+
 import unifylens as ul
 
 
@@ -18,15 +21,25 @@ def test_the_public_face(tmp_path, monkeypatch):
     run = ul.train(experiment)
     assert (tmp_path / "my runs") in run.folder.parents
     assert {"step", "loss", "recall", "transfer"} < set(run.history)
-    assert {"unification_0", "unification_1"} < set(run.history)
+    assert {"unification_1", "unification_2"} < set(run.history)
     assert run.model.cfg.n_layers == 2 and run.model.cfg.d_vocab == run.corpus.d_vocab
     assert run.corpus.parallel.sum() == round(0.3 * 72)
     assert ul.transfer(run.model, run.corpus)["n"].sum() == 72 - round(0.3 * 72)
-    assert list(ul.unification(run.model, run.corpus).index) == ["embed", "0", "1"]
+    assert list(ul.unification(run.model, run.corpus).index) == [0, 1, 2]
     runs = ul.sweep(experiment, over={"corpus.parallel": [0, 0.3], "seed": range(2, 4)})
     assert [run.experiment.seed for run in runs] == [2, 3, 2, 3]
     assert runs[3].folder == run.folder
-    assert set(ul.__all__) <= set(dir(ul))
+
+
+def test_only_public_names_are_offered():
+    assert sorted(dir(ul)) == sorted(ul.__all__)
+    assert not [name for name in dir(ul) if name.startswith("_")]
+    assert "os" in vars(ul)  # which is not public
+
+
+def test_the_version_is_that_of_the_package():
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    assert ul.__version__ == project["version"]
 
 
 def test_defaults_make_an_experiment():

@@ -203,14 +203,19 @@ def test_the_committed_records_were_judged_by_the_registry(monkeypatch):
 def test_the_readme_shows_the_committed_records(monkeypatch):
     monkeypatch.setenv("UNIFYLENS_FIGURES", str(ROOT / "figures"))
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert readme == claims.readme_with(readme, load_records()), "run: python -m unifylens.claims"
+    assert readme == claims.readme_with(readme, load_records()), "run: python -m unifylens.evidence.claims"
 
 
 def test_folders(monkeypatch, tmp_path):
     (tmp_path / "project" / "notebooks").mkdir(parents=True)
     monkeypatch.delenv("UNIFYLENS_FIGURES")
     monkeypatch.chdir(tmp_path / "project" / "notebooks")
-    assert paths.figures_dir() == tmp_path / "project" / "figures"
+    assert paths.published_dir() == tmp_path / "project/figures"
+    assert paths.figures_dir() == tmp_path / "project/build/figures"
+    monkeypatch.setenv("UNIFYLENS_REPORTED", "0")
+    assert paths.figures_dir() == tmp_path / "project/build/scratch"
+    monkeypatch.chdir(tmp_path)
+    assert paths.figures_dir() == tmp_path / "build/scratch"
     monkeypatch.setenv("UNIFYLENS_HOME", str(tmp_path / "runs"))
     assert paths.home() == tmp_path / "runs"
     monkeypatch.delenv("UNIFYLENS_HOME")
@@ -224,3 +229,37 @@ def test_profile(monkeypatch):
     monkeypatch.setenv("UNIFYLENS_PROFILE", "huge")
     with pytest.raises(ValueError, match="UNIFYLENS_PROFILE is 'huge'; allowed: 'quick' or 'full'"):
         paths.profile()
+
+
+def test_who_reports(monkeypatch):
+    monkeypatch.delenv("UNIFYLENS_REPORTED", raising=False)
+    assert paths.reported(), "under pytest"
+    monkeypatch.delenv("PYTEST_VERSION")
+    assert not paths.reported()
+    monkeypatch.setenv("UNIFYLENS_REPORTED", "1")
+    assert paths.reported()
+    monkeypatch.setenv("UNIFYLENS_REPORTED", "yes")
+    with pytest.raises(ValueError, match="UNIFYLENS_REPORTED is 'yes'; allowed: '0' or '1'"):
+        paths.reported()
+
+
+def test_a_scratch_run_is_told_and_goes_on(figures, monkeypatch, capsys):
+    monkeypatch.setenv("UNIFYLENS_REPORTED", "0")
+    found = record("T1", effect=HIGH, control=HIGH, seeds=SEEDS)
+    assert capsys.readouterr().out == (
+        f"scratch: T1 is judged by its threshold but not in the record; written to {figures}\n"
+    )
+    assert found.check() is found
+    claims.expect(1 > 2, "one is more than two")
+    claims.expect(2 > 1, "two is more than one")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("scratch: not as with the reported settings: T1 does NOT hold: gap 0.92")
+    assert lines[1:] == ["scratch: not as with the reported settings: one is more than two"]
+
+
+def test_what_is_expected_of_a_reported_run(capsys):
+    claims.expect(np.float64(2) > 1, "two is more than one")
+    with pytest.raises(AssertionError, match="one is more than two"):
+        claims.expect(np.float64(1) > 2, "one is more than two")
+    record("T1", effect=HIGH, control=LOW, seeds=SEEDS)
+    assert capsys.readouterr().out == ""

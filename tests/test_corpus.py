@@ -6,7 +6,7 @@ from collections import defaultdict
 
 import numpy as np
 import pytest
-from conftest import quietly, tiny
+from conftest import forget_corpora, quietly, tiny
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,6 +14,7 @@ import unifylens as ul
 from unifylens.config import TEMPLATES
 from unifylens.corpus.corpus import Corpus
 from unifylens.corpus.exposure import KINDS, parallel_window
+from unifylens.corpus.world import World
 
 shares = st.integers(0, 20).map(lambda k: k / 20)
 seeds = st.integers(0, 50)
@@ -463,3 +464,29 @@ def test_windows_that_make_no_sense_are_refused(changes, window, told):
     with pytest.raises(ValueError) as error:
         parallel_window(tiny(**changes), *window)
     assert not [part for part in told if not re.search(re.escape(part), str(error.value))], error.value
+
+
+def test_a_corpus_is_built_once_for_all_that_share_its_data():
+    first = Corpus.build(tiny())
+    assert Corpus.build(tiny(**{"model.d_model": 32, "train.lr": 1e-2})) is first
+    assert Corpus.build(tiny(seed=1)) is not first and Corpus.build(tiny(**{"corpus.parallel": 0.4})) is not first
+    added = tiny(interventions=(ul.Intervention(name="add_parallel", share=0.5),))
+    assert Corpus.build(added) is ul.build_corpus(added) is not first
+    assert Corpus.build(added).parallel.sum() > first.parallel.sum()
+
+
+def test_what_is_kept_cannot_be_written_to():
+    corpus = Corpus.build(tiny())
+    with pytest.raises(ValueError, match="read-only"):
+        corpus.home[0] = 1
+    with pytest.raises(ValueError, match="read-only"):
+        corpus.stages[0][2][0, 0] = 1.0
+
+
+def test_a_sweep_builds_each_corpus_once(monkeypatch):
+    built = []
+    make = World.synthetic.__func__
+    monkeypatch.setattr(World, "synthetic", classmethod(lambda cls, *given: built.append(given) or make(cls, *given)))
+    forget_corpora(monkeypatch, keep=True)
+    runs = quietly(*(tiny(seed=seed) for seed in range(3)))
+    assert [run.corpus.n_facts for run in runs] == [72] * 3 and len(built) == 3

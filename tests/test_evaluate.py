@@ -154,7 +154,7 @@ def test_answers_do_not_depend_on_the_size_of_batches(monkeypatch, corpus, model
 @pytest.mark.parametrize("facts", ["held-out", "parallel"])
 def test_unification_is_the_mean_of_the_measure_over_pairs_of_languages(corpus, model, position, facts):
     table = ul.unification(model, corpus, position=position, facts=facts, seed=5)
-    assert list(table.index) == ["embed", "0", "1"]
+    assert list(table.index) == [0, 1, 2]
     compared = np.flatnonzero(corpus.parallel == (facts == "parallel"))
     relation = torch.from_numpy(corpus.world.relation[compared])
     subject = torch.from_numpy(corpus.world.subject[compared])
@@ -170,7 +170,7 @@ def test_unification_is_the_mean_of_the_measure_over_pairs_of_languages(corpus, 
                 assert row[name] == pytest.approx(value, abs=1e-6, nan_ok=True), name
             if not columns:
                 assert {*expected, "untrained"} == set(table)
-    assert table.loc["1", "unification"] != pytest.approx(table.loc["1", "untrained"], abs=1e-3)
+    assert table.loc[1, "unification"] != pytest.approx(table.loc[1, "untrained"], abs=1e-3)
 
 
 def test_shuffled_pairs_of_a_unified_model_score_lower(corpus, model):
@@ -180,18 +180,18 @@ def test_shuffled_pairs_of_a_unified_model_score_lower(corpus, model):
     )
     alike = Corpus.build(alike)
     network = ul.build_model(ul.ModelConfig(d_model=16, n_layers=2, n_heads=2, d_mlp=32), alike.d_vocab, alike.n_ctx)
-    row = ul.unification(network, alike, position="subject").loc["embed"]
+    row = ul.unification(network, alike, position="subject").loc[0]
     assert row["unification"] == pytest.approx(1.0) and row["retrieval_at_1"] > 0.1
     assert abs(row["shuffled"]) < 0.3
-    separate = ul.unification(model, corpus, position="subject").loc["embed"]
+    separate = ul.unification(model, corpus, position="subject").loc[0]
     assert separate["unification"] > 0.9, "subjects are shared by default"
     own = Corpus.build(tiny(**{"language.shared_subjects": 0.0}))
     network = ul.build_model(ul.ModelConfig(d_model=16, n_layers=2, n_heads=2, d_mlp=32), own.d_vocab, own.n_ctx)
-    assert ul.unification(network, own, position="subject").loc["embed", "unification"] < 0.3
+    assert ul.unification(network, own, position="subject").loc[0, "unification"] < 0.3
 
 
 def test_fewer_facts_are_a_sample_by_seed(corpus, model):
-    few = [ul.unification(model, corpus, n_facts=12, seed=seed)["matched_cosine"]["1"] for seed in (0, 0, 1)]
+    few = [ul.unification(model, corpus, n_facts=12, seed=seed)["matched_cosine"][1] for seed in (0, 0, 1)]
     assert few[0] == few[1] != few[2]
 
 

@@ -141,17 +141,17 @@ EXPERIMENTS = {
     ),
     "by_head": (
         patching.by_head,
-        lambda row: {f"blocks.{row.layer}.attn.hook_z": (every, every, row.head)},
+        lambda row: {f"blocks.{row.block}.attn.hook_z": (every, every, row.head)},
         lambda model: 2 * model.cfg.n_heads,
     ),
     "by_head at the end": (
         partial(patching.by_head, positions=[-1, -2]),
-        lambda row: {f"blocks.{row.layer}.attn.hook_z": (every, [-1, -2], row.head)},
+        lambda row: {f"blocks.{row.block}.attn.hook_z": (every, [-1, -2], row.head)},
         lambda model: 2 * model.cfg.n_heads,
     ),
     "by_component": (
         patching.by_component,
-        lambda row: {f"blocks.{row.layer}.hook_{'attn' if row.component == 'attention' else 'mlp'}_out": every},
+        lambda row: {f"blocks.{row.block}.hook_{'attn' if row.component == 'attention' else 'mlp'}_out": every},
         lambda model: 4,
     ),
     "by_neurons": (

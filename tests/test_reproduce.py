@@ -1,14 +1,29 @@
-"""Notebooks are run by this Python, saved only when they ran through, and saved the same every time."""
+"""Notebooks are run by this Python; what the project ships changes only when published, and not by turning a dial."""
 
+import ast
 import json
+import os
+import subprocess
 import sys
+from pathlib import Path
 
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from unifylens import reproduce
+from unifylens.evidence.ledger import CLAIMS
 from unifylens.evidence.records import README_END, README_START
+
+ROOT = Path(__file__).parents[1]
+DRAW = """
+from unifylens.environment import figures_dir
+from unifylens.evidence.claims import expect, record
+figures_dir().mkdir(parents=True, exist_ok=True)
+(figures_dir() / "a_figure.csv").write_text("mine")
+"""
+JUDGE = "c1 = record('C1', effect=[{0}, {0}], control=[0, 0], seeds=[0, 1])\nc1.check()"
+SHIPPED = "C1           shipped 0.94 [0.93, 0.95], "
 
 
 @pytest.fixture
@@ -20,7 +35,27 @@ def project(tmp_path, monkeypatch):
     monkeypatch.chdir(folder)
     monkeypatch.setenv("UNIFYLENS_PROFILE", "quick")
     monkeypatch.delenv("UNIFYLENS_FIGURES", raising=False)
+    monkeypatch.setenv("UNIFYLENS_REPORTED", "0")
     return folder
+
+
+@pytest.fixture
+def shipped(project):
+    """The project with two notebooks, of which one judges C1, and with what it found before."""
+    write(project, "00_look.ipynb", DRAW)
+    write(project, "01_the_dish.ipynb", DRAW, JUDGE.format(0.9))
+    (project / "figures").mkdir()
+    (project / "figures/a_figure.csv").write_text("ours")
+    records = json.loads((ROOT / "figures/claims.json").read_text())
+    records[0] |= {"effect": 0.94, "ci_low": 0.93, "ci_high": 0.95}
+    (project / "figures/claims.json").write_text(json.dumps(records[:2]))
+    return project
+
+
+def files(project):
+    """All files of the project but those that git ignores, byte for byte."""
+    paths = [p for p in project.rglob("*") if p.is_file() and p.relative_to(project).parts[0] != "build"]
+    return {str(p.relative_to(project)): p.read_bytes() for p in paths}
 
 
 def write(project, name, *sources):
@@ -49,7 +84,10 @@ def test_a_notebook_that_runs_is_saved_the_same_every_time(project, capsys):
         "open('../python', 'w').write(sys.executable);",
         "1 + 1",
     )
+    before = path.read_bytes()
     assert reproduce.main([]) == 0
+    assert path.read_bytes() == before
+    path = project / "build/notebooks/00_tiny.ipynb"
     first = path.read_bytes()
     saved = json.loads(first)
     assert saved["metadata"] == {
@@ -75,15 +113,19 @@ def test_a_notebook_that_fails_is_left_as_it_was(project, capsys):
     assert (path.read_bytes(), later.read_bytes()) == (before, before_later)
     assert "stopped at 00_fails.ipynb, code cell 2: RuntimeError: no luck" in capsys.readouterr().err
     assert sorted(p.name for p in path.parent.iterdir()) == ["00_fails.ipynb", "01_later.ipynb"]
+    assert list((project / "build").iterdir()) == [project / "build/figures"]
 
 
 def test_a_claim_that_does_not_hold_fails_the_run_and_is_shown(project, capsys):
     write(project, "01_the_dish.ipynb", "x = 1")
     record = "from unifylens.evidence.claims import record\nrecord('C3', effect=[0, 0.1], control=[0, 0], seeds=[0, 1])"
     write(project, "02_other.ipynb", record)
-    assert reproduce.main(["01", "02"]) == 1
+    assert reproduce.main(["01", "02", "--publish"]) == 1
     out = capsys.readouterr().out
-    assert "claims not recorded: C1\n" in out and "claims not holding: C3\n" in out
+    assert "C1           shipped nothing, yours NOT recorded by 01_the_dish\n" in out
+    assert "C3           shipped nothing, yours 0.05 [0.00, 0.10] (2 seeds, quick), does NOT hold\n" in out
+    assert "unifylens: C3 does NOT hold: transfer of unified" in out
+    assert "C8           shipped nothing, not run\n" in out
     assert "0 of 2 claims hold" in out
     assert "| **no** |" in (project / "README.md").read_text()
 
@@ -93,3 +135,101 @@ def test_an_unknown_notebook_is_named(project, capsys):
     with pytest.raises(SystemExit):
         reproduce.main(["07"])
     assert "no notebook 07 among: 00_tiny.ipynb" in capsys.readouterr().err
+
+
+def test_reproduce_leaves_the_checkout_as_it_was_and_compares(shipped, capsys):
+    before = files(shipped)
+    assert reproduce.main([]) == 0
+    assert files(shipped) == before
+    build = shipped / "build"
+    assert sorted(str(p.relative_to(build)) for p in build.rglob("*") if p.is_file()) == [
+        *("figures/a_figure.csv", "figures/claims.json", "notebooks/00_look.ipynb", "notebooks/01_the_dish.ipynb")
+    ]
+    assert (build / "figures/a_figure.csv").read_text() == "mine"
+    assert [entry["id"] for entry in json.loads((build / "figures/claims.json").read_text())] == ["C1"]
+    while_running, at_end = capsys.readouterr().out.split("\n\n")
+    line = SHIPPED + "yours 0.90 [0.90, 0.90] (2 seeds, quick), holds"
+    assert while_running == line
+    lines = at_end.splitlines()
+    assert lines[0] == line
+    assert lines[1].startswith("C2           shipped ") and lines[1].endswith("], not run")
+    assert len(lines) == len(CLAIMS) + 1 and "1 of 1 claims hold" in lines[-1]
+
+
+def test_publishing_renews_figures_notebooks_and_readme(shipped):
+    before = files(shipped)
+    assert reproduce.main(["--publish"]) == 0
+    after = files(shipped)
+    assert after.keys() == before.keys()
+    assert all(after[name] != before[name] for name in before)
+    assert after["figures/a_figure.csv"] == b"mine"
+    assert [entry["id"] for entry in json.loads(after["figures/claims.json"])] == ["C1", "C2"]
+    assert b"0.90 [0.90, 0.90]" in after["README.md"] and b"| C2 |" in after["README.md"]
+    assert list((shipped / "build").iterdir()) == []
+
+
+def test_figures_go_where_the_user_says_and_are_then_not_published(shipped, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("UNIFYLENS_FIGURES", str(tmp_path / "elsewhere"))
+    before = files(shipped)
+    assert reproduce.main(["01"]) == 0
+    assert sorted(p.name for p in (tmp_path / "elsewhere").iterdir()) == ["a_figure.csv", "claims.json"]
+    with pytest.raises(SystemExit):
+        reproduce.main(["--publish"])
+    assert "--publish writes to" in capsys.readouterr().err
+    assert files(shipped) == before
+
+
+def test_a_claim_that_fails_stops_the_run_and_is_told_beside_the_shipped_one(shipped, capsys):
+    write(shipped, "01_the_dish.ipynb", DRAW, JUDGE.format(0.5))
+    before = files(shipped)
+    assert reproduce.main([]) == 1
+    output = capsys.readouterr()
+    assert output.out.count(SHIPPED + "yours 0.50 [0.50, 0.50] (2 seeds, quick), does NOT hold\n") == 2
+    assert "stopped at 01_the_dish.ipynb, code cell 2: AssertionError: C1 does NOT hold" in output.err
+    assert files(shipped) == before
+
+
+def by_hand(project, name, *command):
+    """Run a notebook in a process of its own, as a user does who has set nothing."""
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST_", "UNIFYLENS_REPORTED"))}
+    command = [sys.executable, "-m", *command, f"notebooks/{name}"]
+    return subprocess.run(command, cwd=project, env=env, capture_output=True, text=True)
+
+
+TURNED = (DRAW, JUDGE.format(0.5), "expect(False, 'a sentence of the text')\nprint('went on')")
+
+
+def test_a_dial_turned_by_hand_stops_nothing_and_touches_nothing(shipped):
+    path = write(shipped, "01_the_dish.ipynb", *TURNED)
+    before = files(shipped)
+    nbconvert = ("nbconvert", "--execute", "--allow-errors", "--ExecutePreprocessor.kernel_name=python3")
+    done = by_hand(shipped, path.name, *nbconvert, "--to=notebook", "--output-dir=build")
+    assert done.returncode == 0, done.stderr
+    cells = nbformat.read(shipped / "build/01_the_dish.ipynb", as_version=4).cells
+    assert not [o for cell in cells for o in cell.get("outputs", []) if o.output_type == "error"]
+    first, second = (next(o.text for o in cell.outputs if o.output_type == "stream") for cell in cells[2:])
+    judged, reported = first.splitlines()
+    assert judged.startswith("scratch: C1 is judged by its threshold but not in the record; written to ")
+    assert reported.startswith("scratch: not as with the reported settings: C1 does NOT hold: recall minus transfer")
+    assert second == "scratch: not as with the reported settings: a sentence of the text\nwent on\n"
+    assert sorted(p.name for p in (shipped / "build/scratch").iterdir()) == ["a_figure.csv", "claims.json"]
+    assert files(shipped) == before
+
+
+def test_under_nbmake_a_notebook_must_find_what_it_reports(shipped):
+    before = files(shipped)
+    nbmake = ("pytest", "--nbmake", "--nbmake-kernel=python3", "-p", "no:cacheprovider")
+    assert by_hand(shipped, "01_the_dish.ipynb", *nbmake).returncode == 0
+    assert (shipped / "build/figures/claims.json").exists() and not (shipped / "build/scratch").exists()
+    assert files(shipped) == before
+    write(shipped, "01_the_dish.ipynb", *TURNED)
+    done = by_hand(shipped, "01_the_dish.ipynb", *nbmake)
+    assert done.returncode == 1 and "C1 does NOT hold" in done.stdout
+
+
+def test_notebooks_expect_and_never_assert():
+    for path in (ROOT / "notebooks").glob("*.ipynb"):
+        for cell in nbformat.read(path, as_version=4).cells:
+            if cell.cell_type == "code":
+                asserts = [n for n in ast.walk(ast.parse(cell.source)) if isinstance(n, ast.Assert)]
+                assert not asserts, f"{path.name}: use ul.claims.expect, with which a reader may turn a dial"

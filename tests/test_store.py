@@ -7,7 +7,7 @@ import re
 import pandas as pd
 import pytest
 import torch
-from conftest import tiny
+from conftest import quietly, tiny
 
 import unifylens as ul
 from unifylens.model import initial_parameters, shape_of, with_parameters
@@ -140,3 +140,23 @@ def test_another_data_format_never_reads_an_old_run(monkeypatch, run):
     assert store.load(run.experiment) is None
     assert ul.train(run.experiment, progress=False).folder != run.folder
     assert run.folder.exists()
+
+
+def test_histories_that_counted_blocks_are_read_by_layer():
+    """Blocks were counted from 0 once; layer 0 is the embedding, and 1 the stream after block 0."""
+    early = pd.DataFrame({"step": [0], "unification": [0.5], "probe_0": [0.1], "probe_1": [0.2], "probe_10": [0.3]})
+    assert list(store.by_layer(early)) == ["step", "unification", "probe_1", "probe_2", "probe_11"]
+    assert store.by_layer(early).iloc[0].tolist() == early.iloc[0].tolist()
+    assert list(store.by_layer(store.by_layer(early))) == list(store.by_layer(early)), "only once"
+
+
+def test_a_run_that_was_stored_by_block_is_read_by_layer():
+    run = quietly(tiny())[0]
+    expected = run.history
+    by_block = {f"{name}_{layer}": f"{name}_{layer - 1}" for name in ("probe", "unification") for layer in (1, 2)}
+    weights = {step: dict(run.checkpoint(step).named_parameters()) for step in run.steps}
+    weights = {step: {name: p.detach() for name, p in of.items()} for step, of in weights.items()}
+    early = expected[["step", "recall", "transfer", *by_block]].rename(columns=by_block)
+    again = store.save(run.experiment, early, weights)
+    assert "probe_0" in pd.read_parquet(again.folder / store.HISTORY)
+    pd.testing.assert_frame_equal(again.history, expected[["step", "recall", "transfer", *by_block]])

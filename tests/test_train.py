@@ -3,8 +3,10 @@
 import random
 import re
 import signal
+import sys
 import warnings
 from contextlib import contextmanager
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -19,6 +21,7 @@ from transformer_lens import HookedTransformer
 
 import unifylens as ul
 from unifylens.corpus.corpus import Corpus
+from unifylens.corpus.exposure import Copy
 from unifylens.crosslingual.evaluate import transfer
 from unifylens.model import build_model
 from unifylens.training import trainer
@@ -131,10 +134,18 @@ def test_answers_of_several_tokens_train_as_in_a_plain_loop(monkeypatch):
     assert_trained_as_plainly(run)
 
 
-def test_pieces_of_words_train_as_in_a_plain_loop():
+def test_pieces_of_words_train_as_in_a_plain_loop(monkeypatch):
+    """In float64: some positions are rare, and Adam makes a step of a gradient that is mere rounding."""
     pieces = {"tokenizer.scheme": "bpe", "tokenizer.vocab_size": 60, "language.lexical_distance": 0.4}
-    run = quietly(tiny(**pieces, **{"language.shared_subjects": 0.0, "language.language_token": True}))[0]
-    assert_trained_as_plainly(run)
+    experiment = tiny(**pieces, **{"language.shared_subjects": 0.0, "language.language_token": True})
+    for module, build in ((trainer, build_model), (sys.modules[__name__], build_model)):
+        monkeypatch.setattr(module, "build_model", lambda *given, build=build: build(*given).double())
+    (result,) = train_stack([experiment])
+    expected, losses = plain_loop(experiment)
+    assert distance(expected, result.checkpoints[40]) < 1e-4
+    steps = result.history["step"].tolist()
+    means = [np.mean(losses[before:step]) for before, step in pairwise(steps)]
+    assert result.history["loss"][1:].tolist() == pytest.approx(means, abs=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -264,9 +275,9 @@ def test_history_has_every_evaluation_and_every_measure(trained):
         "transfer_wrong_language",
         "transfer_wrong_object",
         "transfer_other",
-        *(f"probe_{layer}" for layer in range(2)),
+        *(f"probe_{layer}" for layer in (1, 2)),
     ]
-    scores = [f"{name}_{layer}" for name in SCORES for layer in range(2)]
+    scores = [f"{name}_{layer}" for name in SCORES for layer in (1, 2)]
     scores += ["unification", "fact_specific"]
     assert {*shares, *scores} == set(history) - {"step", "tokens_seen", "learning_rate", "loss"}
     assert history.notna().all(axis=None)
@@ -289,14 +300,14 @@ def test_the_last_evaluation_asks_every_fact(trained):
     ]:
         assert final[name] == pytest.approx((table[column] * n).sum(), abs=1e-9)
     layers = ul.unification(trained.model, trained.corpus)
-    assert final[["unification_0", "unification_1"]].tolist() == pytest.approx(
-        layers["unification"][["0", "1"]].tolist(), abs=1e-5
+    assert final[["unification_1", "unification_2"]].tolist() == pytest.approx(
+        layers["unification"][[1, 2]].tolist(), abs=1e-5
     )
     corpus = trained.corpus
     logits = trained.model(corpus.prompts())[:, -1]
     right = (logits.argmax(-1) == corpus.answers).numpy().reshape(corpus.seen.shape)
     assert final["recall"] == pytest.approx(right[corpus.seen].mean())
-    assert final["recall_minority"] == pytest.approx(right[corpus.kind == 2].mean())
+    assert final["recall_minority"] == pytest.approx(right[corpus.kind == Copy.MINORITY].mean())
 
 
 def test_models_are_plain_hooked_transformers(trained):
@@ -324,15 +335,15 @@ def test_two_evaluations_are_the_first_and_the_last():
 
 def test_everything_parallel_has_no_transfer_and_nothing_parallel_no_copies():
     everything, nothing = (quietly(tiny(**{"corpus.parallel": share}))[0] for share in (1.0, 0.0))
-    assert everything.history[["transfer", "recall_monolingual", "unification_0"]].isna().all(axis=None)
-    assert everything.history[["recall", "recall_minority", "unification_parallel_0"]].notna().all(axis=None)
-    assert nothing.history[["recall_majority", "recall_minority", "unification_parallel_0"]].isna().all(axis=None)
+    assert everything.history[["transfer", "recall_monolingual", "unification_1"]].isna().all(axis=None)
+    assert everything.history[["recall", "recall_minority", "unification_parallel_1"]].notna().all(axis=None)
+    assert nothing.history[["recall_majority", "recall_minority", "unification_parallel_1"]].isna().all(axis=None)
     assert (nothing.history["recall"] == nothing.history["recall_monolingual"]).all()
 
 
 def test_one_relation_and_three_languages_train():
     run = quietly(tiny(**{"world.n_relations": 1, "language.n_languages": 3}))[0]
-    assert run.history[["transfer", "probe_1", "unification_1", "unification_parallel_1"]].notna().all(axis=None)
+    assert run.history[["transfer", "probe_2", "unification_2", "unification_parallel_2"]].notna().all(axis=None)
 
 
 def test_a_corpus_that_changes_is_learnt_in_stages(monkeypatch):

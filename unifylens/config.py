@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
-from collections.abc import Iterator
-from typing import Annotated, Any, Literal, Self, get_args
+import textwrap
+from collections.abc import Iterable, Iterator
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic.fields import FieldInfo
 
 from unifylens import environment
 from unifylens.errors import suggest
@@ -36,10 +40,47 @@ TEMPLATES = {
 }
 
 
+def _setting(name: str, field: FieldInfo) -> str:
+    """One setting in a docstring: its name, default, what is allowed, and its sentence."""
+    made = field.default_factory or (type(field.default) if isinstance(field.default, Config) else None)
+    default = "" if field.is_required() else f" = {f'{made.__name__}()' if made else repr(field.default)}"
+    head = f"{name}{default} ({_allowed(field.annotation, field.metadata)})"
+    indents = ((head, "", " " * 8), (" ".join((field.description or "").split()), " " * 4, " " * 4))
+    return "\n".join(textwrap.fill(text, 110, initial_indent=a, subsequent_indent=b) for text, a, b in indents)
+
+
+def _allowed(hint: Any, bounds: Iterable[Any] = ()) -> str:
+    """What a type with its bounds allows, in words."""
+    kind, inner = get_origin(hint), get_args(hint)
+    if kind is Annotated:
+        return _allowed(inner[0], [bound for field in inner[1:] for bound in field.metadata])
+    if kind is Literal:
+        return " or ".join(map(repr, inner))
+    if kind is UnionType or kind is Union:
+        return " or ".join(map(_allowed, inner))
+    limits = {name: getattr(bound, name) for bound in bounds for name in _LIMITS if hasattr(bound, name)}
+    if kind is tuple:
+        number = f"{len(inner)} of" if inner[-1] is not Ellipsis else "any number of"
+        number = f"{limits['min_length']} or more of" if limits else number
+        return f"tuple, {number}: {_allowed(inner[0])}"
+    named = {int: "whole number", float: "number", bool: "True or False", str: "text", NoneType: "None"}
+    shown = [f"{_LIMITS[name]} {limit if hint is int else format(limit, 'g')}" for name, limit in limits.items()]
+    return " ".join([named.get(hint) or hint.__name__, *shown])
+
+
+_LIMITS = {"ge": "from", "gt": "above", "le": "to", "lt": "below", "min_length": "at least"}
+
+
 class Config(BaseModel):
     """Frozen settings that refuse unknown fields by name."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        """Let the class's docstring, which `help()` and Shift+Tab show, list its settings."""
+        settings = "\n".join(_setting(name, field) for name, field in cls.model_fields.items())
+        cls.__doc__ = f"{inspect.cleandoc(cls.__doc__ or '')}\n\nSettings:\n\n{settings}"
 
     @model_validator(mode="before")
     @classmethod
@@ -57,22 +98,30 @@ class WorldConfig(Config):
     """The knowledge graph: how many subjects, relations, and objects per relation."""
 
     n_subjects: Annotated[int, Field(ge=2)] = 600
+    """Number of subjects, the entities that facts are about; every subject has every relation."""
     n_relations: Count = 8
+    """Number of relations, the questions that can be asked of a subject."""
     n_objects: Annotated[int, Field(ge=2)] = 16
+    """Number of objects, the possible answers, of each relation."""
 
 
 class LanguageConfig(Config):
     """Surface words: how many languages, and which share of their words is the same in all of them."""
 
     n_languages: Annotated[int, Field(ge=2)] = 2
+    """Number of languages."""
     shared_subjects: Share = 1.0
+    """Share of subjects that have the same name in all languages."""
     shared_relations: Share = 0.0
+    """Share of relations that have the same word in all languages."""
     shared_objects: Share = 0.0
+    """Share of objects that have the same word in all languages."""
     shared_function_words: Share = 0.0
+    """Share of function words (of templates other than `plain`) that are the same in all languages."""
     subject_words: Annotated[int, Field(ge=1, le=4)] = 1
     """Words in a subject's name. With more than one, many subjects share each: only together they tell which."""
     syllables: tuple[Syllables, Syllables, Syllables] = (3, 2, 3)
-    """In the words of subjects, relations and objects."""
+    """Number of syllables in the words of subjects, relations and objects, in this order."""
     language_token: bool = False
     """Put a token that names the language in front of every prompt."""
     language_cue: Literal["none", "first", "pair", "vote"] = "none"
@@ -122,12 +171,16 @@ class RealConfig(Config):
     locales: Annotated[tuple[str, ...], Field(min_length=2)] = REAL_LANGUAGES
     """CLDR codes of the languages."""
     relations: Annotated[tuple[Relation, ...], Field(min_length=1)] = RELATIONS
+    """What is asked of countries."""
     min_countries: Annotated[int, Field(ge=1)] = 3
-    """Answers that fewer countries share are left out: nothing could be learnt of them from other facts."""
+    """Number of countries that must share an answer, else it is left out: other facts would teach nothing of it."""
     max_letters: Count | None = None
-    """Countries with a longer name in any language are left out, as every row is padded to the longest; None: none."""
+    """Number of letters: countries with a longer name in any language are left out; None leaves none out.
+
+    Every row is padded to the longest.
+    """
     max_countries: Count | None = None
-    """Countries that share an answer beyond this many are left out, which evens out answers; None: none."""
+    """Number of countries that may share an answer; others are left out, which evens out answers; None: none is."""
     leaks: bool = True
     """Keep facts whose answer holds the beginning of the country's name, as in "Swiss franc"."""
     romanised: bool = False
@@ -148,8 +201,12 @@ class TokenizerConfig(Config):
     """How words become tokens, and which tokens languages share."""
 
     scheme: Literal["word", "character", "bpe", "unigram"] = "word"
+    """What a token is: a whole word, a letter, or a piece that byte-pair encoding or a Unigram model learns."""
     vocab_size: Count | None = None
-    """Pieces that a `bpe` or `unigram` tokenizer is trained to; with `training="separate"`, in each language."""
+    """Number of pieces that a `bpe` or `unigram` tokenizer is trained to; with `training="separate"`, in each language.
+
+    None for the schemes that are not trained.
+    """
     training: Literal["joint", "separate"] = "joint"
     """One tokenizer trained on the words of all languages, or one for each."""
     shared_tokens: Share = 1.0
@@ -222,10 +279,26 @@ class CorpusChange(Config):
     """From `step` on, batches are drawn by `corpus` instead."""
 
     step: Count
+    """Number of optimiser steps taken with the corpus before; less than `train.steps`."""
     corpus: CorpusConfig
+    """What takes its place, over the same world and languages."""
 
 
-INTERVENTIONS: dict[str, tuple[str, ...]] = {
+InterventionName = Literal[
+    "balance_objects",
+    "tie_objects",
+    "add_parallel",
+    "remove_parallel",
+    "rebalance_exposure",
+    "code_switch",
+    "share_words",
+    "retokenize",
+    "mark_language",
+    "merge_vocabularies",
+    "add_language_token",
+    "remove_language_token",
+]
+INTERVENTIONS: dict[InterventionName, tuple[str, ...]] = {
     "balance_objects": ("share",),
     "tie_objects": ("share",),
     "add_parallel": ("share",),
@@ -245,11 +318,16 @@ INTERVENTIONS: dict[str, tuple[str, ...]] = {
 class Intervention(Config):
     """A change of the corpus that was built by the other settings: a function of `interventions`."""
 
-    name: Literal[tuple(INTERVENTIONS)]
+    name: InterventionName
+    """The function; `INTERVENTIONS` says what else each is told."""
     share: Share | None = None
+    """Share of what the function would change, such as of the facts to be moved; None where it is not told any."""
     balance: Share | None = None
+    """Takes the place of `exposure_balance`, for `rebalance_exposure`; None for all others."""
     kind: WordKind | None = None
+    """Which words are shared, for `share_words`; None for all others."""
     tokenizer: TokenizerConfig | None = None
+    """How words become tokens, for `retokenize`; None for all others."""
 
     @model_validator(mode="after")
     def _is_told_what_it_needs(self) -> Self:
@@ -271,17 +349,27 @@ class ModelConfig(Config):
     """Shape of the decoder-only Transformer."""
 
     d_model: Count = 64
+    """Dimensions of the residual stream; a multiple of `n_heads`."""
     n_layers: Count = 2
+    """Number of blocks."""
     n_heads: Count = 4
+    """Number of attention heads in each block, of `d_model / n_heads` dimensions."""
     d_mlp: Count = 256
+    """Number of neurons in each block's MLP."""
     act_fn: Literal["gelu", "relu", "gelu_new", "gelu_fast", "silu"] = "gelu"
+    """Activation function of the MLPs, as TransformerLens names it; only `gelu` and `relu` train as a stack."""
     normalization: Literal["LN", "LNPre", "RMS", "RMSPre"] | None = "LN"
+    """Layer norm or RMS norm, with learned weights or (`Pre`) without; None for no normalisation."""
     positional_embedding_type: Literal["standard", "rotary"] = "standard"
+    """Learned embeddings of absolute positions, or rotations of queries and keys (needs an even head dimension)."""
     local_blocks: Annotated[int, Field(ge=0)] = 0
-    """Blocks, from the first, in which a token attends to itself and the token before it alone."""
+    """Number of blocks, from the first, where a token attends to itself and the one before it; less than `n_layers`."""
     attn_only: bool = False
+    """Blocks of attention alone, without an MLP."""
     gated_mlp: bool = False
+    """MLPs whose neurons are multiplied by a learned gate."""
     parallel_attn_mlp: bool = False
+    """Attention and MLP of a block read the same state, instead of one after the other."""
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
@@ -301,28 +389,36 @@ class TrainConfig(Config):
     """Optimisation, and how often the model is evaluated and saved."""
 
     steps: Count = 900
+    """Number of optimiser steps; more than `warmup` times `cycles`."""
     batch_size: Count = 256
+    """Number of examples in a step, drawn anew from the corpus each time."""
     lr: Annotated[float, Field(gt=0.0)] = 3e-3
+    """Learning rate of AdamW after the warm-up."""
     weight_decay: Annotated[float, Field(ge=0.0)] = 2.0
     """Decoupled decay (AdamW) of embeddings and weight matrices; biases and normalisation are left alone."""
     betas: tuple[Annotated[float, Field(ge=0.0, lt=1.0)], Annotated[float, Field(ge=0.0, lt=1.0)]] = (
         0.9,
         0.98,
     )
+    """AdamW's decay of the running means of gradients and of their squares, per step."""
     warmup: Annotated[int, Field(ge=0)] = 50
+    """Number of steps in which the learning rate rises linearly to `lr`."""
     schedule: Literal["cosine", "constant"] = "cosine"
+    """What the learning rate does after the warm-up."""
     final_lr: Share = 0.1
     """Learning rate at the end of the cosine, as a share of `lr`."""
     cycles: Count = 1
-    """The schedule, warm-up included, runs this many times over (cosine with warm restarts)."""
+    """Number of times that the schedule, warm-up included, runs over (cosine with warm restarts)."""
     loss: Literal["answer", "full"] = "answer"
     """Cross-entropy on the answer's tokens alone, or on every token after the first."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """In which matrices are multiplied; weights, gradients and everything else stay float32."""
+    """Number format in which matrices are multiplied; weights, gradients and everything else stay float32."""
     n_evaluations: Annotated[int, Field(ge=2)] = 32
+    """Number of evaluations, rows of `run.history`: before training, then at steps spaced evenly on a log scale."""
     n_checkpoints: Count = 6
+    """Number of steps at which the weights are kept, spaced evenly on a log scale; the last is always one."""
     eval_facts: Annotated[int, Field(ge=8)] = 256
-    """Facts of each kind (parallel, monolingual) evaluated during training; the last evaluation takes all."""
+    """Number of facts of each kind (parallel, monolingual) evaluated during training; the last evaluation takes all."""
 
     @model_validator(mode="after")
     def _cycles_hold_the_warm_up(self) -> Self:
@@ -355,14 +451,25 @@ class TrainConfig(Config):
 
 
 class Experiment(Config):
-    """Everything that decides a trained model: data, shape, optimisation, seed."""
+    """Everything that decides a trained model: data, shape, optimisation, seed.
+
+    >>> exp = ul.Experiment(corpus=ul.CorpusConfig(parallel=0.1), seed=3)
+    >>> exp.corpus.parallel, exp.model.d_model
+    (0.1, 64)
+    """
 
     world: WorldConfig = WorldConfig()
+    """The facts there are."""
     language: LanguageConfig = LanguageConfig()
+    """The words that facts are said with."""
     tokenizer: TokenizerConfig = TokenizerConfig()
+    """How words become tokens."""
     corpus: CorpusConfig = CorpusConfig()
+    """Which fact is said in which language, how often."""
     model: ModelConfig = ModelConfig()
+    """The shape of the Transformer."""
     train: TrainConfig = TrainConfig()
+    """How it is trained, evaluated and saved."""
     changes: tuple[CorpusChange, ...] = ()
     """Corpora that replace `corpus` at given steps, in order."""
     interventions: tuple[Intervention, ...] = ()
@@ -370,6 +477,7 @@ class Experiment(Config):
     real: RealConfig | None = None
     """Real facts and names instead of `world` and the words of `language`."""
     seed: Seed = 0
+    """Decides every random draw: world, words, homes of facts, first weights, batches."""
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
@@ -433,6 +541,10 @@ class Experiment(Config):
         """Copy with some fields changed, nested ones by dotted names: `replace(**{"corpus.parallel": 0.1})`.
 
         Raises ValueError for a name that does not exist, and whatever validation finds.
+
+        >>> exp = ul.Experiment()
+        >>> exp.replace(**{"corpus.parallel": 0.1, "model.d_model": 32}).model.d_model
+        32
         """
         data = self.model_dump()
         for name, value in values.items():

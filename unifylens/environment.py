@@ -1,4 +1,4 @@
-"""Around the library: folders, the four settings a user may change, and the packages that facts come from."""
+"""Around the library: folders, the five settings a user may change, and the packages that facts come from."""
 
 import importlib.util
 import os
@@ -25,10 +25,41 @@ def project_dir() -> Path:
     return next((d for d in (here, *here.parents) if (d / "notebooks").is_dir()), here)
 
 
+def build_dir() -> Path:
+    """Folder of all that a run writes and git ignores: `build` in the project's folder."""
+    return project_dir() / "build"
+
+
+def published_dir() -> Path:
+    """Folder of the figures and `claims.json` that the project ships, which only `--publish` writes to."""
+    return project_dir() / "figures"
+
+
 def figures_dir() -> Path:
-    """Folder of the figures and `claims.json`: `UNIFYLENS_FIGURES`, else `figures` beside `notebooks`."""
+    """Folder that figures and `claims.json` are written to.
+
+    `UNIFYLENS_FIGURES`, else `build/figures` in the project's folder (outside a checkout: in the working directory),
+    or `build/scratch` where a run is not `reported`.
+    """
     chosen = os.environ.get("UNIFYLENS_FIGURES")
-    return Path(chosen).expanduser().absolute() if chosen else project_dir() / "figures"
+    if chosen:
+        return Path(chosen).expanduser().absolute()
+    return build_dir() / ("figures" if reported() else "scratch")
+
+
+def reported() -> bool:
+    """Whether a run has the settings that its text reports, and must find what the text says; else it is scratch.
+
+    `UNIFYLENS_REPORTED` (`1` or `0`) says so. Unset, it is true under pytest (notebooks are then regression tests) and
+    false otherwise: by hand, as in JupyterLab, any dial may be turned.
+
+    Raises:
+        ValueError: if it is neither `0` nor `1`.
+    """
+    chosen = os.environ.get("UNIFYLENS_REPORTED") or str(int("PYTEST_VERSION" in os.environ))  # kernels inherit it
+    if chosen not in ("0", "1"):
+        raise ValueError(f"UNIFYLENS_REPORTED is {chosen!r}; allowed: '0' or '1'")
+    return chosen == "1"
 
 
 def profile() -> str:
@@ -60,10 +91,15 @@ def sources() -> str:
 
     Raises ImportError, naming what to install, where one is missing.
     """
-    missing = [name for name in SOURCES if importlib.util.find_spec(name.replace("-", "_")) is None]
-    if missing:
-        raise ImportError(f"facts in real languages need {', '.join(missing)}: pip install 'unifylens[real]'")
+    require("real", "facts in real languages", *SOURCES)
     return ", ".join(f"{name} {metadata.version(name)}" for name in SOURCES)
+
+
+def require(extra: str, what: str, *packages: str) -> None:
+    """Raise ImportError, naming the extra to install, where one of the packages that something needs is missing."""
+    missing = [name for name in packages if importlib.util.find_spec(name.replace("-", "_")) is None]
+    if missing:
+        raise ImportError(f"{what} need {', '.join(missing)}: pip install 'unifylens[{extra}]'")
 
 
 def write_atomic(path: Path, text: str) -> None:

@@ -70,20 +70,20 @@ def _left_in_control_groups() -> list[int]:
 def _control_groups() -> list[tuple[Path, str, str]]:
     """Folders of this process' control groups and their parents, with the names of limit and usage in each."""
     v2, v1 = ("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")
-    found = [(_CGROUP, *v2), (_CGROUP / "memory", *v1)]
+    folders = [(_CGROUP, *v2), (_CGROUP / "memory", *v1)]
     try:
         lines = Path("/proc/self/cgroup").read_text().splitlines()
     except OSError:  # no Linux
-        return found
+        return folders
     for line in lines:
         _, controllers, path = line.split(":", 2)
         inside = Path(path.lstrip("/"))
         for part in [inside, *inside.parents]:
             if not controllers:
-                found.append((_CGROUP / part, *v2))
+                folders.append((_CGROUP / part, *v2))
             elif "memory" in controllers.split(","):
-                found.append((_CGROUP / "memory" / part, *v1))
-    return found
+                folders.append((_CGROUP / "memory" / part, *v1))
+    return folders
 
 
 def size_text(n_bytes: float) -> str:

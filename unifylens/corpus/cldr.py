@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from unifylens import environment
 from unifylens.config import Relation
 
 _CONTINENTS = {
@@ -56,7 +57,13 @@ _DENSE_SCRIPTS = ("CJK", "HIRAGANA", "KATAKANA", "HANGUL")
 
 
 @cache
+def _need_sources() -> None:
+    environment.require("real", "facts and names in real languages", *environment.SOURCES)
+
+
+@cache
 def _locale(code: str) -> Any:  # a `babel.Locale`, but babel is optional
+    _need_sources()
     from babel import Locale, UnknownLocaleError
 
     try:
@@ -78,8 +85,9 @@ def _known_locales() -> list[str]:
 @cache
 def _countries() -> pd.DataFrame:
     """Countries by ISO code with their regions; read as text, since the package takes Namibia's NA for a gap."""
-    found = importlib.util.find_spec("country_converter")
-    path = Path(found.submodule_search_locations[0]) / "country_data.tsv"
+    _need_sources()
+    spec = importlib.util.find_spec("country_converter")
+    path = Path(spec.submodule_search_locations[0]) / "country_data.tsv"
     table = pd.read_csv(path, sep="\t", keep_default_na=False, dtype=str)
     table["ISO2"] = table["ISO2"].str.extract("([A-Z]{2})", expand=False)  # also of patterns: "^GB$|^UK$" is GB
     people_live_there = table["Continent_7"].isin(_CONTINENTS) & table["UNregion"].isin(_SUBREGIONS)
@@ -95,11 +103,11 @@ def un_members() -> frozenset[str]:
 @cache
 def _answers(relation: Relation) -> dict[str, str]:
     """The one answer that each country has to a relation, as a code; countries with none or several are left out."""
+    countries = _countries()
     from babel.core import get_global
     from babel.languages import get_official_languages
     from babel.numbers import get_territory_currencies
 
-    countries = _countries()
     if relation in ("continent", "subregion"):
         column, codes = ("Continent_7", _CONTINENTS) if relation == "continent" else ("UNregion", _SUBREGIONS)
         return {code: codes[name] for code, name in countries[column].items()}
@@ -111,7 +119,7 @@ def _answers(relation: Relation) -> dict[str, str]:
         "language": lambda code: get_official_languages(code, de_facto=True),
     }[relation]
     several = {code: current(code) for code in countries.index}
-    return {code: found[0] for code, found in several.items() if len(found) == 1}
+    return {code: options[0] for code, options in several.items() if len(options) == 1}
 
 
 @cache
@@ -125,12 +133,13 @@ def name(locale: str, kind: Literal["country"] | Relation, code: str) -> str | N
         "language": "languages",
         "script": "scripts",
     }
-    found = getattr(_locale(locale), tables[kind]).get(code)
-    return None if found is None else "_".join(unicodedata.normalize("NFC", found).split())
+    called = getattr(_locale(locale), tables[kind]).get(code)
+    return None if called is None else "_".join(unicodedata.normalize("NFC", called).split())
 
 
 def romanise(word: str) -> str:
     """The word in Latin letters (`anyascii`)."""
+    _need_sources()
     from anyascii import anyascii
 
     return "_".join(anyascii(word).split())
@@ -156,17 +165,10 @@ def facts(
     answers to a relation) with one name in a language.
     """
     locales, relations = tuple(locales), tuple(relations)
-    called = (lambda *what: _romanised(name(*what))) if romanised else name
     rows = [(country, relation, answer) for relation in relations for country, answer in _answers(relation).items()]
     table = pd.DataFrame(rows, columns=["country", "relation", "answer"])
-    for locale in locales:
-        unnamed = [
-            called(locale, "country", country) is None or called(locale, relation, answer) is None
-            for country, relation, answer in table.itertuples(index=False)
-        ]
-        table = table[~pd.Series(unnamed, index=table.index)]
-        if table.empty:
-            raise ValueError(f"real.locales: CLDR names no country with its {' or '.join(relations)} in {locale!r}.")
+    called = (lambda *what: _romanised(name(*what))) if romanised else name
+    table = _named_in_all(table, locales, called)
     if max_letters is not None:
         longest = {code: max(len(name(locale, "country", code)) for locale in locales) for code in table["country"]}
         table = table[table["country"].map(longest) <= max_letters]
@@ -179,13 +181,38 @@ def facts(
         drawn = table.iloc[np.random.default_rng(0).permutation(len(table))]
         table = drawn[drawn.groupby(["relation", "answer"]).cumcount() < max_countries]
     table = table.sort_values(["country", "relation"]).reset_index(drop=True)
+    _refuse_too_few_answers(table, relations, min_countries, len(locales))
+    _refuse_one_name_for_two(table, locales, called)
+    return table
+
+
+def _named_in_all(table: pd.DataFrame, locales: Iterable[str], called: Callable) -> pd.DataFrame:
+    """The facts that all languages have names for."""
+    for locale in locales:
+        unnamed = [
+            called(locale, "country", country) is None or called(locale, relation, answer) is None
+            for country, relation, answer in table.itertuples(index=False)
+        ]
+        relations = " or ".join(table["relation"].unique())
+        table = table[~pd.Series(unnamed, index=table.index)]
+        if table.empty:
+            raise ValueError(f"real.locales: CLDR names no country with its {relations} in {locale!r}.")
+    return table
+
+
+def _refuse_too_few_answers(
+    table: pd.DataFrame, relations: Iterable[Relation], min_countries: int, n_languages: int
+) -> None:
     for relation in relations:
         n_answers = table.loc[table["relation"] == relation, "answer"].nunique()
         if n_answers < 2:
             raise ValueError(
                 f"real.relations: {relation!r} has {n_answers} answers that {min_countries} countries share and all "
-                f"{len(locales)} languages name; allowed: relations with at least two (lower real.min_countries)."
+                f"{n_languages} languages name; allowed: relations with at least two (lower real.min_countries)."
             )
+
+
+def _refuse_one_name_for_two(table: pd.DataFrame, locales: Iterable[str], called: Callable) -> None:
     for locale in locales:
         for kind, codes in [("country", table["country"]), *table.groupby("relation")["answer"]]:
             names = pd.Series({code: called(locale, kind, code) for code in codes.unique()})
@@ -194,7 +221,6 @@ def facts(
                 raise ValueError(
                     f"{locale!r} has one name for two of kind {kind!r}: {twice.iloc[0]!r} ({', '.join(twice.index)})."
                 )
-    return table
 
 
 def _romanised(word: str | None) -> str | None:
@@ -214,7 +240,7 @@ def leaks_in(locale: str, country: str, relation: Relation, answer: str) -> bool
 
 def script(locale: str) -> str:
     """The script a language is usually written in, such as `Latn`."""
+    code = _locale(locale)
     from babel.core import get_global
 
-    code = _locale(locale)
     return code.script or get_global("likely_subtags").get(code.language, f"{code.language}_Latn_ZZ").split("_")[1]

@@ -1,15 +1,16 @@
-"""Which fact is said in which language, how often: exposure, held-out facts, prompts, statistics."""
+"""Which fact is said in which language, how often: exposure, held-out facts, prompts, statistics.
+
+Torch, most of the time that a first corpus would take, is loaded only by what returns tensors.
+"""
 
 from __future__ import annotations
 
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
 
 from unifylens.config import (
     CorpusConfig,
@@ -25,9 +26,12 @@ from unifylens.corpus.exposure import KINDS, Copy, assign
 from unifylens.corpus.interventions import apply
 from unifylens.corpus.language import Language, make_languages, real_languages
 from unifylens.corpus.prompts import Rendered, cue_patterns, render
-from unifylens.corpus.tokenization import EOS, PAD, Tokenizer, language_tag, make_tokenizer
+from unifylens.corpus.tokenization import EOS, PAD, PAD_ID, Tokenizer, language_tag, make_tokenizer
 from unifylens.corpus.world import World
 from unifylens.seeds import rng
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 KEPT = 64
 """Corpora that a process keeps (about 2 MB each in the default dish)."""
@@ -75,6 +79,10 @@ class Corpus:
 
         Corpora are kept: experiments that differ in model or optimiser alone, and later calls, get the same one, whose
         tables cannot be written to. Raises ValueError where settings do not fit together, and what interventions raise.
+
+        >>> corpus = ul.Corpus.build(ul.Experiment())
+        >>> corpus.n_languages, corpus.n_facts, int(corpus.parallel.sum())
+        (2, 4800, 1440)
         """
         parts = {
             name: getattr(experiment, name) for name in ("world", "language", "tokenizer", "interventions", "real")
@@ -171,12 +179,14 @@ class Corpus:
     @cached_property
     def sequences(self) -> Int[Tensor, "template row pos"]:
         """Token IDs of prompt, answer and what follows, padded on the right."""
-        return self._rendered.tokens
+        import torch
+
+        return torch.from_numpy(self._rendered.tokens)
 
     @property
     def n_ctx(self) -> int:
         """Length of the longest sequence."""
-        return self.sequences.shape[2]
+        return self._rendered.tokens.shape[2]
 
     def positions(self, slot: str = "answer", template: int = 0) -> Int[np.ndarray, " row"]:
         """Where a slot ends in every prompt: `subject` (its last token), `relation`, `language`, or `answer`.
@@ -206,6 +216,8 @@ class Corpus:
     @cached_property
     def answer_positions(self) -> Int[Tensor, "template row answer"]:
         """Positions whose next token is the answer's; where an answer is shorter, its last one is repeated."""
+        import torch
+
         first = np.stack([ends["answer"] for ends in self._rendered.ends])
         n_answer = self._rendered.n_answer
         steps = np.minimum(np.arange(n_answer.max()), n_answer[..., None] - 1)
@@ -216,15 +228,17 @@ class Corpus:
         """Tokens of the right answers, in the row's language, padded on the right."""
         at = self.answer_positions
         tokens = self.sequences.gather(2, at + 1)
-        tokens[..., 1:][at[..., 1:] == at[..., :-1]] = 0
+        tokens[..., 1:][at[..., 1:] == at[..., :-1]] = PAD_ID
         return tokens
 
     def prompts(self, rows: Int[np.ndarray, " row"] | None = None, template: int = 0) -> Int[Tensor, "row pos"]:
         """Token IDs up to and including the last token before the answer, padded on the right."""
+        import torch
+
         rows = np.arange(self.n_rows) if rows is None else np.asarray(rows)
         last = torch.from_numpy(self.positions("answer", template)[rows])
         tokens = self.sequences[template, rows, : int(last.max()) + 1]
-        return tokens.masked_fill(torch.arange(tokens.shape[1]) > last[:, None], 0)
+        return tokens.masked_fill(torch.arange(tokens.shape[1]) > last[:, None], PAD_ID)
 
     @cached_property
     def answers(self) -> Int[Tensor, " row"]:
@@ -236,14 +250,19 @@ class Corpus:
         return self.due[0, :, 0]
 
     def text(self, language: int, fact: int, template: int = 0, answer: bool = True) -> str:
-        """One prompt as text, with its answer behind an arrow."""
+        """One prompt as text, with its answer behind an arrow.
+
+        >>> corpus = ul.Corpus.build(ul.Experiment())
+        >>> corpus.text(language=1, fact=0)
+        '<bos> trivode fafu → koupouba'
+        """
         if not 0 <= language < self.n_languages or not 0 <= fact < self.n_facts:
             raise ValueError(
                 f"language={language}, fact={fact}: allowed are languages 0 to {self.n_languages - 1} and "
                 f"facts 0 to {self.n_facts - 1}."
             )
         row = language * self.n_facts + fact
-        tokens = self.sequences[template, row].tolist()
+        tokens = self._rendered.tokens[template, row].tolist()
         end = self.positions("answer", template)[row] + 1
         prompt = " ".join(self.tokenizer.decode(tokens[:end]))
         if not answer:
@@ -256,6 +275,11 @@ class Corpus:
         """Some monolingual facts of the first relations, sorted by relation, then object: the order of heatmaps.
 
         Raises ValueError if a relation has fewer of them.
+
+        >>> corpus = ul.Corpus.build(ul.Experiment())
+        >>> facts = corpus.block_facts(n_relations=2, per_relation=3)
+        >>> corpus.world.relation[facts].tolist()
+        [0, 0, 0, 1, 1, 1]
         """
         world, chosen = self.world, []
         for relation in range(min(n_relations, world.n_relations)):
@@ -292,6 +316,8 @@ class Corpus:
 
         Where an answer names several objects, it is the relation's. What stands behind an answer's end does not count.
         """
+        import torch
+
         objects: list[int] = []
         codes: dict[tuple[int, ...], list[int]] = {}
         for tokens, by_relation in self.possible_answers.items():
@@ -306,13 +332,15 @@ class Corpus:
             table[[token for (token,) in codes]] = torch.tensor([*codes.values()])
             return table[answers[:, 0], relation], by_code
         end = self.tokenizer.special.get(EOS)
-        cut = (row[: row.index(end) + 1] if end in row else [i for i in row if i] for row in answers.tolist())
+        cut = (row[: row.index(end) + 1] if end in row else [i for i in row if i != PAD_ID] for row in answers.tolist())
         found = [codes.get(tuple(row), none)[r] for row, r in zip(cut, relation.tolist(), strict=True)]
         return torch.tensor(found, dtype=torch.long), by_code
 
     @cached_property
     def token_object(self) -> Int[Tensor, " vocab"]:
         """Object that a token names, -1 where it names none. Raises ValueError if answers have several tokens."""
+        import torch
+
         table = torch.full((self.d_vocab,), -1)
         for index in range(self.n_languages):
             table[self._object_tokens(index)] = torch.arange(self.world.n_objects)
@@ -321,6 +349,8 @@ class Corpus:
     @cached_property
     def choices(self) -> Bool[Tensor, "language relation vocab"]:
         """Answers that are possible in a language for a relation. Raises ValueError if they have several tokens."""
+        import torch
+
         table = torch.zeros(self.n_languages, self.world.n_relations, self.d_vocab, dtype=torch.bool)
         for index in range(self.n_languages):
             table[index, self.world.object_relation, self._object_tokens(index)] = True
@@ -340,7 +370,8 @@ class Corpus:
     def _refuse_ambiguous_prompts(self) -> None:
         """Two languages must never share a prompt: what is due there could not be known."""
         for template, (words, *_) in enumerate(self._renderings):
-            prompts = self.prompts(template=template).numpy()
+            tokens, last = self._rendered.tokens[template], self.positions("answer", template)
+            prompts = np.where(np.arange(tokens.shape[1]) > last[:, None], PAD_ID, tokens)
             clashes = len(prompts) - len(np.unique(prompts, axis=0))
             if clashes:
                 raise ValueError(
@@ -365,7 +396,12 @@ class Corpus:
         return statistics.no_knowledge_baseline(self)
 
     def statistics(self) -> pd.DataFrame:
-        """Counts, exposure, informativeness and extractability in one table: columns value, unit, meaning."""
+        """Counts, exposure, informativeness and extractability in one table: columns value, unit, meaning.
+
+        >>> corpus = ul.Corpus.build(ul.Experiment())
+        >>> corpus.statistics().loc[["facts", "parallel facts", "I(fact; language)"], "value"].round(2).to_dict()
+        {'facts': 4800.0, 'parallel facts': 1440.0, 'I(fact; language)': 0.54}
+        """
         return statistics.table(self)
 
     def examples(self, n: int = 2, seed: int = 0) -> pd.DataFrame:

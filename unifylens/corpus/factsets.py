@@ -45,20 +45,20 @@ def from_cldr(
     table = table[table["country"].isin(cldr.un_members())]
     rows: list[dict[str, Any]] = []
     for relation in relations:
-        found = table[table["relation"] == relation]
-        found = found.iloc[rng(seed, f"order of {relation}").permutation(len(found))]
-        turn = found.groupby("answer").cumcount()  # one of every answer first
-        found = found.iloc[np.argsort(turn, kind="stable")]
-        examples, asked = found.iloc[:shots], found.iloc[shots : shots + per_relation]
-        answers = sorted(found["answer"].unique())
+        of_relation = table[table["relation"] == relation]
+        of_relation = of_relation.iloc[rng(seed, f"order of {relation}").permutation(len(of_relation))]
+        turn = of_relation.groupby("answer").cumcount()  # one of every answer first
+        of_relation = of_relation.iloc[np.argsort(turn, kind="stable")]
+        examples, asked = of_relation.iloc[:shots], of_relation.iloc[shots : shots + per_relation]
+        answers = sorted(of_relation["answer"].unique())
         if examples["answer"].nunique() < shots or len(asked) < 2:
             raise ValueError(
-                f"relation {relation!r} has {len(found)} facts and {len(answers)} answers; allowed: more than "
+                f"relation {relation!r} has {len(of_relation)} facts and {len(answers)} answers; allowed: more than "
                 f"shots={shots} of both"
             )
         for language in languages:
             said = {answer: _plain(cldr.name(language, relation, answer)) for answer in answers}
-            called = {code: _plain(cldr.name(language, "country", code)) for code in found["country"]}
+            called = {code: _plain(cldr.name(language, "country", code)) for code in of_relation["country"]}
             before = "".join(
                 f"{called[c]}: {said[a]}\n" for c, a in zip(*examples[["country", "answer"]].values.T, strict=True)
             )

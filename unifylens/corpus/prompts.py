@@ -7,12 +7,10 @@ from itertools import product
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from jaxtyping import Int
-from torch import Tensor
 
 from unifylens.corpus.language import Language
-from unifylens.corpus.tokenization import BOS, EOS, Tokenizer, cue_symbol, language_tag
+from unifylens.corpus.tokenization import BOS, EOS, PAD_ID, Tokenizer, cue_symbol, language_tag
 from unifylens.corpus.world import World
 
 LENGTHS_OF = 4
@@ -22,7 +20,7 @@ LENGTHS_OF = 4
 class Rendered(NamedTuple):
     """Rows of tokens of several renderings, and what stands where in them."""
 
-    tokens: Int[Tensor, "template row pos"]
+    tokens: Int[np.ndarray, "template row pos"]
     """Prompt, answer and what follows, padded on the right."""
     ends: list[dict[str, Int[np.ndarray, " row"]]]
     """By rendering: position of the last token of each slot, and `answer`, the last token before it."""
@@ -64,78 +62,91 @@ def render(
     A rendering is a template's words, a number that shifts which cue each row shows, and whether its subjects' words
     are of the language that lies `switched` further on.
     """
-    parts = [
-        _one(world, languages, tokenizer, words, shift, language_token, language_cue, switched if switch else None)
-        for words, shift, switch in renderings
-    ]
+    renderer = _Renderer(world, languages, tokenizer, language_token, language_cue)
+    parts = [renderer.rows(words, shift, switched if switch else None) for words, shift, switch in renderings]
     n_prompt = max(int(part.ends["answer"].max()) + 1 for part in parts)
     n_answer = max(int(part.n_answer.max()) for part in parts)
     width = max(part.tokens.shape[1] for part in parts)
     if n_answer > 1:  # room for any answer after any prompt
         width = -(-(n_prompt + n_answer) // LENGTHS_OF) * LENGTHS_OF
-    padded = [np.pad(part.tokens, ((0, 0), (0, width - part.tokens.shape[1]))) for part in parts]
-    return Rendered(
-        torch.from_numpy(np.stack(padded)), [part.ends for part in parts], np.stack([part.n_answer for part in parts])
-    )
+    padded = [_padded(part.tokens, width) for part in parts]
+    return Rendered(np.stack(padded), [part.ends for part in parts], np.stack([part.n_answer for part in parts]))
 
 
-def _one(
-    world: World,
-    languages: Sequence[Language],
-    tokenizer: Tokenizer,
-    template: list[str],
-    shift: int,
-    language_token: bool,
-    language_cue: str,
-    switched: Int[np.ndarray, "language fact"] | None,
-) -> _One:
-    patterns = cue_patterns(language_cue, len(languages))
-    # which cue a row shows in which rendering is random, so that no rendering has a telling one
-    order = np.random.default_rng(0).integers(len(patterns[0]), size=(len(languages), world.n_facts))
-    blocks, counts = [], []
+class _Renderer:
+    """Fills templates with the words that each fact takes in each language."""
 
-    def chosen(ids: list[list[int]], which: Int[np.ndarray, " fact"] | int = 0) -> np.ndarray:
-        """The token IDs that each fact takes, `[fact, token]`, padded on the right."""
-        padded = np.zeros((len(ids), max(map(len, ids))), dtype=np.int64)
-        for row, tokens in zip(padded, ids, strict=True):
-            row[: len(tokens)] = tokens
-        return padded[np.broadcast_to(which, world.n_facts)]
+    def __init__(
+        self,
+        world: World,
+        languages: Sequence[Language],
+        tokenizer: Tokenizer,
+        language_token: bool,
+        language_cue: str,
+    ) -> None:
+        self.world, self.languages, self.tokenizer = world, languages, tokenizer
+        self.language_token, self.language_cue = language_token, language_cue
+        self.patterns = cue_patterns(language_cue, len(languages))
+        # which cue a row shows in which rendering is random, so that no rendering has a telling one
+        self.order = np.random.default_rng(0).integers(len(self.patterns[0]), size=(len(languages), world.n_facts))
+        self.subjects = [tokenizer.encode(name.split(), i) for i, of in enumerate(languages) for name in of.subjects]
+        """Token IDs of all subjects' names, language by language."""
 
-    subjects = [tokenizer.encode(name.split(), i) for i, of in enumerate(languages) for name in of.subjects]
-    for index, language in enumerate(languages):
-        lender = (index + (0 if switched is None else switched[index])) % len(languages)
+    def rows(self, template: list[str], shift: int, switched: Int[np.ndarray, "language fact"] | None) -> _One:
+        """Every fact in every language."""
+        lent = np.zeros(len(self.languages), dtype=int) if switched is None else switched
+        by_language = [self._columns(index, template, shift, lent[index]) for index in range(len(self.languages))]
+        slots = [slot for slot, _ in by_language[0]]
+        blocks = [np.concatenate([tokens for _, tokens in columns], 1) for columns in by_language]
+        counts = [np.stack([(ids != PAD_ID).sum(1) for _, ids in columns], 1) for columns in by_language]
+        width = max(block.shape[1] for block in blocks)
+        rows = np.concatenate([_padded(block, width) for block in blocks])
+        rows = np.take_along_axis(rows, np.argsort(rows == PAD_ID, axis=1, kind="stable"), 1)  # it moves to the right
+        n_tokens = np.concatenate(counts)
+        ends = n_tokens.cumsum(1) - 1
+        answer = slots.index("object")
+        where = {slot: ends[:, i] for i, slot in enumerate(slots) if slot not in ("", "object")}
+        return _One(rows[:, : ends[:, -1].max() + 1], where | {"answer": ends[:, answer - 1]}, n_tokens[:, answer])
 
-        def table(names: list[list[str]], which: Int[np.ndarray, " fact"] | int = 0, index: int = index) -> np.ndarray:
-            """Token IDs `[fact, token]` of the language's name that each fact takes."""
-            return chosen([tokenizer.encode(words, index) for words in names], which)
-
-        named = {
-            "{relation}": (language.relations, world.relation),
-            "{object}": (language.objects, world.object),
-        }
-        columns = [("", table([[BOS]]))]
-        if language_token:
-            columns.append(("language", table([[language_tag(language)]])))
-        if language_cue != "none":
-            cues = [[*map(cue_symbol, symbols)] for symbols in patterns[index]]
-            columns.append(("language", table(cues, (order[index] + shift) % len(cues))))
+    def _columns(
+        self, index: int, template: list[str], shift: int, lent: Int[np.ndarray, " fact"] | int
+    ) -> list[tuple[str, Int[np.ndarray, "fact token"]]]:
+        """Slots, or nothing where there is none, and token IDs, in the order of the prompt in one language."""
+        language, world = self.languages[index], self.world
+        columns = [("", self._table(index, [[BOS]]))]
+        if self.language_token:
+            columns.append(("language", self._table(index, [[language_tag(language)]])))
+        if self.language_cue != "none":
+            cues = [[*map(cue_symbol, symbols)] for symbols in self.patterns[index]]
+            columns.append(("language", self._table(index, cues, (self.order[index] + shift) % len(cues))))
+        end = [EOS] if EOS in self.tokenizer.special else []
         for word in template:
             if word == "{subject}":
-                columns.append(("subject", chosen(subjects, lender * world.n_subjects + world.subject)))
-            elif word in named:
-                names, which = named[word]
-                end = [EOS] if word == "{object}" and EOS in tokenizer.special else []
-                columns.append((word[1:-1], table([[*name.split(), *end] for name in names], which)))
+                lender = (index + lent) % len(self.languages)
+                columns.append(("subject", self._chosen(self.subjects, lender * world.n_subjects + world.subject)))
+            elif word == "{relation}":
+                names = [name.split() for name in language.relations]
+                columns.append(("relation", self._table(index, names, world.relation)))
+            elif word == "{object}":
+                names = [[*name.split(), *end] for name in language.objects]
+                columns.append(("object", self._table(index, names, world.object)))
             else:
-                columns.append(("", table([[language.function_words[word]]])))
-        blocks.append(np.concatenate([tokens for _, tokens in columns], 1))
-        counts.append(np.stack([(tokens > 0).sum(1) for _, tokens in columns], 1))
-    slots = [name for name, _ in columns]
-    width = max(block.shape[1] for block in blocks)
-    rows = np.concatenate([np.pad(block, ((0, 0), (0, width - block.shape[1]))) for block in blocks])
-    rows = np.take_along_axis(rows, np.argsort(rows == 0, axis=1, kind="stable"), 1)  # padding moves to the right
-    n_tokens = np.concatenate(counts)
-    ends = n_tokens.cumsum(1) - 1
-    answer = slots.index("object")
-    where = {slot: ends[:, i] for i, slot in enumerate(slots) if slot not in ("", "object")}
-    return _One(rows[:, : ends[:, -1].max() + 1], where | {"answer": ends[:, answer - 1]}, n_tokens[:, answer])
+                columns.append(("", self._table(index, [[language.function_words[word]]])))
+        return columns
+
+    def _table(
+        self, index: int, names: list[list[str]], which: Int[np.ndarray, " fact"] | int = 0
+    ) -> Int[np.ndarray, "fact token"]:
+        """Token IDs of the language's name that each fact takes."""
+        return self._chosen([self.tokenizer.encode(words, index) for words in names], which)
+
+    def _chosen(self, ids: list[list[int]], which: Int[np.ndarray, " fact"] | int) -> Int[np.ndarray, "fact token"]:
+        """The token IDs that each fact takes, padded on the right."""
+        padded = np.full((len(ids), max(map(len, ids))), PAD_ID, dtype=np.int64)
+        for row, tokens in zip(padded, ids, strict=True):
+            row[: len(tokens)] = tokens
+        return padded[np.broadcast_to(which, self.world.n_facts)]
+
+
+def _padded(rows: Int[np.ndarray, "row pos"], width: int) -> Int[np.ndarray, "row width"]:
+    return np.pad(rows, ((0, 0), (0, width - rows.shape[1])), constant_values=PAD_ID)

@@ -9,6 +9,7 @@ import pandas as pd
 
 from unifylens.corpus.exposure import KINDS
 from unifylens.corpus.language import lexical_distance
+from unifylens.corpus.tokenization import PAD_ID
 from unifylens.measures.information import conditional_entropy, conditional_mutual_information, mutual_information
 
 if TYPE_CHECKING:  # a corpus hands out its table
@@ -23,7 +24,7 @@ def no_knowledge_baseline(corpus: Corpus) -> float:
     joint = np.zeros((world.n_objects, world.n_relations * corpus.n_languages))
     for language in range(corpus.n_languages):
         np.add.at(joint, (world.object, world.relation * corpus.n_languages + language), corpus.exposure[language])
-    n_tokens = corpus.exposure.ravel() @ (corpus.due[0].numpy() > 0).sum(1)
+    n_tokens = corpus.exposure.ravel() @ (corpus.due[0].numpy() != PAD_ID).sum(1)
     return conditional_entropy(joint) * NATS_PER_BIT / float(n_tokens)
 
 
@@ -92,7 +93,7 @@ def _extractability(corpus: Corpus) -> list[tuple[str, float, str, str]]:
     weights = corpus.exposure.ravel()
     tokens = corpus.prompts().numpy()
     revealing = corpus.language_revealing
-    share = weights @ (revealing[tokens[:, 1:]].sum(1) / (tokens[:, 1:] > 0).sum(1))
+    share = weights @ (revealing[tokens[:, 1:]].sum(1) / (tokens[:, 1:] != PAD_ID).sum(1))
     known = "belonging to one language only"
     rows = [
         ("language-revealing prompt tokens", share, "share", f"prompt tokens after <bos>, {known}"),
@@ -108,7 +109,7 @@ def _extractability(corpus: Corpus) -> list[tuple[str, float, str, str]]:
             share = weights @ revealing[tokens[np.arange(len(tokens)), corpus.positions(slot)]]
             rows.append((f"language-revealing {slot} tokens", share, "share", known))
     due = corpus.due[0].numpy()
-    share = weights @ (revealing[due].sum(1) / (due > 0).sum(1))
+    share = weights @ (revealing[due].sum(1) / (due != PAD_ID).sum(1))
     rows.append(("language-revealing answer tokens", share, "share", known))
     used = corpus.tokenizer.languages_of()
     rows.append(("bridge tokens", (used > 1).sum() / (used > 0).sum(), "share", "tokens of several languages' words"))
@@ -127,7 +128,7 @@ def _token_information(corpus: Corpus) -> float:
         for tokens in prompts:
             if at < tokens.shape[1]:
                 np.add.at(joint, (tokens[:, at], language), corpus.exposure.ravel())
-        joint[0] = 0  # padding: the prompt has ended
+        joint[PAD_ID] = 0  # the prompt has ended
         if joint.any():  # the longest prompts may all be held out
             total += joint.sum() * mutual_information(joint)
             share += joint.sum()
@@ -137,8 +138,8 @@ def _token_information(corpus: Corpus) -> float:
 def _token_costs(corpus: Corpus) -> list[tuple[str, float, str, str]]:
     """Rows of the table: how many tokens things take."""
     weights = corpus.exposure.ravel()
-    n_prompt = (corpus.prompts().numpy()[:, 1:] > 0).sum(1)
-    n_answer = (corpus.due[0].numpy() > 0).sum(1)
+    n_prompt = (corpus.prompts().numpy()[:, 1:] != PAD_ID).sum(1)
+    n_answer = (corpus.due[0].numpy() != PAD_ID).sum(1)
     rows = [
         ("tokens per prompt", weights @ n_prompt, "tokens", "mean, after <bos>"),
         ("tokens per answer", weights @ n_answer, "tokens", "mean, with the end of the answer where it has one"),

@@ -20,6 +20,8 @@ from unifylens.corpus.world import World
 from unifylens.seeds import rng
 
 PAD, BOS, EOS = "<pad>", "<bos>", "<eos>"
+PAD_ID = 0
+"""Token ID of padding in every vocabulary."""
 CONTINUES = "##"
 """In front of a piece that goes on with a word."""
 ROUND_TO = 32

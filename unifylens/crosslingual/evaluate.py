@@ -14,10 +14,14 @@ from torch import Tensor
 
 from unifylens import measures
 from unifylens.corpus.corpus import Corpus
-from unifylens.corpus.exposure import KINDS
+from unifylens.corpus.exposure import KINDS, Copy
+from unifylens.measures.answers import AnswerType
 from unifylens.model import untrained_like
 from unifylens.patching.stream import Model, run_prompts
 from unifylens.seeds import rng
+
+SEEN = (Copy.MONOLINGUAL, Copy.MAJORITY, Copy.MINORITY)
+"""Kinds of copies that recall is of."""
 
 Ask = Callable[[Tensor, Tensor], tuple[Tensor, list[Tensor]]]
 """From tokens `[row, pos]` and positions `[row]`: logits `[row, vocab]` and states by layer `[row, d_model]` there."""
@@ -76,7 +80,7 @@ class Questions:
         return Answers(torch.stack(said, 1), first, states)
 
     def answer_types(self, said: Int[Tensor, "row answer"]) -> Int[np.ndarray, " row"]:
-        """Code into `measures.ANSWER_TYPES` of each answer."""
+        """An `AnswerType` for each answer."""
         objects = torch.from_numpy(self.corpus.world.object_relation)
         said, named = self.corpus.named(said, torch.from_numpy(self.relation))
         relation = torch.where(named >= 0, objects[named.clamp(min=0)], -1)
@@ -98,21 +102,21 @@ class Questions:
         `transfer_choice` is nan, too, where answers have several tokens.
         """
         types = self.answer_types(answers.tokens)
-        right = types == 0
+        right = types == AnswerType.RIGHT
         n_kind = np.bincount(self.corpus.kind.ravel(), minlength=len(KINDS))
         by_kind = [_mean(right[self.kind == code]) for code in range(len(KINDS))]
-        known = [code for code in range(3) if n_kind[code] and not np.isnan(by_kind[code])]
-        held_out = self.kind == 3
+        known = [code for code in SEEN if n_kind[code] and not np.isnan(by_kind[code])]
+        held_out = self.kind == Copy.HELD_OUT
         chooses = self.chooses(answers.logits, held_out) if self.n_answer == 1 else []
         out = {
             # kinds are sampled evenly, so recall weighs them by how many copies there are
             "recall": float(np.average([by_kind[c] for c in known], weights=n_kind[known])),
-            **{f"recall_{KINDS[code]}": by_kind[code] for code in range(3)},
-            "transfer": by_kind[3],
+            **{f"recall_{KINDS[code]}": by_kind[code] for code in SEEN},
+            "transfer": by_kind[Copy.HELD_OUT],
             "transfer_choice": _mean(chooses),
         }
-        for code, name in enumerate(("wrong_language", "wrong_object", "other"), start=1):
-            out[f"transfer_{name}"] = _mean(types[held_out] == code)
+        for kind in (AnswerType.WRONG_LANGUAGE, AnswerType.WRONG_OBJECT, AnswerType.OTHER):
+            out[f"transfer_{kind.name.lower()}"] = _mean(types[held_out] == kind)
         return out
 
     def pairs(self, states: Float[Tensor, "row d_model"], parallel: bool) -> list[tuple[Tensor, Tensor]]:
@@ -122,7 +126,7 @@ class Questions:
         return list(combinations(chosen, 2)) if chosen.shape[1] > 1 else []
 
     def representation(self, states: list[Float[Tensor, "row d_model"]]) -> dict[str, float]:
-        """By layer: unification of monolingual and of parallel facts, its shuffled control, a language probe.
+        """By layer from 1 on: unification of monolingual and of parallel facts, its shuffled control, a language probe.
 
         The probe is trained on some relations and tested on others, as each relation's own words give the language
         away; with one relation it is tested on other facts.
@@ -132,7 +136,7 @@ class Questions:
         relation, subject = (torch.from_numpy(of[alone_facts]) for of in (world.relation, world.subject))
         one_relation = len(np.unique(self.relation)) == 1
         groups = np.tile(self.facts, self.corpus.n_languages) if one_relation else self.relation
-        for layer, state in enumerate(states):
+        for layer, state in enumerate(states, start=1):
             alone, parallel = self.pairs(state, parallel=False), self.pairs(state, parallel=True)
             out[f"unification_{layer}"] = _mean([measures.unification(x, y) for x, y in alone])
             scores = [measures.fact_specific(x, y, relation, subject) for x, y in alone]
@@ -151,8 +155,11 @@ def _mean(values: list[float] | np.ndarray) -> float:
 
 
 def main_layer(n_layers: int) -> int:
-    """Layer whose score is called `unification`: the last but one, as the last must hold the answer's language."""
-    return max(0, n_layers - 2)
+    """Layer whose score is called `unification`: the last but one, as the last must hold the answer's language.
+
+    Of a model of one block it is layer 1, as layer 0 is the embedding.
+    """
+    return max(1, n_layers - 1)
 
 
 def states(
@@ -162,6 +169,10 @@ def states(
 
     `position` is a slot of the prompt (its last token); `answer` is the last token before it. The order of `facts` is
     kept. Raises ValueError if the model does not fit the corpus or the slot does not exist.
+
+    >>> facts = run.corpus.block_facts(n_relations=2, per_relation=4)
+    >>> ul.states(run.model, run.corpus, facts).shape
+    torch.Size([3, 2, 8, 16])
     """
     corpus.check_model(model.cfg.d_vocab, model.cfg.n_ctx)
     rows = corpus.rows(facts)
@@ -176,6 +187,10 @@ def transfer(model: Model, corpus: Corpus) -> pd.DataFrame:
     relation's objects in the language asked are allowed (chance: one over their number; nan where answers have several
     tokens). Whole answers must match, as greedy decoding gives them.
     Raises ValueError if the model does not fit the corpus, or no fact is held out.
+
+    >>> table = ul.transfer(run.model, run.corpus)
+    >>> table["n"].to_dict(), list(table)[1:3]
+    ({'a': 17, 'b': 19}, ['right', 'right object, wrong language'])
     """
     corpus.check_model(model.cfg.d_vocab, model.cfg.n_ctx)
     if corpus.seen.all():
@@ -185,7 +200,7 @@ def transfer(model: Model, corpus: Corpus) -> pd.DataFrame:
     types = questions.answer_types(answers.tokens)
     records = []
     for index, language in enumerate(corpus.languages):
-        asked = (questions.kind == 3) & (questions.language == index)
+        asked = (questions.kind == Copy.HELD_OUT) & (questions.language == index)
         shares = {name: _mean(types[asked] == code) for code, name in enumerate(measures.ANSWER_TYPES)}
         choice = _mean(questions.chooses(answers.logits, asked) if questions.n_answer == 1 else [])
         records.append({"language": language.name, "n": int(asked.sum()), **shares, "choice": choice})
@@ -200,13 +215,17 @@ def held_out(model: Model, corpus: Corpus) -> pd.DataFrame:
     most frequent answer is right, and `same_name`, whether it is or the subject has the same name in both languages.
     What is seen in several languages has no one home: where it is held out, the first counts.
     Raises ValueError if the model does not fit the corpus, or no fact is held out.
+
+    >>> table = ul.evaluate.held_out(run.model, run.corpus)
+    >>> table.groupby(["home", "asked"])["right"].size().to_dict()
+    {('a', 'b'): 19, ('b', 'a'): 17}
     """
     corpus.check_model(model.cfg.d_vocab, model.cfg.n_ctx)
     if corpus.seen.all():
         raise ValueError("every fact is seen in every language (corpus.parallel=1): no transfer to measure.")
     questions = Questions.all(corpus)
     types = questions.answer_types(questions.answered_by(lambda tokens, at: run_prompts(model, tokens, at, at)).tokens)
-    asked = questions.kind == 3
+    asked = questions.kind == Copy.HELD_OUT
     facts = np.tile(questions.facts, corpus.n_languages)[asked]
     names = np.array([language.name for language in corpus.languages])
     home, language, world = corpus.home[facts], questions.language[asked], corpus.world
@@ -241,9 +260,14 @@ def unification(
     """Every variant of the unification score by layer, with shuffled pairs and an untrained model as controls.
 
     `position` is a slot of the prompt (`answer`: the last token before it); `facts` are `held-out` (seen in one
-    language only) or `parallel` ones; at most `n_facts` of them are compared. One row a layer (`embed`, then the
-    residual stream after each block); mean over pairs of languages; column `untrained` is `unification` in a
-    model of the same shape that has learnt nothing. Raises ValueError if the model does not fit the corpus.
+    language only) or `parallel` ones; at most `n_facts` of them are compared. One row a layer (0 is the
+    embedding, `l` the residual stream after block `l - 1`); mean over pairs of languages; column `untrained` is
+    `unification` in a model of the same shape that has learnt nothing.
+    Raises ValueError if the model does not fit the corpus.
+
+    >>> table = ul.unification(run.model, run.corpus)
+    >>> table[["unification", "shuffled", "untrained"]].shape
+    (3, 3)
     """
     corpus.check_model(model.cfg.d_vocab, model.cfg.n_ctx)
     if facts not in ("held-out", "parallel"):
@@ -268,5 +292,5 @@ def unification(
     for layer, (scores, fresh) in enumerate(zip(trained, untrained, strict=True)):
         record = {name: _mean([score[name] for score in scores]) for name in scores[0]}
         record["untrained"] = _mean([score["unification"] for score in fresh])
-        records.append({"layer": "embed" if layer == 0 else str(layer - 1), **record})
+        records.append({"layer": layer, **record})
     return pd.DataFrame(records).set_index("layer")

@@ -20,7 +20,7 @@ from torch import Tensor
 from unifylens import patching
 from unifylens.corpus.corpus import Corpus
 from unifylens.crosslingual.evaluate import main_layer, states
-from unifylens.measures.answers import FOUR_ANSWERS
+from unifylens.measures.answers import FOUR_ANSWERS as ANSWERS
 from unifylens.patching import hooks, subspaces
 from unifylens.patching.edits import Edit
 from unifylens.patching.metrics import Metric
@@ -57,13 +57,13 @@ class Pairs:
         return self.corpus.prompts(language * self.corpus.n_facts + self.source_fact)
 
     def answers(self) -> dict[str, Int[Tensor, " pair"]]:
-        """Token of each of the four `FOUR_ANSWERS`."""
+        """Token of each of the four `ANSWERS`."""
         n, answers = self.corpus.n_facts, self.corpus.answers
         a, b = self.source_language * n, self.target_language * n
         tokens = (
             answers[f] for f in (b + self.due_fact, a + self.due_fact, b + self.target_fact, a + self.target_fact)
         )
-        return dict(zip(FOUR_ANSWERS, tokens, strict=True))
+        return dict(zip(ANSWERS, tokens, strict=True))
 
     def probabilities(self) -> dict[str, Metric]:
         """Probability of each of the four answers."""
@@ -113,6 +113,10 @@ def pairs(
     due fact is seen in it.
 
     Raises ValueError for a language that does not exist, an unknown `moved`, or no such facts.
+
+    >>> pairs = ul.interchange.pairs(run.corpus, source_language=0, target_language=1, n_pairs=5)
+    >>> pairs.source.shape == pairs.target.shape, list(pairs.answers())[:2]
+    (True, ['source object, target language', 'source object, source language'])
     """
     for name, value in (("source_language", source_language), ("target_language", target_language)):
         if not 0 <= value < corpus.n_languages:
@@ -177,7 +181,7 @@ def subject_patch(
 
     def right(a: int, b: int) -> pd.DataFrame:
         some = pairs(corpus, a, b, moved="subject", n_pairs=n_pairs, seed=seed)
-        metrics = {"right": some.shares()[FOUR_ANSWERS[0]], "shuffled": some.shuffled(seed).shares()[FOUR_ANSWERS[0]]}
+        metrics = {"right": some.shares()[ANSWERS[0]], "shuffled": some.shuffled(seed).shares()[ANSWERS[0]]}
         return patching.experiment(model, some.target, edits, metrics, source=some.source, progress=False)
 
     languages = range(corpus.n_languages)
@@ -221,11 +225,15 @@ def language_swap(
     A row an ordered pair of languages. Shares of the `n` facts: `right` object in the target language; `flipped`, any
     of the relation's objects there; `unchanged` answers. Controls, shares of right answers: `random`, a shift of random
     direction and the same length; `mismatched`, the next group's shift. Raises ValueError for an unknown `by` or layer.
+
+    >>> table = ul.interchange.language_swap(run.model, run.corpus)
+    >>> table[["right", "flipped", "unchanged", "random"]].shape
+    (2, 4)
     """
     if by not in SHIFTS:
         raise ValueError(f"by={by!r}; allowed: {', '.join(SHIFTS)}.")
     corpus.check_model(model.cfg.d_vocab, model.cfg.n_ctx)
-    layer = 1 + main_layer(model.cfg.n_layers) if layer is None else layer
+    layer = main_layer(model.cfg.n_layers) if layer is None else layer
     name, world, n = patching.residual(model, layer), corpus.world, corpus.n_facts
     fit, test = halves(corpus, seed)
     group = {"all": np.zeros(n, dtype=int), "relation": world.relation, "object": world.object}[by]
@@ -242,15 +250,15 @@ def language_swap(
             "mismatched": by_group[(own + 1) % len(shifts)],
         }
         edits = [patching.steer_at(name, {"shift": kind}, v, positions=-1) for kind, v in vectors.items()]
-        found = patching.experiment(
+        by_shift = patching.experiment(
             model, swap.prompts(swap.source), edits, swap.shares(), batch_size=batch_size, progress=False
         ).set_index("shift")
         records.append(
             {
                 **swap.labels(),
-                **found.loc["swap"],
-                "random": found.loc["random", "right"],
-                "mismatched": found.loc["mismatched", "right"] if len(shifts) > 1 else float("nan"),
+                **by_shift.loc["swap"],
+                "random": by_shift.loc["random", "right"],
+                "mismatched": by_shift.loc["mismatched", "right"] if len(shifts) > 1 else float("nan"),
             }
         )
     return pd.DataFrame(records)
@@ -271,7 +279,7 @@ def subspace_swap(
     pair of languages: space, rank, source, target, n, right, flipped, unchanged.
     """
     corpus.check_model(model.cfg.d_vocab, model.cfg.n_ctx)
-    name = patching.residual(model, 1 + main_layer(model.cfg.n_layers) if layer is None else layer)
+    name = patching.residual(model, main_layer(model.cfg.n_layers) if layer is None else layer)
     edits = [
         patching.patch_at(name, {"space": label, "rank": space.rank}, positions=-1, subspace=space)
         for label, space in spaces.items()
@@ -279,10 +287,10 @@ def subspace_swap(
     tables = []
     for swap in swaps(corpus, halves(corpus, seed)[1]):
         prompts = swap.prompts(swap.source), swap.prompts(swap.target)
-        found = patching.experiment(
+        by_space = patching.experiment(
             model, prompts[0], edits, swap.shares(), source=prompts[1], batch_size=batch_size, progress=False
         )
-        tables.append(found.assign(**swap.labels()))
+        tables.append(by_space.assign(**swap.labels()))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -302,7 +310,7 @@ def ablate(
     in another language, over both.
     """
     corpus.check_model(model.cfg.d_vocab, model.cfg.n_ctx)
-    layer = 1 + main_layer(model.cfg.n_layers) if layer is None else layer
+    layer = main_layer(model.cfg.n_layers) if layer is None else layer
     fit, test = halves(corpus, seed)
     name, around = patching.residual(model, layer), states(model, corpus, fit)[layer].mean((0, 1))
     rows = corpus.rows(test)
@@ -364,5 +372,5 @@ class Swap:
 
 def swaps(corpus: Corpus, facts: Int[np.ndarray, " fact"]) -> list[Swap]:
     """Every ordered pair of languages, with those of the facts whose home is the first."""
-    found = [Swap(corpus, a, b, facts[corpus.home[facts] == a]) for a, b in permutations(range(corpus.n_languages), 2)]
-    return [swap for swap in found if len(swap.facts)]
+    every = [Swap(corpus, a, b, facts[corpus.home[facts] == a]) for a, b in permutations(range(corpus.n_languages), 2)]
+    return [swap for swap in every if len(swap.facts)]

@@ -25,8 +25,8 @@ from unifylens.measures.information import conditional_mutual_information
 def script(language: Language) -> str:
     """The script most letters of a language's words are in, by the first word of their Unicode names (`LATIN`)."""
     letters = "".join(language.subjects + language.objects)
-    found = Counter(unicodedata.name(letter, "?").split()[0] for letter in letters if letter.isalpha())
-    return found.most_common(1)[0][0]
+    scripts = Counter(unicodedata.name(letter, "?").split()[0] for letter in letters if letter.isalpha())
+    return scripts.most_common(1)[0][0]
 
 
 def language_pairs(corpus: Corpus) -> pd.DataFrame:

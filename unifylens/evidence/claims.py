@@ -1,20 +1,26 @@
 """Judge a claim: a notebook measures an effect and a control, calls `record(...)`, and then `.check()`.
 
 Thresholds stand in the ledger (`ledger.toml`); records are kept in `claims.json` beside the figures, and
-`python -m unifylens.evidence.claims` copies them into the README's table.
+`python -m unifylens.evidence.claims` copies the published ones into the README's table.
 """
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict
 
 import numpy as np
 from jaxtyping import Float
 
-from unifylens.environment import figures_dir, profile, write_atomic
+from unifylens.environment import figures_dir, profile, reported
 from unifylens.evidence import ledger
 from unifylens.evidence.ledger import CLAIMS, Claim
-from unifylens.evidence.records import Record, claims_table, claims_text, load_records, readme_with, update_readme
+from unifylens.evidence.records import (
+    Record,
+    claims_table,
+    expect,
+    load_records,
+    readme_with,
+    save_records,
+    update_readme,
+)
 from unifylens.measures.bootstrap import bootstrap_statistic, mean_interval
 
 __all__ = [
@@ -23,7 +29,7 @@ __all__ = [
     "Record",
     "bootstrap_statistic",
     "claims_table",
-    "claims_text",
+    "expect",
     "load_records",
     "readme_with",
     "record",
@@ -48,8 +54,9 @@ def record(
     effect: Sequence[float] | Float[np.ndarray, " seeds"] | None = None,
     interval: tuple[float, float, float] | None = None,
 ) -> Record:
-    """Judge a claim by its threshold and write the outcome to `figures/claims.json`.
+    """Judge a claim by its threshold and write the outcome to `claims.json` in `unifylens.environment.figures_dir()`.
 
+    A run that is not `unifylens.environment.reported` is told that it is scratch.
     `effect` has one value for each seed; its mean gets a 95 % bootstrap interval, which is too short when
     there are only a few seeds. For a statistic over many models give `interval=bootstrap_statistic(...)`
     instead. `control` has one value for each repeat of the control.
@@ -97,9 +104,10 @@ def record(
         threshold=claim.needs,
         holds=claim.holds(low, high, control_mean),
     )
-    kept = {r.id: r for r in load_records()} | {claim.id: found}
-    ordered = [asdict(kept[i]) for i in CLAIMS if i in kept]
-    write_atomic(figures_dir() / "claims.json", json.dumps(ordered, indent=2, ensure_ascii=False) + "\n")
+    folder = figures_dir()
+    save_records([found], folder)
+    if not reported():
+        print(f"scratch: {claim.id} is judged by its threshold but not in the record; written to {folder}")
     return found
 
 

@@ -215,6 +215,10 @@ def curve(
     """Mean of column `y` over the rows that share `x` and `hue`, with its 95 % bootstrap interval as a band.
 
     `options` go to `seaborn.lineplot`.
+
+    >>> runs = ul.sweep(exp, over={"corpus.parallel": [0, 0.5], "seed": range(2)}, progress=False)
+    >>> ul.plots.curve(runs.final, "corpus.parallel", "transfer").get_xlabel()
+    'corpus.parallel'
     """
     # A fixed seed: the band is a bootstrap, and would differ from one drawing to the next.
     return sns.lineplot(data, x=x, y=y, hue=hue, ax=ax, **{"errorbar": ("ci", 95), "seed": 0, **options})

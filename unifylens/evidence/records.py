@@ -1,18 +1,19 @@
-"""What was found for each claim, as `claims.json` keeps it and the README shows it."""
+"""What was found for each claim, as `claims.json` keeps it, and the README and a terminal show it."""
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
-from unifylens.environment import figures_dir, project_dir, write_atomic
-from unifylens.evidence.ledger import CLAIMS, claim
+from unifylens.environment import figures_dir, project_dir, published_dir, reported, write_atomic
+from unifylens.evidence.ledger import CLAIMS, Claim, claim
 
 README_START, README_END = "<!-- claims:start -->", "<!-- claims:end -->"
 
 
 @dataclass(frozen=True, repr=False)
 class Record:
-    """What one run found for one claim, as it stands in `figures/claims.json`."""
+    """What one run found for one claim, as it stands in `claims.json`."""
 
     id: str
     statement: str
@@ -30,34 +31,58 @@ class Record:
         return f"{self.id} {'holds' if self.holds else 'does NOT hold'}: {self._found()}"
 
     def _found(self) -> str:
-        effect = f"{CLAIMS[self.id].effect_name} {_interval(self.effect, self.ci_low, self.ci_high)}"
+        effect = f"{CLAIMS[self.id].effect_name} {self.interval}"
         control = f"{self.control['name']} {self.control['value']:.2f}, needed {self.control['threshold']}"
         return f"{effect} over {self.seeds} seeds, needed {self.threshold}; control: {control}"
 
+    @property
+    def interval(self) -> str:
+        """The effect and its interval, such as `0.94 [0.93, 0.95]`."""
+        return _interval(self.effect, self.ci_low, self.ci_high)
+
     def check(self) -> "Record":
-        """Return the record itself if the claim holds.
+        """Return the record itself, having said what was found and needed if the claim does not hold.
 
         Raises:
-            AssertionError: if it does not, saying what was found and what was needed.
+            AssertionError: if it does not hold in a `reported` run; a scratch run prints the same.
         """
-        if not self.holds:
-            raise AssertionError(f"{self!r}. The claim: {self.statement}")
+        expect(self.holds, f"{self!r}. The claim: {self.statement}")
         return self
 
 
-def load_records() -> list[Record]:
-    """Records in `figures/claims.json`, none if there is no such file.
+def expect(condition: bool, sentence: str) -> None:
+    """Assert what the text says of the settings it reports; a scratch run only prints that it is otherwise.
+
+    Raises:
+        AssertionError: with `sentence`, if `condition` is false in a run that is `unifylens.environment.reported`.
+    """
+    if condition:
+        return
+    if reported():
+        raise AssertionError(sentence)
+    print(f"scratch: not as with the reported settings: {sentence}")
+
+
+def load_records(folder: Path | None = None) -> list[Record]:
+    """Records in the folder's `claims.json` (default: `figures_dir()`), none if there is no such file.
 
     Raises:
         ValueError: if a record's claim is not among `CLAIMS`.
     """
-    path = figures_dir() / "claims.json"
+    path = (folder or figures_dir()) / "claims.json"
     if not path.exists():
         return []
     records = [Record(**entry) for entry in json.loads(path.read_text(encoding="utf-8"))]
     for r in records:
         claim(r.id)
     return records
+
+
+def save_records(records: Iterable[Record], folder: Path) -> None:
+    """Put records in the folder's `claims.json`, in the ledger's order; those of other claims stay."""
+    kept = {r.id: r for r in (*load_records(folder), *records)}
+    entries = [asdict(kept[i]) for i in CLAIMS if i in kept]
+    write_atomic(folder / "claims.json", json.dumps(entries, indent=2, ensure_ascii=False) + "\n")
 
 
 def claims_table(records: Iterable[Record]) -> str:
@@ -72,7 +97,7 @@ def claims_table(records: Iterable[Record]) -> str:
             (
                 r.id,
                 r.statement,
-                f"{CLAIMS[r.id].effect_name}: {_interval(r.effect, r.ci_low, r.ci_high)}",
+                f"{CLAIMS[r.id].effect_name}: {r.interval}",
                 f"{r.seeds} ({r.profile})",
                 f"{c['name']}: {_interval(c['value'], c['ci_low'], c['ci_high'])}, needed {c['threshold']}",
                 r.threshold,
@@ -82,9 +107,17 @@ def claims_table(records: Iterable[Record]) -> str:
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)
 
 
-def claims_text(records: Iterable[Record]) -> str:
-    """The same table for a terminal: two lines for each claim."""
-    return "\n".join(f"{r.id:<4} {'holds' if r.holds else 'NO':<6} {r.statement}\n{'':12}{r._found()}" for r in records)
+def comparison(claim: Claim, shipped: Record | None, yours: Record | None, ran: bool) -> str:
+    """One line: what the project ships for a claim, what your run found, and whether it holds.
+
+    `ran` says whether the claim's notebook was run.
+    """
+    line = f"{claim.id:<11}  shipped {shipped.interval if shipped else 'nothing'}"
+    if yours is None:
+        return f"{line}, {f'yours NOT recorded by {claim.notebook}' if ran else 'not run'}"
+    same_size = shipped and (shipped.profile, shipped.seeds) == (yours.profile, yours.seeds)
+    size = "" if same_size else f" ({yours.seeds} seeds, {yours.profile})"
+    return f"{line}, yours {yours.interval}{size}, {'holds' if yours.holds else 'does NOT hold'}"
 
 
 def readme_with(readme: str, records: Iterable[Record]) -> str:
@@ -101,13 +134,13 @@ def readme_with(readme: str, records: Iterable[Record]) -> str:
 
 
 def update_readme() -> None:
-    """Renew the claims' table in the project's README.md.
+    """Renew the claims' table in the project's README.md from the published records.
 
     Raises:
         ValueError: if the README lacks the block's two marks.
     """
     path = project_dir() / "README.md"
-    write_atomic(path, readme_with(path.read_text(encoding="utf-8"), load_records()))
+    write_atomic(path, readme_with(path.read_text(encoding="utf-8"), load_records(published_dir())))
 
 
 def _interval(value: float, low: float, high: float) -> str:

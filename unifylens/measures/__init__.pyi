@@ -1,5 +1,5 @@
 from . import answers, association, bootstrap, information, phases, probes, scores
-from .answers import ANSWER_TYPES, FOUR_ANSWERS, answer_types, object_choice
+from .answers import ANSWER_TYPES, FOUR_ANSWERS, AnswerType, answer_types, object_choice
 from .association import mantel, mediation, partial_rank_correlation, rank_correlation, square
 from .bootstrap import bootstrap_statistic
 from .probes import language_probe
@@ -16,6 +16,7 @@ from .scores import (
 __all__ = [
     "ANSWER_TYPES",
     "FOUR_ANSWERS",
+    "AnswerType",
     "answer_types",
     "answers",
     "association",

@@ -1,11 +1,23 @@
 """What kind of answer an answer is, and the choice among a relation's objects."""
 
+from enum import IntEnum
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+
+class AnswerType(IntEnum):
+    """The kinds of answers, by the codes that `answer_types` gives; the first that fits counts."""
+
+    RIGHT = 0
+    WRONG_LANGUAGE = 1
+    WRONG_OBJECT = 2
+    OTHER = 3
+
+
 ANSWER_TYPES = ("right", "right object, wrong language", "wrong object of the relation", "other")
-"""The kinds of answers, in the order of the codes that `answer_types` gives."""
+"""Names of the kinds of answers, in the order of their codes."""
 
 
 FOUR_ANSWERS = (
@@ -25,7 +37,7 @@ def answer_types(
     due_object: Int[Tensor, " row"],
     relation: Int[Tensor, " row"],
 ) -> Int[Tensor, " row"]:
-    """The kind of every answer, as codes into `ANSWER_TYPES`; the first that fits counts.
+    """The kind of every answer, an `AnswerType`, which is its code into `ANSWER_TYPES`; the first that fits counts.
 
     `predicted` and `answer` are tokens; `token_object` and `token_relation` say which object, of which
     relation, a token names in any language, -1 for tokens that name none; `due_object` and `relation` are
@@ -33,6 +45,11 @@ def answer_types(
 
     Raises ValueError for shapes that differ, for predicted tokens outside the vocabulary, and for a
     `due_object` or `relation` below 0, which would count tokens that name no object as right.
+
+    >>> objects, relations = torch.tensor([0, 1, 0, 1]), torch.tensor([0, 0, 0, 0])  # of four tokens: two words each
+    >>> said, right, zero = torch.tensor([0, 2, 1]), torch.tensor([0, 0, 0]), torch.tensor([0, 0, 0])
+    >>> ul.measures.answer_types(said, right, objects, relations, zero, zero)
+    tensor([0, 1, 2])
     """
     for name, rows in {"answer": answer, "due_object": due_object, "relation": relation}.items():
         if rows.shape != predicted.shape:
@@ -50,10 +67,10 @@ def answer_types(
         if wrong.any():
             allowed = "0 or more" if end is None else f"in 0..{end - 1}"
             raise ValueError(f"{name} holds {int(rows[wrong][0])}; it must be {allowed}")
-    codes = torch.full_like(predicted, ANSWER_TYPES.index("other"))
-    codes[token_relation[predicted] == relation] = ANSWER_TYPES.index("wrong object of the relation")
-    codes[token_object[predicted] == due_object] = ANSWER_TYPES.index("right object, wrong language")
-    codes[predicted == answer] = ANSWER_TYPES.index("right")
+    codes = torch.full_like(predicted, AnswerType.OTHER)
+    codes[token_relation[predicted] == relation] = AnswerType.WRONG_OBJECT
+    codes[token_object[predicted] == due_object] = AnswerType.WRONG_LANGUAGE
+    codes[predicted == answer] = AnswerType.RIGHT
     return codes
 
 

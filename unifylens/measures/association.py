@@ -13,7 +13,12 @@ from unifylens.measures.checks import ROUNDING
 
 
 def rank_correlation(x: Float[ndarray, " n"], y: Float[ndarray, " n"]) -> float:
-    """Spearman's rank correlation over the pairs in which both are numbers."""
+    """Spearman's rank correlation over the pairs in which both are numbers.
+
+    >>> score, transfer = [0.1, 0.2, 0.4, 0.5], [0.0, 0.3, 0.2, 0.9]
+    >>> round(ul.measures.rank_correlation(score, transfer), 2)
+    0.8
+    """
     return float(stats.spearmanr(x, y, nan_policy="omit").statistic)
 
 
@@ -79,10 +84,10 @@ def square(values: pd.Series) -> pd.DataFrame:
     names = list(dict.fromkeys([*values.index.get_level_values(0), *values.index.get_level_values(1)]))
     table = pd.DataFrame(np.nan, names, names)
     for a, b in combinations(names, 2):
-        found = [values[pair] for pair in ((a, b), (b, a)) if pair in values.index]
-        if not found:
+        numbers = [values[pair] for pair in ((a, b), (b, a)) if pair in values.index]
+        if not numbers:
             raise ValueError(f"values: the pair {a!r}, {b!r} is missing; allowed: every pair of {len(names)} languages")
-        table.loc[a, b] = table.loc[b, a] = float(np.mean(found))
+        table.loc[a, b] = table.loc[b, a] = float(np.mean(numbers))
     return table
 
 
@@ -118,8 +123,8 @@ def mantel(
         return rest / np.linalg.norm(rest)
 
     x, fixed = np.asarray(x), left_over(np.asarray(y)[upper])
-    found = float(left_over(x[upper]) @ fixed)
+    r = float(left_over(x[upper]) @ fixed)
     draw = np.random.default_rng(seed)
     orders = (draw.permutation(n) for _ in range(n_permutations))
     chance = [float(left_over(x[np.ix_(order, order)][upper]) @ fixed) for order in orders]
-    return found, (1 + sum(c >= found - 1e-12 for c in chance)) / (1 + n_permutations)
+    return r, (1 + sum(c >= r - 1e-12 for c in chance)) / (1 + n_permutations)

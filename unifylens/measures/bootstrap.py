@@ -24,6 +24,10 @@ def bootstrap_statistic(
         ValueError: if the arrays differ in length, there are fewer than two rows or groups, or the statistic is
             undefined on the data. Where it is undefined on more than a tenth of the resamples (few groups), the
             interval is nan, and `record` will not take it.
+
+    >>> mean, low, high = ul.measures.bootstrap_statistic(np.mean, [0.1, 0.3, 0.2, 0.4])
+    >>> bool(low < mean < high)
+    True
     """
     rows = [np.asarray(a) for a in arrays]
     lengths = [len(a) for a in rows]
@@ -59,8 +63,8 @@ def mean_interval(values: Float[np.ndarray, " n"]) -> tuple[float, float, float]
     for method in ("BCa", "percentile"):
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")  # an interval that could not be computed is not a number
-            found = stats.bootstrap((values,), np.mean, method=method, rng=np.random.default_rng(0))
-        low, high = map(float, found.confidence_interval)
+            resampled = stats.bootstrap((values,), np.mean, method=method, rng=np.random.default_rng(0))
+        low, high = map(float, resampled.confidence_interval)
         if np.isfinite([low, high]).all():
             break
     return mean, low, high

@@ -165,8 +165,8 @@ def sharpness(parallel: Float[ndarray, " n"], transfer: Float[ndarray, " n"], ch
         return chance + (1 - chance) * expit((x - middle) / np.exp(log_scale)) - transfer
 
     bounds = ([x.min() - 3, np.log(0.02)], [x.max() + 3, np.log(20.0)])
-    found = optimize.least_squares(rest, x0=[x.mean(), 0.0], bounds=bounds)
-    return float(2 * np.log(3) * np.exp(found.x[1]))
+    fit = optimize.least_squares(rest, x0=[x.mean(), 0.0], bounds=bounds)
+    return float(2 * np.log(3) * np.exp(fit.x[1]))
 
 
 def when_reached(history: pd.DataFrame, column: str, by: str, level: float) -> float:
@@ -243,8 +243,8 @@ def summarise(phases: Sequence[Phases], seed: int = 0) -> pd.DataFrame:
 def _interval(values: Float[ndarray, " n"], seed: int) -> tuple[float, float]:
     if len(values) < 2:
         return float("nan"), float("nan")
-    found = stats.bootstrap((values,), np.mean, method="percentile", rng=np.random.default_rng(seed))
-    return float(found.confidence_interval.low), float(found.confidence_interval.high)
+    resampled = stats.bootstrap((values,), np.mean, method="percentile", rng=np.random.default_rng(seed))
+    return float(resampled.confidence_interval.low), float(resampled.confidence_interval.high)
 
 
 def _times(steps: Float[ndarray, " n"], scale: str) -> Float[ndarray, " n"]:

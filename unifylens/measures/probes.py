@@ -23,6 +23,10 @@ def language_probe(
 
     Raises ValueError for a single group, for a half of the groups with only one language, for labels that are
     not `[row]`, and for states that are not finite.
+
+    >>> language, relation = torch.tensor([0, 0, 0, 0, 1, 1, 1, 1]), torch.tensor([0, 0, 1, 1, 0, 0, 1, 1])
+    >>> ul.measures.language_probe(torch.eye(2)[language], language, relation)
+    1.0
     """
     states = checked_states(states, "states").double().numpy()
     language = checked_labels(language, "language", len(states))

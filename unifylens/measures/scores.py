@@ -27,6 +27,10 @@ def unification(x: Float[Tensor, "fact d_model"], y: Float[Tensor, "fact d_model
 
     The score is nan where it has no meaning: a state is zero, or all states of both languages point the same
     way. Raises ValueError for fewer than 2 facts, unequal shapes, or states that are not finite.
+
+    >>> a = torch.eye(4)  # states of four facts in one language
+    >>> ul.measures.unification(a, a), ul.measures.unification(a, a.roll(1, 0))
+    (1.0, 0.0)
     """
     u, v = _paired_units(x, y)
     return _score(_matched(u, v), _baseline(u, v))
@@ -56,6 +60,10 @@ def fact_specific(
 
     The baseline is the mean cosine across languages of different facts of one relation, or of one subject,
     whichever is larger. nan if no two facts share either, and as for `unification`. Raises as it does.
+
+    >>> states, relation, subject = torch.eye(4), torch.tensor([0, 0, 1, 1]), torch.tensor([0, 1, 0, 1])
+    >>> ul.measures.fact_specific(states, states, relation, subject)
+    1.0
     """
     u, v = _paired_units(x, y)
     groups = [checked_labels(relation, "relation", len(u)), checked_labels(subject, "subject", len(u))]
@@ -247,6 +255,11 @@ def checkerboard_contrast(
     The contrast is ours: how the heatmaps of arXiv 2508.11017 were arranged and judged is not public.
 
     nan if a state is zero or no relation has two facts. Raises ValueError as `unification` does.
+
+    >>> fact, language = torch.eye(6)[:4], 2 * torch.eye(6)[4:]
+    >>> relation = torch.tensor([0, 0, 1, 1])
+    >>> round(ul.measures.checkerboard_contrast(fact + language[0], fact + language[1], relation), 2)
+    0.6
     """
     u, v = _paired_units(states_a, states_b)
     relation = checked_labels(relation, "relation", len(u))

@@ -102,6 +102,11 @@ def experiment(
 
     Raises ValueError, naming what does not fit: prompts, metrics and models before anything runs, a place when it is
     edited. No hook stays behind after an error.
+
+    >>> prompts, metrics = run.corpus.prompts()[:8], {"right": ul.patching.answered(run.corpus.answers[:8])}
+    >>> without = ul.patching.Edit({"edit": "no MLP"}, lambda batch: [("blocks.0.hook_mlp_out", lambda x, hook: 0 * x)])
+    >>> list(ul.patching.experiment(run.model, prompts, [without], metrics, progress=False))
+    ['edit', 'right']
     """
     sources = [] if source is None else [source] if isinstance(source, Tensor) else list(source)
     sender = model if source_model is None else source_model
@@ -124,7 +129,7 @@ def experiment(
             read = read_activations(sender, [tokens[rows].to(device) for tokens in sources], reads)
             batch = Batch(rows, target[rows].to(device), read)
             residuals = read_activations(model, [batch.target], between)
-            for edit, found in zip(edits, values, strict=True):
+            for edit, columns in zip(edits, values, strict=True):
                 chosen = list(edit.hooks(batch))
                 new = {name for name, _ in chosen} - edited
                 check_names(known, new)
@@ -132,7 +137,7 @@ def experiment(
                 edited |= new
                 logits = last_logits(model, batch.target, chosen, residuals)
                 for name, metric in metrics.items():
-                    found[name].append(metric.at(rows, logits).cpu() if isinstance(metric, Metric) else logits.cpu())
+                    columns[name].append(metric.at(rows, logits).cpu() if isinstance(metric, Metric) else logits.cpu())
                 bar.update(len(rows))
 
     def number(metric: Callable, parts: list[Tensor]) -> float:
@@ -141,8 +146,8 @@ def experiment(
 
     return pd.DataFrame(
         [
-            {**edit.labels, **{name: number(metric, found[name]) for name, metric in metrics.items()}}
-            for edit, found in zip(edits, values, strict=True)
+            {**edit.labels, **{name: number(metric, columns[name]) for name, metric in metrics.items()}}
+            for edit, columns in zip(edits, values, strict=True)
         ]
     )
 

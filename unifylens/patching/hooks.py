@@ -47,6 +47,13 @@ def patch(
     `source` is a cache (the entry of the hook's name is taken) or one activation. Its prompts may have another length
     if `positions` are numbers: they count in each run on its own, so -1 is the last position of both.
     Raises KeyError if the cache lacks the hook's name, ValueError for what does not fit.
+
+    >>> from functools import partial
+    >>> target, source = run.corpus.prompts()[:8], run.corpus.prompts()[8:16]
+    >>> _, cache = run.model.run_with_cache(source)
+    >>> patched = partial(ul.hooks.patch, source=cache, positions=-1)
+    >>> run.model.run_with_hooks(target, fwd_hooks=[("blocks.1.hook_resid_pre", patched)]).shape[:2]
+    torch.Size([8, 3])
     """
     given = _entry(source, hook).to(activation)
     _fits(given, activation, hook, same_length=positions is None or isinstance(positions, Tensor))
@@ -123,7 +130,14 @@ def steer(
     positions: Positions = None,
     heads: Heads = None,
 ) -> Float[Tensor, "row pos *d"]:
-    """Add a vector, one for all rows `[d]` or one each `[row, d]`. Raises ValueError for another shape."""
+    """Add a vector, one for all rows `[d]` or one each `[row, d]`. Raises ValueError for another shape.
+
+    >>> from functools import partial
+    >>> steered = partial(ul.hooks.steer, vector=torch.ones(16), scale=0.5, positions=-1)
+    >>> prompts = run.corpus.prompts()[:8]
+    >>> run.model.run_with_hooks(prompts, fwd_hooks=[("blocks.1.hook_resid_pre", steered)]).shape[:2]
+    torch.Size([8, 3])
+    """
     rows, width = len(activation), activation.shape[-1]
     if tuple(vector.shape) not in ((width,), (rows, width)):
         raise ValueError(

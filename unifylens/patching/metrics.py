@@ -39,7 +39,12 @@ def probability(token: Int[Tensor, " row"]) -> Metric:
 
 
 def answered(token: Int[Tensor, " row"]) -> Metric:
-    """Share of rows whose likeliest token is the given one."""
+    """Share of rows whose likeliest token is the given one.
+
+    >>> logits = torch.tensor([[0.0, 2.0], [1.0, 0.0]])
+    >>> ul.patching.answered(torch.tensor([1, 1]))(logits)
+    0.5
+    """
     return Metric(lambda logits, due: (logits.argmax(-1) == due).float(), token)
 
 

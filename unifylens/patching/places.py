@@ -30,6 +30,11 @@ def by_layer_and_position(
 
     Layers are numbered as in `unifylens.states`: 0 is the embedding, k is after block k - 1 (None: all). `positions`
     default to all, which needs prompts of one length; `options` as in `experiment`.
+
+    >>> prompts, metrics = run.corpus.prompts(), {"as source": ul.patching.answered(run.corpus.answers[8:16])}
+    >>> table = ul.patching.by_layer_and_position(run.model, prompts[:8], prompts[8:16], metrics, progress=False)
+    >>> len(table), list(table)
+    (9, ['layer', 'position', 'as source'])
     """
     lengths = {tokens.shape[-1] for tokens in (target, *([source] if isinstance(source, Tensor) else source))}
     if positions is None and len(lengths) > 1:
@@ -57,9 +62,15 @@ def by_head(
     positions: hooks.Positions = None,
     **options: Any,
 ) -> pd.DataFrame:
-    """Patch each attention head's result (before W_O). Columns: layer (the block's number), head, the metrics."""
+    """Patch each attention head's result (before W_O). Columns: block, head, the metrics.
+
+    >>> prompts, metrics = run.corpus.prompts(), {"as source": ul.patching.answered(run.corpus.answers[8:16])}
+    >>> table = ul.patching.by_head(run.model, prompts[:8], prompts[8:16], metrics, positions=-1, progress=False)
+    >>> len(table), list(table)
+    (4, ['block', 'head', 'as source'])
+    """
     edits = [
-        patch_at(f"blocks.{block}.attn.hook_z", {"layer": block, "head": head}, heads=head, positions=positions)
+        patch_at(f"blocks.{block}.attn.hook_z", {"block": block, "head": head}, heads=head, positions=positions)
         for block in range(model.cfg.n_layers)
         for head in range(model.cfg.n_heads)
     ]
@@ -75,9 +86,9 @@ def by_component(
     positions: hooks.Positions = None,
     **options: Any,
 ) -> pd.DataFrame:
-    """Patch each block's attention and MLP output. Columns: layer (the block's number), component, the metrics."""
+    """Patch each block's attention and MLP output. Columns: block, component, the metrics."""
     edits = [
-        patch_at(f"blocks.{block}.hook_{name}_out", {"layer": block, "component": component}, positions=positions)
+        patch_at(f"blocks.{block}.hook_{name}_out", {"block": block, "component": component}, positions=positions)
         for block in range(model.cfg.n_layers)
         for name, component in (("attn", "attention"), ("mlp", "MLP"))
         if has_hook(model, f"blocks.{block}.hook_{name}_out")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -12,7 +13,45 @@ from torch import Tensor
 
 from unifylens.patching import hooks
 from unifylens.patching.edits import Batch, Edit, experiment, read_activations
-from unifylens.patching.stream import Hook, Model, Tokens, has_hook
+from unifylens.patching.stream import Hook, Model, Tokens, has_hook, resid_post
+
+
+@dataclass(frozen=True)
+class Component:
+    """A head, an MLP (no head), or the logits (no block)."""
+
+    name: str
+    block: int | None = None
+    head: int | None = None
+
+    @property
+    def output(self) -> str:
+        """Hook name of what it writes."""
+        return _output(self.block, self.head)
+
+    @property
+    def enters(self) -> str:
+        """Hook name of the residual stream that it reads."""
+        return f"blocks.{self.block}.hook_resid_{'mid' if self.head is None else 'pre'}"
+
+    def reads(self, sender: Component) -> bool:
+        """Whether it comes after the sender: in a later block, or as the MLP of the same one."""
+        if self.block is None or self.block > sender.block:
+            return True
+        return self.block == sender.block and self.head is None and sender.head is not None
+
+
+LOGITS = Component("logits")
+
+
+def components(model: Model) -> list[Component]:
+    """Heads and MLPs of a model, in the order in which they write: `L0H0`, `L0H1`, `MLP0`, `L1H0`, ..."""
+    cfg, parts = model.cfg, []
+    for block in range(cfg.n_layers):
+        parts += [Component(f"L{block}H{head}", block, head) for head in range(cfg.n_heads)]
+        if has_hook(model, _output(block, None)):
+            parts.append(Component(f"MLP{block}", block))
+    return parts
 
 
 def by_path(
@@ -43,48 +82,37 @@ def by_path(
     shortest = min(tokens.shape[-1] for tokens in (target, source))
     if not -shortest <= position < shortest:
         raise ValueError(f"position={position}: the prompts have {shortest}; allowed: {-shortest} to {shortest - 1}.")
-    cfg = model.cfg
-    heads = [(f"L{block}H{head}", block, head) for block in range(cfg.n_layers) for head in range(cfg.n_heads)]
-    mlps = [(f"MLP{b}", b, None) for b in range(cfg.n_layers) if has_hook(model, _output(b, None))]
-    components = sorted(heads + mlps, key=lambda c: (c[1], c[2] is None))
-    known = [*(name for name, _, _ in components), "logits"]
+    senders = components(model)
+    known = [*(component.name for component in senders), LOGITS.name]
     wanted = known if receivers is None else list(receivers)
     if strange := [name for name in wanted if name not in known]:
         raise ValueError(f"receivers holds {strange[0]!r}; allowed: {', '.join(known)}.")
-
-    def edit(sender: tuple, receiver: tuple | None) -> Edit:
-        name, block, head = sender
-        reads = _output(block, head)
-        labels = {"sender": name, "receiver": "logits" if receiver is None else receiver[0]}
-
-        def at(batch: Batch) -> list[Hook]:
-            here = read_activations(model, [batch.target], [reads])[reads][:, position]
-            sent = batch.source[reads][:, position] - here
-            if head is not None:
-                sent = sent[:, head] @ model.blocks[block].attn.W_O[head]
-            add = partial(hooks.steer, vector=sent, positions=position)
-            if receiver is None:
-                return [(f"blocks.{cfg.n_layers - 1}.hook_resid_post", add)]
-            _, to_block, to_head = receiver
-            enters = f"blocks.{to_block}.hook_resid_{'mid' if to_head is None else 'pre'}"
-            written = _output(to_block, to_head)
-            answer: dict[str, Tensor] = {}
-            model.run_with_hooks(
-                batch.target,
-                fwd_hooks=[(enters, add), (written, lambda x, hook: answer.update({written: x.clone()}))],
-                return_type=None,
-            )
-            return [(written, partial(hooks.patch, source=answer[written], heads=to_head))]
-
-        return Edit(labels, at, (reads,))
-
     edits = [
-        edit(sender, receiver)
-        for i, sender in enumerate(components)
-        for receiver in [*(r for r in components[i + 1 :] if r[1] > sender[1] or r[2] is None), None]
-        if ("logits" if receiver is None else receiver[0]) in wanted
+        _path(model, sender, receiver, position)
+        for sender in senders
+        for receiver in [*senders, LOGITS]
+        if receiver.name in wanted and receiver.reads(sender)
     ]
     return experiment(model, target, edits, metrics, source=source, **options)
+
+
+def _path(model: Model, sender: Component, receiver: Component, position: int) -> Edit:
+    """The edit that lets one receiver alone read the source run's output of one sender."""
+
+    def at(batch: Batch) -> list[Hook]:
+        here = read_activations(model, [batch.target], [sender.output])[sender.output][:, position]
+        sent = batch.source[sender.output][:, position] - here
+        if sender.head is not None:
+            sent = sent[:, sender.head] @ model.blocks[sender.block].attn.W_O[sender.head]
+        add = partial(hooks.steer, vector=sent, positions=position)
+        if receiver is LOGITS:
+            return [(resid_post(model.cfg.n_layers - 1), add)]
+        answer: dict[str, Tensor] = {}
+        keep = (receiver.output, lambda x, hook: answer.update({receiver.output: x.clone()}))
+        model.run_with_hooks(batch.target, fwd_hooks=[(receiver.enters, add), keep], return_type=None)
+        return [(receiver.output, partial(hooks.patch, source=answer[receiver.output], heads=receiver.head))]
+
+    return Edit({"sender": sender.name, "receiver": receiver.name}, at, (sender.output,))
 
 
 def _output(block: int, head: int | None) -> str:

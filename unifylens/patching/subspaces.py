@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from torch import Tensor
 
 __all__ = [
@@ -28,6 +27,8 @@ __all__ = [
 
 # A direction this much weaker than the strongest is rounding (states are float32).
 _NEGLIGIBLE = 1e-5
+SHRINKAGE = 0.1
+"""Of the covariance within languages, towards one that is the same in all directions."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +62,10 @@ def span(vectors: Float[Tensor, "vector d_model"], rank: int | None = None) -> S
     """Subspace of vectors: all they span, or the `rank` directions that hold most of their squared length.
 
     Raises ValueError for vectors that are zero or not finite, or a rank above what they span.
+
+    >>> plane = ul.subspaces.span(torch.tensor([[1.0, 0.0, 0.0], [0.0, 2.0, 0.0]]))
+    >>> plane.project(torch.tensor([3.0, 4.0, 5.0]))
+    tensor([3., 4., 0.])
     """
     if vectors.ndim != 2 or not torch.isfinite(vectors).all():
         raise ValueError(f"vectors of shape {list(vectors.shape)} must be finite and [vector, d_model].")
@@ -101,6 +106,11 @@ def language_shifts(
 
     The shift from language a to b is `shifts[group, b] - shifts[group, a]`. Groups are numbered from 0; a group that
     no fact is in has nan. Raises ValueError for fewer than two languages or labels that are not `[fact]`.
+
+    >>> facts = run.corpus.block_facts(n_relations=2, per_relation=4)
+    >>> states = ul.states(run.model, run.corpus, facts)[1]
+    >>> ul.subspaces.language_shifts(states).shape
+    torch.Size([1, 2, 16])
     """
     states = _by_language(states)
     means = group_means(states, torch.zeros(states.shape[1], dtype=torch.long) if group is None else group)
@@ -136,28 +146,28 @@ def group_differences(
     means = group_means(states, group).mean(0)
     known = group.unique()
     coarser = [within[group == g].unique() for g in known]
-    if split := [int(g) for g, found in zip(known, coarser, strict=True) if len(found) > 1]:
+    if split := [int(g) for g, parents in zip(known, coarser, strict=True) if len(parents) > 1]:
         raise ValueError(f"group {split[0]} lies in more than one group of `within`; allowed: one.")
     of = torch.cat(coarser)
     return torch.stack([means[g] - means[known[of == w]].mean(0) for g, w in zip(known, of, strict=True)])
 
 
-def discriminant(
-    states: Float[Tensor, "language fact d_model"], rank: int | None = None, shrinkage: float = 0.1
-) -> Subspace:
+def discriminant(states: Float[Tensor, "language fact d_model"], rank: int | None = None) -> Subspace:
     """Language subspace by linear discriminant analysis: between languages much, within a language little.
 
     As in Language Surgery (arXiv 2506.12450), with scikit-learn's shrunken covariance. Rank: one less than languages,
     or the `rank` directions that tell them apart best. Raises ValueError for a larger one.
     """
+    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis  # nearly half of what loading patching took
+
     states = _by_language(states)
     n_languages, n_facts, d_model = states.shape
     most = min(n_languages - 1, d_model)
     if rank is not None and not 1 <= rank <= most:
         raise ValueError(f"rank={rank}: {n_languages} languages differ in {most} dimensions; allowed: 1 to {most}.")
     labels = np.repeat(np.arange(n_languages), n_facts)
-    found = LinearDiscriminantAnalysis(solver="eigen", shrinkage=shrinkage).fit(states.flatten(0, 1).numpy(), labels)
-    directions = torch.from_numpy(found.scalings_.T[: rank or most]).to(states.dtype)
+    lda = LinearDiscriminantAnalysis(solver="eigen", shrinkage=SHRINKAGE).fit(states.flatten(0, 1).numpy(), labels)
+    directions = torch.from_numpy(lda.scalings_.T[: rank or most]).to(states.dtype)
     return span(directions / directions.norm(dim=1, keepdim=True))
 
 

@@ -10,13 +10,14 @@ from torch import Tensor
 
 from unifylens.config import Experiment
 from unifylens.corpus.corpus import Corpus
+from unifylens.corpus.tokenization import PAD_ID
 from unifylens.seeds import torch_seed
 
 STEPS_PER_DRAW = 64
 
 
 class Batch(NamedTuple):
-    """Tokens that go in, the tokens due (0 is padding), and where, unless it is at `Batches.query` everywhere."""
+    """Tokens that go in, the tokens due (padded), and where, unless it is at `Batches.query` everywhere."""
 
     tokens: Int[Tensor, "model batch pos"]
     due: Int[Tensor, "model batch query"]
@@ -96,6 +97,6 @@ class Batches:
 
 
 def _widened(table: Int[Tensor, "template row answer"], width: int, repeat: bool = False) -> Tensor:
-    """The table with more columns: of zeros, or repeating the last one."""
+    """The table with more columns: of padding, or repeating the last one."""
     more = table[..., -1:].expand(-1, -1, width - table.shape[2])
-    return torch.cat([table, more if repeat else torch.zeros_like(more)], 2)
+    return torch.cat([table, more if repeat else torch.full_like(more, PAD_ID)], 2)

@@ -7,7 +7,7 @@ operations. `OneByOne` takes any other that TransformerLens computes. Both have 
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from unifylens.corpus.tokenization import PAD_ID
 from unifylens.model import Parameters, Shape, logits_with, untrained
 
 Query = slice | Int[Tensor, "model batch query"] | None
@@ -63,6 +64,9 @@ class Output:
 class Network(Protocol):
     """K models of one shape, computed together."""
 
+    def of(self, members: slice) -> Network:
+        """What computes some of the members: itself, unless members differ in more than their parameters."""
+
     def forward(
         self, parameters: Parameters, tokens: Int[Tensor, "model batch pos"], query: Query = None, shared: int = 0
     ) -> Output:
@@ -79,7 +83,7 @@ class Network(Protocol):
         query: Query = None,
         shared: int = 0,
     ) -> tuple[Float[Tensor, " model"], Parameters]:
-        """Mean cross-entropy of each model in nats over the `due` tokens that are not padding (0); its gradients."""
+        """Mean cross-entropy of each model in nats over the `due` tokens that are not padding; its gradients."""
 
 
 def network_of(shape: Shape, device: torch.device | str = "cpu", bfloat16: bool = False) -> Network:
@@ -121,10 +125,10 @@ def unsupported(cfg: Shape) -> str | None:
     }
     if cfg.use_local_attn and cfg.attn_types[-1] != "global":
         return f"attn_types={cfg.attn_types!r} is not computed by the stack (supported: 'global' in the last block)"
-    for field, allowed in needs.items():
-        value = getattr(cfg, field, allowed[0])
+    for name, allowed in needs.items():
+        value = getattr(cfg, name, allowed[0])
         if value not in allowed:
-            return f"{field}={value!r} is not computed by the stack (supported: {', '.join(map(repr, allowed))})"
+            return f"{name}={value!r} is not computed by the stack (supported: {', '.join(map(repr, allowed))})"
     return None
 
 
@@ -132,10 +136,10 @@ def unsupported(cfg: Shape) -> str | None:
 
 
 def cross_entropy(
-    logits: Float[Tensor, "model token d_vocab"], due: Int[Tensor, "model token"], ignore: int = 0
+    logits: Float[Tensor, "model token d_vocab"], due: Int[Tensor, "model token"]
 ) -> tuple[Float[Tensor, " model"], Float[Tensor, "model token d_vocab"]]:
-    """Mean loss of each model in nats over the tokens that are not `ignore`, and its gradient by the logits."""
-    counted = (due != ignore).to(logits.dtype)
+    """Mean loss of each model in nats over the tokens that are not padding, and its gradient by the logits."""
+    counted = (due != PAD_ID).to(logits.dtype)
     weight = counted / counted.sum(1, keepdim=True).clamp(min=1)
     probability = logits.softmax(-1)
     # log of the normaliser from the largest entry, which cannot underflow: a second pass of exp would cost more
@@ -163,6 +167,10 @@ class Stacked:
         self.bfloat16 = bfloat16
         self._geometries: dict[tuple, _Geometry] = {}
 
+    def of(self, members: slice) -> Stacked:
+        """Itself: members differ in their parameters alone."""
+        return self
+
     def geometry(self, tokens: Tensor, query: Query, shared: int) -> _Geometry:
         """Where rows stand; made once for each shape of the batch, and kept: a CUDA graph may have recorded it."""
         window = self.cfg.window_size if self.cfg.use_local_attn else None
@@ -177,10 +185,7 @@ class Stacked:
         self, parameters: Parameters, tokens: Int[Tensor, "model batch pos"], query: Query = None, shared: int = 0
     ) -> Output:
         """What the K models compute at the asked positions."""
-        run = Pass(self, parameters, tokens, query, shared, bfloat16=False)
-        logits = run.forward()
-        *before, last = run.residual
-        return Output(run.at.by_batch(logits), [run.at.by_batch(x) for x in (*map(run.at.asked, before), last)])
+        return Pass(self, parameters, tokens, query, shared, bfloat16=False).output()
 
     def loss_and_gradients(
         self,
@@ -190,10 +195,8 @@ class Stacked:
         query: Query = None,
         shared: int = 0,
     ) -> tuple[Float[Tensor, " model"], Parameters]:
-        """Mean cross-entropy of each model in nats over the `due` tokens that are not padding (0); its gradients."""
-        run = Pass(self, parameters, tokens, query, shared, self.bfloat16)
-        losses, gradient = cross_entropy(run.forward(), due.transpose(1, 2).flatten(1))
-        return losses, run.backward(gradient)
+        """Mean cross-entropy of each model in nats over the `due` tokens that are not padding; its gradients."""
+        return Pass(self, parameters, tokens, query, shared, self.bfloat16).loss_and_gradients(due)
 
 
 class _Geometry:
@@ -270,6 +273,29 @@ class _Geometry:
         self.by_position(out).copy_(gradient[:, self.shared :])
 
 
+@dataclass
+class Trace:
+    """What the gradient of one block needs of its forward pass."""
+
+    norms: dict[str, tuple[Tensor, Tensor, Tensor | None, Tensor]] = field(default_factory=dict)
+    """By name of the normalisation: its input, that at unit scale, mean and scale."""
+    joined: dict[str, Tensor] = field(default_factory=dict)
+    """By names, such as `QKV`: the weights of several of queries, keys and values, side by side."""
+    normal: Tensor | None = None
+    """What attention reads: the normalised residual stream."""
+    q: Tensor | None = None
+    k: Tensor | None = None
+    v: Tensor | None = None
+    pattern: Tensor | None = None
+    z: Tensor | None = None
+    """What heads mix, before `W_O`."""
+    normal_after: Tensor | None = None
+    """What the MLP reads."""
+    hidden: Tensor | None = None
+    active: Tensor | None = None
+    """MLP neurons before and after the activation function."""
+
+
 class Pass:
     """One forward pass and what its gradient needs."""
 
@@ -281,7 +307,10 @@ class Pass:
         rows = tokens[:, :, shared:].transpose(1, 2).flatten(1)
         self.tokens = torch.cat([tokens[:, 0, :1], rows], 1) if shared else rows
         self.gradients: Parameters = {}
-        self.trace: list[dict[str, Tensor]] = []
+        self.trace: list[Trace] = []
+        """By block."""
+        self.final = Trace()
+        """Of the last normalisation."""
         self.residual: list[Tensor] = []
 
     # --- parts, each with its gradient ---------------------------------------------------------------------
@@ -306,7 +335,7 @@ class Pass:
         self.gradients[bias] = gradient.sum(1)
         return self.multiply(gradient, matrix.transpose(1, 2))
 
-    def normalize(self, x: Tensor, name: str, trace: dict[str, Tensor]) -> Tensor:
+    def normalize(self, x: Tensor, name: str, trace: Trace) -> Tensor:
         """LayerNorm or RMSNorm, with its weights where it has any."""
         kind, cfg = self.cfg.normalization_type, self.cfg
         if kind is None:
@@ -316,17 +345,17 @@ class Pass:
         else:
             scale = torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + cfg.eps)
             unit, mean = x * scale, None
-        trace[name] = (x, unit, mean, scale)
+        trace.norms[name] = (x, unit, mean, scale)
         if kind == "LN":
             return torch.addcmul(self.p[f"{name}.b"].unsqueeze(1), unit, self.p[f"{name}.w"].unsqueeze(1))
         return unit * self.p[f"{name}.w"].unsqueeze(1) if kind == "RMS" else unit
 
-    def normalize_backward(self, gradient: Tensor, name: str, trace: dict[str, Tensor]) -> Tensor:
+    def normalize_backward(self, gradient: Tensor, name: str, trace: Trace) -> Tensor:
         """Gradient by the input of `normalize`."""
         kind = self.cfg.normalization_type
         if kind is None:
             return gradient
-        x, unit, mean, scale = trace[name]
+        x, unit, mean, scale = trace.norms[name]
         if kind in ("LN", "RMS"):
             self.gradients[f"{name}.w"] = (gradient * unit).sum(1)
             if kind == "LN":
@@ -338,17 +367,15 @@ class Pass:
             gradient, x, (self.cfg.d_model,), mean, scale, None, None, (True, False, False)
         )[0]
 
-    def heads(
-        self, x: Tensor, block: str, names: str, trace: dict[str, Tensor]
-    ) -> Float[Tensor, "model row n head d_head"]:
+    def heads(self, x: Tensor, block: str, names: str, trace: Trace) -> Float[Tensor, "model row n head d_head"]:
         """Several of queries, keys and values, of all heads."""
         weight = torch.stack([self.p[f"{block}.attn.W_{name}"] for name in names], 1)
         bias = torch.stack([self.p[f"{block}.attn.b_{name}"] for name in names], 1)
-        weight = trace[names] = weight.permute(0, 3, 1, 2, 4).flatten(2)  # [model, d_model, n * head * d_head]
+        weight = trace.joined[names] = weight.permute(0, 3, 1, 2, 4).flatten(2)  # [model, d_model, n * head * d_head]
         return self.linear(x, weight, bias.flatten(1)).unflatten(2, bias.shape[1:])
 
     def heads_backward(
-        self, gradient: Float[Tensor, "model row n head d_head"], x: Tensor, block: str, names: str, trace: dict
+        self, gradient: Float[Tensor, "model row n head d_head"], x: Tensor, block: str, names: str, trace: Trace
     ) -> Tensor:
         """Gradient by the input of `heads`."""
         shape = gradient.shape[2:]
@@ -357,7 +384,7 @@ class Pass:
         biases = gradient.sum(1).unflatten(1, shape).transpose(0, 1).contiguous()
         for name, weight, bias in zip(names, weights, biases, strict=True):
             self.gradients[f"{block}.attn.W_{name}"], self.gradients[f"{block}.attn.b_{name}"] = weight, bias
-        return self.multiply(gradient, trace[names].transpose(1, 2))
+        return self.multiply(gradient, trace.joined[names].transpose(1, 2))
 
     def rotate(self, x: Tensor, positions: Tensor, sign: int = 1) -> Tensor:
         """Rotary embedding of `[model, pos, batch, head, d_head]`; backwards (the gradient's way) with sign -1."""
@@ -377,11 +404,10 @@ class Pass:
             flipped = torch.cat([-second, first], -1)
         return torch.cat([turned * angle.cos() + sign * flipped * angle.sin(), rest], -1)
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, hidden: Tensor | None, trace: dict[str, Tensor]) -> Tensor:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, hidden: Tensor | None, trace: Trace) -> Tensor:
         """Mixed values `[model, row, head * d_head]`; `hidden` keys are not seen."""
-        pattern = self.pattern(q, k, hidden)
-        trace["attention"] = q, k, v, pattern
-        return _mix(pattern, v).flatten(3).flatten(1, 2)
+        trace.q, trace.k, trace.v, trace.pattern = q, k, v, self.pattern(q, k, hidden)
+        return _mix(trace.pattern, v).flatten(3).flatten(1, 2)
 
     def pattern(self, q: Tensor, k: Tensor, hidden: Tensor | None) -> Float[Tensor, "model query key batch head"]:
         """How much every query attends to every key."""
@@ -390,20 +416,30 @@ class Pass:
             scores.masked_fill_(hidden, -torch.inf)
         return scores.softmax(2)
 
-    def attend_backward(self, gradient: Tensor, trace: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    def attend_backward(self, gradient: Tensor, trace: Trace) -> tuple[Tensor, Tensor, Tensor]:
         """Gradients by queries, keys and values."""
-        q, k, v, pattern = trace["attention"]
+        q, k, v, pattern = trace.q, trace.k, trace.v, trace.pattern
         by_pattern = _dot(gradient, v).mul_(pattern)
         scores = by_pattern.sub_(pattern * by_pattern.sum(2, keepdim=True)).mul_(1 / self.cfg.attn_scale)
         return _mix(scores, k), _mix(scores.transpose(1, 2), q), _mix(pattern.transpose(1, 2), gradient)
 
     # --- the whole -----------------------------------------------------------------------------------------
 
+    def output(self) -> Output:
+        """Logits and states at the asked positions, in the order of the batch."""
+        logits = self.forward()
+        *before, last = self.residual
+        return Output(self.at.by_batch(logits), [self.at.by_batch(x) for x in (*map(self.at.asked, before), last)])
+
+    def loss_and_gradients(self, due: Int[Tensor, "model batch query"]) -> tuple[Float[Tensor, " model"], Parameters]:
+        """Mean cross-entropy of each model in nats over the tokens due that are not padding; its gradients."""
+        losses, gradient = cross_entropy(self.forward(), due.transpose(1, 2).flatten(1))
+        return losses, self.backward(gradient)
+
     def forward(self) -> Float[Tensor, "model row d_vocab"]:
         """Logits at the asked rows."""
         x = self.blocks()
-        self.trace.append({})
-        self.last = self.normalize(x, "ln_final", self.trace[-1])
+        self.last = self.normalize(x, "ln_final", self.final)
         return self.linear(self.last, self.p["unembed.W_U"], self.p["unembed.b_U"])
 
     def blocks(self) -> Float[Tensor, "model row d_model"]:
@@ -424,9 +460,9 @@ class Pass:
     def block(self, x: Tensor, layer: int) -> Tensor:
         """The residual stream after a block; after the last one, at the asked rows only."""
         p, at, block, last = self.p, self.at, f"blocks.{layer}", layer == self.cfg.n_layers - 1
-        trace: dict[str, Tensor] = {}
+        trace = Trace()
         self.trace.append(trace)
-        normal = trace["normal"] = self.normalize(x, f"{block}.ln1", trace)
+        normal = trace.normal = self.normalize(x, f"{block}.ln1", trace)
         if last:
             (q,) = self.heads(at.asked(normal), block, "Q", trace).unbind(2)
             k, v = self.heads(normal, block, "KV", trace).unbind(2)
@@ -441,18 +477,18 @@ class Pass:
             x = at.asked(x)
         elif at.shared:  # the first position sees itself only
             z = torch.cat([v[:, :1].flatten(2), z], 1)
-        trace["z"] = z
+        trace.z = z
         x = self.linear(z, p[f"{block}.attn.W_O"].flatten(1, 2), p[f"{block}.attn.b_O"], onto=x)
-        trace["normal 2"] = self.normalize(x, f"{block}.ln2", trace)
-        hidden = trace["hidden"] = self.linear(trace["normal 2"], p[f"{block}.mlp.W_in"], p[f"{block}.mlp.b_in"])
-        active = trace["active"] = F.gelu(hidden) if self.cfg.act_fn == "gelu" else F.relu(hidden)
+        trace.normal_after = self.normalize(x, f"{block}.ln2", trace)
+        hidden = trace.hidden = self.linear(trace.normal_after, p[f"{block}.mlp.W_in"], p[f"{block}.mlp.b_in"])
+        active = trace.active = F.gelu(hidden) if self.cfg.act_fn == "gelu" else F.relu(hidden)
         return self.linear(active, p[f"{block}.mlp.W_out"], p[f"{block}.mlp.b_out"], onto=x)
 
     def backward(self, gradient: Float[Tensor, "model row d_vocab"]) -> Parameters:
         """Gradients of all parameters from that of the logits."""
         cfg, p, at = self.cfg, self.p, self.at
         g = self.linear_backward(gradient, self.last, "unembed", "_U")
-        g = self.normalize_backward(g, "ln_final", self.trace[-1])
+        g = self.normalize_backward(g, "ln_final", self.final)
         for layer in reversed(range(cfg.n_layers)):
             g = self.block_backward(g, layer)
         if cfg.positional_embedding_type == "standard":
@@ -467,20 +503,20 @@ class Pass:
     def block_backward(self, g: Tensor, layer: int) -> Tensor:
         """Gradient of the residual stream before a block from that after it."""
         at, block, last, trace = self.at, f"blocks.{layer}", layer == self.cfg.n_layers - 1, self.trace[layer]
-        inner = self.linear_backward(g, trace["active"], f"{block}.mlp", "_out")
+        inner = self.linear_backward(g, trace.active, f"{block}.mlp", "_out")
         if self.cfg.act_fn == "gelu":
-            inner = torch.ops.aten.gelu_backward(inner, trace["hidden"])
+            inner = torch.ops.aten.gelu_backward(inner, trace.hidden)
         else:
-            inner = torch.ops.aten.threshold_backward(inner, trace["hidden"], 0)
-        inner = self.linear_backward(inner, trace["normal 2"], f"{block}.mlp", "_in")
+            inner = torch.ops.aten.threshold_backward(inner, trace.hidden, 0)
+        inner = self.linear_backward(inner, trace.normal_after, f"{block}.mlp", "_in")
         g = g + self.normalize_backward(inner, f"{block}.ln2", trace)
 
         heads = (self.cfg.n_heads, self.cfg.d_head)
-        z = self.linear_backward(g, trace["z"], f"{block}.attn", "_O").unflatten(2, heads)
+        z = self.linear_backward(g, trace.z, f"{block}.attn", "_O").unflatten(2, heads)
         q, k, v = self.attend_backward(z.unflatten(1, (-1, at.n_batch)) if last else at.by_position(z), trace)
         q = self.rotate(q, at.asked_positions if last else at.own_positions, -1)
         k = self.rotate(k, at.positions[:, None], -1)
-        normal = trace["normal"]
+        normal = trace.normal
         rows = g.new_empty((at.n_models, normal.shape[1], 2 if last else 3, *heads))
         at.gather(k, rows[:, :, -2])
         at.gather(v, rows[:, :, -1])
@@ -524,6 +560,10 @@ class OneByOne:
         """`device` is that of the parameters."""
         self.model, self.bfloat16 = untrained(shape).to(device, print_details=False), bfloat16
 
+    def of(self, members: slice) -> OneByOne:
+        """Itself: members differ in their parameters alone."""
+        return self
+
     def forward(
         self, parameters: Parameters, tokens: Int[Tensor, "model batch pos"], query: Query = None, shared: int = 0
     ) -> Output:
@@ -555,7 +595,7 @@ class OneByOne:
         query: Query = None,
         shared: int = 0,
     ) -> tuple[Float[Tensor, " model"], Parameters]:
-        """Mean cross-entropy of each model in nats over the `due` tokens that are not padding (0); its gradients."""
+        """Mean cross-entropy of each model in nats over the `due` tokens that are not padding; its gradients."""
         leaves = {name: p.detach().requires_grad_() for name, p in parameters.items()}
         with torch.enable_grad(), torch.autocast(tokens.device.type, torch.bfloat16, enabled=self.bfloat16):
             logits = self.forward(leaves, tokens, query).logits.flatten(1, 2)

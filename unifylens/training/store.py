@@ -60,7 +60,7 @@ class Run:
     @cached_property
     def history(self) -> pd.DataFrame:
         """One row per evaluation: step, tokens_seen, loss, recall, transfer, unification by layer, and more."""
-        return pd.read_parquet(self.folder / HISTORY)
+        return by_layer(pd.read_parquet(self.folder / HISTORY))
 
     @property
     def final(self) -> pd.Series:
@@ -101,7 +101,21 @@ class Run:
         prefix = f"{step}/"
         with safe_open(self.folder / WEIGHTS, framework="pt") as file:
             names = [name for name in file.keys() if name.startswith(prefix)]
-            return {name.removeprefix(prefix): file.get_tensor(name) for name in names}
+            # copies: what safetensors gives is the file itself, mapped
+            return {name.removeprefix(prefix): file.get_tensor(name).clone() for name in names}
+
+
+def by_layer(history: pd.DataFrame) -> pd.DataFrame:
+    """A history whose measures are numbered by layer, as everything is; early ones counted blocks, from 0.
+
+    Layer `l` is the residual stream after block `l - 1`; the embedding, layer 0, is not measured during training.
+    """
+    numbered = {name: name.rsplit("_", 1) for name in history if name.rpartition("_")[2].isdecimal()}
+    if not any(number == "0" for _, number in numbered.values()):
+        return history
+    return history.rename(
+        columns={name: f"{measure}_{int(number) + 1}" for name, (measure, number) in numbered.items()}
+    )
 
 
 def folder_of(experiment: Experiment) -> Path:

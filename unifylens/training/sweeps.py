@@ -23,7 +23,12 @@ from unifylens.training.workers import Workers
 
 
 def train(experiment: Experiment, *, progress: bool = True) -> Run:
-    """Train one model, or read it from the store. Raises what `train_many` raises."""
+    """Train one model, or read it from the store. Raises what `train_many` raises.
+
+    >>> run = ul.train(exp, progress=False)
+    >>> run.history[["step", "loss", "recall", "transfer"]].shape
+    (4, 4)
+    """
     return train_many([experiment], progress=progress)[0]
 
 
@@ -38,6 +43,10 @@ def sweep(
 
     Raises ValueError for a name that is not a setting, a value that is not allowed, or no values; and what
     `train_many` raises.
+
+    >>> runs = ul.sweep(exp, over={"corpus.parallel": [0, 0.5], "seed": range(2)}, progress=False)
+    >>> runs.final.groupby("corpus.parallel")["transfer"].size().to_dict()
+    {0.0: 2, 0.5: 2}
     """
     for name, options in over.items():
         if isinstance(options, str) or not isinstance(options, Iterable):

@@ -22,7 +22,7 @@ from unifylens.patching.stream import BATCH_ROWS
 from unifylens.training import store
 from unifylens.training.adamw import PART_SIZE, Graph, StackedAdamW
 from unifylens.training.batches import Batches
-from unifylens.training.stack import Parameters, Stacked, network_of, stack_parameters, unstack
+from unifylens.training.stack import Network, Parameters, Stacked, network_of, stack_parameters, unstack
 
 SECONDS_BETWEEN_SAVES = 60.0
 COUNTERS = ("loss_sum", "taken", "diverged_at")
@@ -59,14 +59,23 @@ class Monitor:
         warnings.warn(problem, stacklevel=2)
 
 
-def train_stack(experiments: list[Experiment], monitor: Monitor | None = None, threads: int = 1) -> list[Result]:
-    """Train one stack to its end, or until its monitor stops it: then it is saved, and nothing comes back."""
+def train_stack(
+    experiments: list[Experiment],
+    monitor: Monitor | None = None,
+    threads: int = 1,
+    network: Network | None = None,
+) -> list[Result]:
+    """Train one stack to its end, or until its monitor stops it: then it is saved, and nothing comes back.
+
+    `network` computes the members in another way than that of their shape; such a stack is not saved on its way, as
+    experiments do not say how it was trained.
+    """
     monitor = Monitor() if monitor is None else monitor
     if monitor.stop_requested:
         monitor.stopped("before a stack began")
         return []
     with limited_threads(threads):
-        trainer = _Stack(experiments)
+        trainer = _Stack(experiments, network)
         monitor.advanced(trainer.step, resumed=True)
         saver = _ProgressSaver(trainer, monitor)
         while True:
@@ -134,7 +143,7 @@ def mean_of_last(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
 class _Stack:
     """K models of one shape on their way."""
 
-    def __init__(self, experiments: list[Experiment]) -> None:
+    def __init__(self, experiments: list[Experiment], network: Network | None = None) -> None:
         keep_freed_memory()
         self.experiments = experiments
         self.config = experiments[0].train
@@ -151,7 +160,7 @@ class _Stack:
         members = [initial_parameters(shape, e.seed) for shape, e in zip(shapes, experiments, strict=True)]
         self.parameters = stack_parameters(members, self.device)
         on_gpu = self.device.type == "cuda"
-        self.network = network_of(shapes[0], self.device, bfloat16=self.config.precision == "bfloat16")
+        self.network = network or network_of(shapes[0], self.device, bfloat16=self.config.precision == "bfloat16")
         self.optimizer = StackedAdamW(
             self.parameters, [e.train for e in experiments], len(experiments) if on_gpu else PART_SIZE
         )
@@ -168,7 +177,7 @@ class _Stack:
         """Steps that every member had taken when its loss was first not finite; -1 if it always was."""
         self.records: list[list[dict[str, float]]] = [[] for _ in experiments]
         self.checkpoints: dict[int, dict[str, Tensor]] = {}
-        self.progress = store.Progress(experiments)
+        self.progress = None if network else store.Progress(experiments)
         self._resume()
 
     @property
@@ -198,7 +207,7 @@ class _Stack:
     def _gradients(self, part: slice, tokens: Tensor, due: Tensor, at: Tensor | None) -> tuple[Tensor, Parameters]:
         query = self.batches.query if at is None else at[part]
         own = self.optimizer.parameters[part.start]
-        return self.network.loss_and_gradients(own, tokens[part], due[part], query, self.batches.shared)
+        return self.network.of(part).loss_and_gradients(own, tokens[part], due[part], query, self.batches.shared)
 
     @torch.no_grad()
     def _untrained_losses(self) -> Tensor:
@@ -235,7 +244,7 @@ class _Stack:
         for tokens, where in zip(prompts.split(BATCH_ROWS), at.split(BATCH_ROWS), strict=True):
             query = slice(int(at[0]), int(at[0]) + 1) if same else where[None, :, None].to(self.device)
             tokens = tokens[None, :, : int(at.max()) + 1].to(self.device)
-            output = self.network.forward(own, tokens, query, self.batches.shared)
+            output = self.network.of(slice(member, member + 1)).forward(own, tokens, query, self.batches.shared)
             logits.append(output.logits[0, :, 0].cpu())
             states.append([state[0, :, 0].cpu() for state in output.residual])
         return torch.cat(logits), [torch.cat(parts) for parts in zip(*states, strict=True)]
@@ -265,6 +274,8 @@ class _Stack:
 
     def save(self) -> None:
         """Write down where training stands, to go on from there."""
+        if self.progress is None:
+            return
         tensors = {f"parameter/{name}": p for name, p in self.parameters.items()}
         tensors |= {f"moment/{name}": moment for name, moment in self.optimizer.moments.items()}
         for step, parameters in self.checkpoints.items():
@@ -274,11 +285,12 @@ class _Stack:
         self.progress.save(tensors, state)
 
     def _resume(self) -> None:
-        saved = self.progress.load()
+        saved = self.progress.load() if self.progress else None
         if saved is None:
             return
         tensors, state = saved
-        self.step, self.loss_steps, self.records = state["step"], state["loss_steps"], state["records"]
+        self.step, self.loss_steps = state["step"], state["loss_steps"]
+        self.records = [store.by_layer(pd.DataFrame(records)).to_dict("records") for records in state["records"]]
         for name in COUNTERS:
             getattr(self, name).copy_(tensors[name])
         for name, p in self.parameters.items():
