@@ -183,7 +183,8 @@ def _across(u: Float[Tensor, "fact d_model"], v: Float[Tensor, "fact d_model"]) 
 def _score(similarity: float | Tensor, baseline: float | Tensor) -> float | Tensor:
     """What similarity there is beyond the baseline, of what there could be; nan where there could be none."""
     room = 1 - torch.as_tensor(baseline, dtype=torch.float64)
-    score = (similarity - baseline) / torch.where(room > ROUNDING, room, torch.nan)
+    beyond = torch.as_tensor(similarity - baseline, dtype=torch.float64)
+    score = beyond / torch.where(room > ROUNDING, room, torch.nan)
     return score if isinstance(similarity, Tensor) else float(score)
 
 
