@@ -381,3 +381,63 @@ def test_evaluations_and_checkpoints_are_log_spaced_up_to_the_end(steps, n):
 
 def test_a_single_checkpoint_is_the_last():
     assert TrainConfig(n_checkpoints=1).checkpoint_steps() == [900]
+
+
+KEYS = {
+    "13966f7b49948040b638": {},
+    "825cac029c4e2f49c9a0": {"seed": 3},
+    "3e400354995b51e5b732": {"corpus": {"parallel": 0.1}},
+    "06540a9441b9111cfefd": {"corpus.parallel": 0.1 + 0.2},
+    "b43fe09b13f80e739628": {"interventions": [ul.Intervention(name="balance_objects", share=0.5)], "seed": 7},
+    "dbd3122116325a0b05de": {"changes": [ul.CorpusChange(step=10, corpus=ul.CorpusConfig(parallel=0))]},
+    "d5284051e72415b4a78f": {
+        "language.templates": ("topic", "plain"),
+        "model.normalization": None,
+        "train.betas": (0.9, 0.99),
+    },
+    "e6f0a4441bd383f60be6": {"tokenizer": ul.TokenizerConfig(scheme="bpe", vocab_size=150)},
+    "043a7a1bbfdc86d92f57": {"real": {"sources": "babel 2.18.0, country-converter 1.3.2, anyascii 0.3.3"}},
+}
+"""Keys under which runs lie in stores."""
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_keys_are_those_of_stored_runs(key):
+    assert ul.Experiment().replace(**KEYS[key]).key(2) == key
+
+
+def test_numpy_values_make_the_same_experiment():
+    values = {"seed": np.int64(3), "corpus.parallel": np.float64(0.1), "train.betas": np.array([0.9, 0.95])}
+    experiment = tiny(**values)
+    assert experiment == tiny(**{"seed": 3, "corpus.parallel": 0.1, "train.betas": (0.9, 0.95)})
+    assert type(experiment.seed) is int and type(experiment.corpus.parallel) is float
+    assert "np." not in repr(experiment) and ul.Experiment(seed=np.int64(3)).key(2) == ul.Experiment(seed=3).key(2)
+
+
+def test_parts_may_be_given_as_dicts():
+    assert ul.Experiment(corpus={"parallel": 0.1}) == ul.Experiment(corpus=ul.CorpusConfig(parallel=0.1))
+
+
+@pytest.mark.parametrize("name", ["parallel", "corpus.parallel"])
+def test_a_field_of_a_part_is_told_with_its_part(name):
+    with pytest.raises(ValueError, match=rf"no field '{name}'. Write corpus=CorpusConfig\(parallel=...\)"):
+        ul.Experiment(**{name: 0.3})
+
+
+@pytest.mark.parametrize("call", ["replace", "sweep"])
+def test_a_name_without_its_part_suggests_the_part(call):
+    with pytest.raises(
+        ValueError, match=r"'d_model' is not a field of an experiment\. Did you mean 'model\.d_model'\?"
+    ):
+        tiny().replace(d_model=8) if call == "replace" else ul.sweep(tiny(), over={"d_model": [8]})
+
+
+def test_frozen_settings_say_how_a_changed_copy_is_made():
+    experiment = ul.Experiment()
+    with pytest.raises(ValueError, match=r"experiment.replace\(\*\*{'corpus.parallel': 0.5}\)"):
+        experiment.corpus.parallel = 0.5
+    with pytest.raises(ValueError, match=r"experiment.replace\(seed=5\)"):
+        experiment.seed = 5
+    with pytest.raises(ValueError, match="a new Intervention"):
+        ul.Intervention(name="mark_language").name = "code_switch"
+    assert experiment == ul.Experiment()

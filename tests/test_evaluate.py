@@ -3,6 +3,7 @@
 import re
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from conftest import tiny
@@ -218,3 +219,95 @@ def test_a_corpus_without_the_facts_in_question_is_refused():
     everything = Corpus.build(tiny(**{"corpus.parallel": 1.0}))
     with pytest.raises(ValueError, match=r"every fact is seen in every language \(corpus.parallel=1\)"):
         ul.transfer(network, everything)
+
+
+# --- what users write ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [list, torch.tensor, pd.Series, np.asarray])
+def test_facts_are_chosen_by_numbers_or_mask(model, corpus, kind):
+    wanted = ul.states(model, corpus, np.flatnonzero(corpus.parallel))
+    assert wanted.shape[2] == corpus.parallel.sum() > 2
+    for facts in (np.flatnonzero(corpus.parallel), corpus.parallel):
+        assert torch.equal(ul.states(model, corpus, kind(facts)), wanted)
+        assert corpus.rows(kind(facts)).tolist() == corpus.rows(np.flatnonzero(corpus.parallel)).tolist()
+        assert Questions(corpus, kind(facts)).facts.tolist() == np.flatnonzero(corpus.parallel).tolist()
+
+
+@pytest.mark.parametrize("facts", [[-1], [0, 72], [], [0.5], [True, False], np.zeros(72, bool), "all", None])
+@pytest.mark.parametrize(
+    "call",
+    [
+        ul.states,
+        lambda model, corpus, facts: corpus.rows(facts),
+        lambda model, corpus, facts: Questions(corpus, facts),
+        lambda model, corpus, facts: ul.interchange.swaps(corpus, facts),
+    ],
+    ids=["states", "rows", "questions", "swaps"],
+)
+def test_facts_that_are_none_are_refused(model, corpus, facts, call):
+    with pytest.raises(ValueError, match=r"^facts"):
+        call(model, corpus, facts)
+
+
+@pytest.mark.parametrize("rows", [[-1], [216], [True], []])
+def test_rows_that_are_none_are_refused(corpus, rows):
+    with pytest.raises(ValueError, match=r"^rows"):
+        corpus.prompts(rows)
+
+
+@pytest.mark.parametrize("template", [-1, 1, True])
+def test_templates_that_are_none_are_refused(corpus, template):
+    for call in (corpus.prompts, corpus.positions, lambda template: corpus.text(0, 0, template)):
+        with pytest.raises(ValueError, match=f"template={template}; allowed: 0 to 0"):
+            call(template=template)
+
+
+def test_a_run_may_stand_alone(trained):
+    model, corpus = trained.model, trained.corpus
+    for name, function in (("transfer", ul.transfer), ("unification", ul.unification)):
+        wanted = function(model, corpus)
+        for found in (function(trained), getattr(trained, name)(), function(trained, corpus)):
+            pd.testing.assert_frame_equal(found, wanted)
+    pd.testing.assert_frame_equal(evaluate.held_out(trained), evaluate.held_out(model, corpus))
+    pd.testing.assert_frame_equal(
+        trained.unification("subject", facts="parallel", n_facts=9, seed=2),
+        ul.unification(model, corpus, "subject", facts="parallel", n_facts=9, seed=2),
+    )
+    wanted = ul.states(model, corpus, [5, 2], "subject")
+    assert torch.equal(trained.states([5, 2], position="subject"), wanted)
+    assert torch.equal(ul.states(trained, corpus, [5, 2], "subject"), wanted)
+
+
+@pytest.mark.parametrize(
+    ("call", "told"),
+    [
+        (lambda run: ul.transfer(run.corpus, run.model), "model is a Corpus; allowed: the model first"),
+        (lambda run: ul.states(run.corpus, run.model, [0]), "model is a Corpus; allowed: the model first"),
+        (
+            lambda run: ul.interchange.language_swap(run.corpus, run.model),
+            "model is a Corpus; allowed: the model first",
+        ),
+        (lambda run: ul.transfer(ul.Sweep([run], [{}])), r"model is a Sweep; .*`runs.measure\(ul.transfer\)`"),
+        (lambda run: ul.transfer(run.experiment), "model is a Experiment; allowed: a model with .* or a run"),
+        (lambda run: ul.transfer(run.model), "corpus is a NoneType; allowed: a Corpus, such as run.corpus"),
+        (lambda run: ul.unification(run.model, run), "corpus is a Run; allowed: a Corpus, such as run.corpus"),
+    ],
+)
+def test_other_arguments_are_refused(trained, call, told):
+    with pytest.raises(TypeError, match=told):
+        call(trained)
+
+
+def test_languages_go_by_name(corpus):
+    assert [corpus.text(language, 3) for language in "abc"] == [corpus.text(code, 3) for code in range(3)]
+    assert corpus.text(language="b") == corpus.text(1, 0)
+    ours, theirs = ul.interchange.pairs(corpus, "c", "a"), ul.interchange.pairs(corpus, 2, 0)
+    assert torch.equal(ours.source, theirs.source) and torch.equal(ours.target, theirs.target)
+    with pytest.raises(ValueError, match=r"language='d' is no language of the corpus. .*Allowed: a, b, c"):
+        corpus.text("d")
+    with pytest.raises(ValueError, match="source_language=True: allowed are 0 to 2, or a name: a, b, c"):
+        ul.interchange.pairs(corpus, True)
+    for language, fact in ((True, 0), (0.0, 0), (0, "1"), (0, [1])):
+        with pytest.raises(ValueError, match="allowed are languages 0 to 2 and facts 0 to 71"):
+            corpus.text(language, fact)

@@ -68,6 +68,21 @@ def asked(place):
     return mask
 
 
+def test_what_numpy_and_pandas_hold_is_taken():
+    mask, centre, ours = MASK.numpy().copy(), CENTRE.numpy().copy(), at(RESIDUAL)
+    mask.setflags(write=False)
+    for function, one, other in (
+        (hooks.steer, {"vector": centre, "positions": mask}, {"vector": CENTRE, "positions": MASK}),
+        (hooks.keep, {"subspace": SUBSPACE, "around": centre}, {"subspace": SUBSPACE, "around": CENTRE}),
+        (hooks.project_out, {"subspace": SUBSPACE, "around": centre}, {"subspace": SUBSPACE, "around": CENTRE}),
+        (hooks.patch, {"source": STREAM.flip(1).numpy()}, {"source": STREAM.flip(1)}),
+        (hooks.swap, {"partner": PARTNER.tolist()}, {"partner": PARTNER}),
+    ):
+        assert torch.equal(function(STREAM, ours, **one), function(STREAM, ours, **other)), function.__name__
+    with pytest.raises(ValueError, match="allowed is one row number"):
+        hooks.swap(STREAM, ours, partner=[True, False, True])
+
+
 # --- where ---------------------------------------------------------------------------------------------------
 
 

@@ -4,6 +4,7 @@ import re
 from functools import cache, partial
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given
@@ -596,6 +597,148 @@ def test_a_source_model_of_another_shape_is_refused(plain, field, ours, theirs):
     )
     with pytest.raises(ValueError, match=f"source_model has {field}={theirs}, the model {ours}"):
         patching.by_head(plain, TARGET, SOURCE, DIFFERENCE, source_model=other, **quiet)
+
+
+# --- numpy and pandas ----------------------------------------------------------------------------------------
+
+KINDS = {"list": lambda x: x.tolist(), "numpy": lambda x: x.numpy(), "pandas": lambda x: pd.Series(x.numpy())}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_metrics_take_columns_of_any_kind(kind):
+    of = KINDS[kind]
+    assert patching.logit_difference(of(LAST), of(FIRST))(LOGITS) == 0.5
+    assert patching.probability(of(LAST))(LOGITS) == pytest.approx(SHARES[:, 2].mean())
+    assert patching.answered(of(LAST))(LOGITS) == 0.5
+    mask = torch.tensor([[True, True, False], [True, False, False]])
+    assert patching.answered_among(mask.tolist() if kind == "list" else pd.DataFrame(mask.numpy()))(LOGITS) == 0.5
+    assert patching.Metric(lambda logits, x: logits[:, 0] * x, of(LAST))(LOGITS) == 2.0
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda: patching.answered(LAST[:, None]), r"tokens are torch.int64 of shape \[2, 1\]; allowed: .* \[row\]"),
+        (lambda: patching.probability(LAST[:, None].numpy()), r"of shape \[2, 1\]"),
+        (lambda: patching.logit_difference(LAST, FIRST[None]), r"of shape \[1, 2\]"),
+        (lambda: patching.answered(LAST.double()), "tokens are torch.float64"),
+        (lambda: patching.answered([True, False]), "tokens are torch.bool"),
+        (lambda: patching.answered(2), "single number 2; allowed: an entry for each row"),
+        (lambda: patching.Metric(lambda x, y: x, 2), "single number 2"),
+        (lambda: patching.answered_among([1, 2]), r"allowed is torch.int64 of shape \[2\]; it must be a mask"),
+        (
+            lambda: patching.answered_among(torch.ones(2, 2, dtype=bool))(LOGITS),
+            "2 tokens a row; the vocabulary has 3",
+        ),
+        (lambda: patching.answered([2, 3])(LOGITS), "from 2 to 3; allowed: token IDs from 0 to 2"),
+        (lambda: patching.answered([-1, 0])(LOGITS), "from -1 to 0"),
+        (
+            lambda: patching.Metric(lambda x, y: x.argmax(-1) == y, LAST[:, None])(LOGITS),
+            r"values have shape \[2, 2\] for 2 rows, with columns of shape \[2, 1\]; allowed: one number a row",
+        ),
+        (lambda: patching.Metric(lambda x: x)(LOGITS), r"values have shape \[2, 3\] for 2 rows"),
+        (lambda: patching.Metric(lambda x: x.mean())(LOGITS), r"values have shape \[\] for 2 rows"),
+    ],
+)
+def test_columns_that_would_be_broadcast_are_refused(make, told):
+    with pytest.raises(ValueError, match=told):
+        make()
+
+
+def test_a_metric_of_another_shape_is_refused_batch_by_batch(plain):
+    column = patching.Metric(lambda logits, due: (logits.argmax(-1) == due).float(), RIGHT[:, None])
+    for size in (None, 1, 2):
+        with pytest.raises(ValueError, match="allowed: one number a row"):
+            patching.by_head(plain, TARGET, SOURCE, {"x": column}, batch_size=size, **quiet)
+
+
+def equal(a, b):
+    pd.testing.assert_frame_equal(a, b, check_exact=True)
+
+
+def test_places_may_be_single_numbers_and_come_from_numpy_and_pandas(plain):
+    by_layer = partial(patching.by_layer_and_position, plain, TARGET, SOURCE, DIFFERENCE, **quiet)
+    wanted = by_layer(layers=[1, 2], positions=[-1])
+    for layers in (np.arange(1, 3), pd.Series([1, 2]), torch.tensor([1, 2]), [False, True, True]):
+        for positions in (-1, np.int64(-1), pd.Series([-1])):
+            equal(by_layer(layers=layers, positions=positions), wanted)
+    equal(by_layer(layers=1, positions=-1), wanted[:1])
+    equal(by_layer(positions=[False] * 4 + [True], layers=1), by_layer(positions=4, layers=1))
+    by_head = partial(patching.by_head, plain, TARGET, SOURCE, DIFFERENCE, **quiet)
+    mask = torch.arange(LENGTH).expand(ROWS, LENGTH) > torch.arange(ROWS)[:, None]
+    for one, other in (
+        (np.int64(2), 2),
+        (np.array([0, 3]), [0, 3]),
+        (torch.tensor([0, 3]), [0, 3]),
+        (pd.Series([0, 3]), [0, 3]),
+        ([True, False, False, True, False], [0, 3]),
+        (mask.numpy(), mask),
+        (pd.DataFrame(mask.numpy()), mask),
+    ):
+        equal(by_head(positions=one), by_head(positions=other))
+    table = by_head()
+    experiment = partial(patching.experiment, plain, TARGET, metrics=DIFFERENCE, source=SOURCE, **quiet)
+    name = "blocks.1.attn.hook_z"
+    column = next(column for column in table if column != "head" and column != "difference")
+    assert table[column].iloc[3] == 1, "the fourth row is of block 1"
+    found = experiment(edits=[patch_at(name, {}, heads=heads) for heads in (table["head"][3], 1, pd.Series([0, 1]))])
+    assert found["difference"][0] == found["difference"][1] == table["difference"][3] != found["difference"][2]
+    groups = {"a": {0: [3, 5]}}
+    wanted = patching.by_neurons(plain, TARGET, SOURCE, DIFFERENCE, groups=groups, **quiet)
+    for chosen in (np.array([3, 5]), torch.tensor([3, 5]), pd.Series([3, 5]), np.isin(np.arange(32), [3, 5])):
+        groups = {"a": {np.int64(0): chosen}}
+        equal(patching.by_neurons(plain, TARGET, SOURCE, DIFFERENCE, groups=groups, **quiet), wanted)
+    by_path = partial(patching.by_path, plain, TARGET, SOURCE, DIFFERENCE, **quiet)
+    equal(by_path(position=np.int64(1), receivers="logits"), by_path(position=1, receivers=["logits"]))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_prompts_and_vectors_may_come_from_elsewhere(plain, kind):
+    def of(x):
+        return pd.DataFrame(x.numpy()) if kind == "pandas" else KINDS[kind](x)
+
+    wanted = patching.by_layer_and_position(plain, TARGET, SOURCE, DIFFERENCE, **quiet)
+    equal(patching.by_layer_and_position(plain, of(TARGET), of(SOURCE), DIFFERENCE, **quiet), wanted)
+    both = [
+        patching.by_head(plain, TARGET, f([SOURCE, OTHER]), DIFFERENCE, **quiet) for f in (list, lambda x: map(of, x))
+    ]
+    equal(*both)
+    path = patching.by_path(plain, TARGET, SOURCE, DIFFERENCE, **quiet)
+    equal(patching.by_path(plain, of(TARGET), of(SOURCE), DIFFERENCE, **quiet), path)
+    vector = torch.arange(16) / 8
+    steered = [
+        patching.experiment(plain, TARGET, [patching.steer_at("hook_embed", {}, v, positions=1)], DIFFERENCE, **quiet)
+        for v in (vector, vector.numpy())
+    ]
+    equal(*steered)
+
+
+@pytest.mark.parametrize(
+    ("call", "told"),
+    [
+        (lambda m: by_layer(m, TARGET, SOURCE, DIFFERENCE, positions=True), "positions=True: "),
+        (lambda m: by_layer(m, TARGET, SOURCE, DIFFERENCE, positions="last"), "positions='last': target has 5"),
+        (lambda m: by_layer(m, TARGET, SOURCE, DIFFERENCE, positions=[]), "positions is empty"),
+        (lambda m: by_layer(m, TARGET, SOURCE, DIFFERENCE, layers=1.0), "layers=1.0: the model has 3"),
+        (lambda m: by_layer(m, TARGET, SOURCE, DIFFERENCE, layers=[True, False]), "layers is a mask with 2 entries"),
+        (lambda m: patching.by_head(m, TARGET, SOURCE, DIFFERENCE, positions=1.5), "positions=1.5: "),
+        (lambda m: patching.by_head(m, TARGET, SOURCE, DIFFERENCE, positions=[1, 2, 1]), "names one twice"),
+        (lambda m: patching.by_head(m, TARGET, SOURCE, DIFFERENCE, positions=[4, -1]), "names one twice"),
+        (
+            lambda m: patching.by_head(m, TARGET, SOURCE, DIFFERENCE, positions=[True, False]),
+            "a mask with 2 entries",
+        ),
+        (lambda m: patching.by_path(m, TARGET, SOURCE, DIFFERENCE, position=[1]), "position=.1.; allowed: one"),
+        (lambda m: patching.by_path(m, TARGET, SOURCE, DIFFERENCE, position=True), "position=True; allowed: one"),
+        (lambda m: by_layer(m, ["a b", "c d"], SOURCE, DIFFERENCE), "prompts of type list hold no numbers"),
+        (lambda m: by_layer(m, TARGET, [[1, 2], [3]], DIFFERENCE), "or rows of unequal length"),
+        (lambda m: by_layer(m, TARGET, SOURCE, DIFFERENCE["difference"]), "metrics is a Metric; allowed: a dict"),
+    ],
+)
+def test_places_and_prompts_of_another_kind_are_refused(plain, call, told):
+    with pytest.raises(ValueError, match=told):
+        call(plain)
+    assert n_hooks(plain) == 0
 
 
 # --- memory --------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -428,6 +429,9 @@ def test_states_and_answers_of_some_facts(tiny_gemma, facts):
     assert not set(first) & set(second) and set(first) | set(second) == set(facts["fact"])
     assert abs(len(first) - len(second)) <= facts["relation"].nunique()
     table = pairs.states_and_answers(states, answers, first)
+    for strange, told in (([*first, "?"], "facts holds '?'"), ([], "facts holds nothing"), ([True] * 3, "holds True")):
+        with pytest.raises(ValueError, match=re.escape(told)):
+            pairs.states_and_answers(states, answers, strange)
     part = answers[answers["fact"].isin(first)]
     order = answers.loc[answers["language"] == "de", "fact"].tolist()
     kept = torch.tensor([i for i, fact in enumerate(order) if fact in first])

@@ -12,7 +12,7 @@ import unifylens as ul
 FOLDER = Path(ul.__file__).parent
 
 FLOORS = (
-    ("seeds", "errors", "environment", "hardware"),
+    ("seeds", "errors", "arguments", "cards", "environment", "hardware"),
     ("config", "measures", "native"),
     ("corpus", "model", "patching"),
     ("crosslingual", "pretrained"),

@@ -160,3 +160,142 @@ def test_a_run_that_was_stored_by_block_is_read_by_layer():
     again = store.save(run.experiment, early, weights)
     assert "probe_0" in pd.read_parquet(again.folder / store.HISTORY)
     pd.testing.assert_frame_equal(again.history, expected[["step", "recall", "transfer", *by_block]])
+
+
+# --- what is there -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def three(empty_store):
+    """Runs of seeds 0 to 2."""
+    return ul.sweep(tiny(**{"train.steps": 10}), over={"seed": range(3)}, progress=False)
+
+
+def files(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def interrupted(*experiments):
+    progress = store.Progress(list(experiments))
+    progress.save({"a": torch.arange(3)}, {"step": 1})
+    return progress.path
+
+
+def test_an_empty_store_is_listed(empty_store):
+    assert not len(store.runs()) and store.size() == 0 and not len(store.clear(everything=True))
+    assert "state" in store.runs() and not empty_store.exists()
+
+
+def test_runs_are_listed_and_measured(three, empty_store):
+    path = interrupted(tiny(seed=8), tiny(seed=9))
+    table = store.runs().set_index("key")
+    for run in three:
+        row = table.loc[run.folder.name]
+        assert (row["seed"], row["steps"], row["state"], row["ours"]) == (run.experiment.seed, 10, "intact", True)
+        assert "world.n_subjects=24" in row["differs"] and "seed" not in row["differs"]
+        assert row["MB"] == sum(map(len, files(run.folder).values())) / 1e6
+        assert abs(row["modified"] - pd.Timestamp.now()) < pd.Timedelta(minutes=5)
+    assert table.loc[path.stem, ["differs", "state"]].tolist() == ["2 experiments", "interrupted"] and len(table) == 4
+    assert store.size() == sum(map(len, files(empty_store).values()))
+
+
+@pytest.mark.parametrize("name", ["key", "experiment", "run", "list", "series", "sweep"])
+def test_what_is_named_is_cleared_and_nothing_else(three, empty_store, name):
+    named = {
+        "key": three[1].folder.name,
+        "experiment": three[1].experiment,
+        "run": three[1],
+        "list": [three[1].experiment],
+        "series": store.runs().query("seed == 1")["key"],
+        "sweep": three[1:2],
+    }[name]
+    before, listed = files(empty_store), store.runs().query("seed == 1").reset_index(drop=True)
+    pd.testing.assert_frame_equal(store.clear(named), listed)
+    gone = {path for path in before if three[1].folder.name in path}
+    assert len(gone) == 4 and files(empty_store) == {path: text for path, text in before.items() if path not in gone}
+    assert not list(empty_store.glob("runs/.*"))
+    assert store.load(three[1].experiment) is None and store.load(three[0].experiment) is not None
+
+
+def test_a_stack_goes_with_all_its_experiments_or_by_its_key(three):
+    path = interrupted(*(run.experiment for run in three[:2]))
+    store.clear(three[0])
+    assert path.exists()
+    store.clear(path.stem)
+    assert not path.exists() and len(store.runs()) == 2
+    path = interrupted(*(run.experiment for run in three[1:]))
+    assert len(store.clear(three[1:])) == 3 and not path.exists() and not len(store.runs())
+
+
+def foreign(empty_store, three):
+    """What is no run, by what it is called."""
+    runs = empty_store / "runs"
+    (runs / "my notes").mkdir()
+    (runs / "my notes" / "weights.safetensors").write_text("mine")
+    (runs / "list.txt").write_text("mine")
+    (three[0].folder / "notes.txt").write_text("mine")
+    os.rename(three[1].folder, runs / "other name")
+    (runs / "broken").mkdir()
+    (runs / "broken" / "experiment.json").write_text("{")
+    (runs / "link").symlink_to(three[2].folder)
+    (empty_store / "interrupted").mkdir()
+    (empty_store / "interrupted" / "x.safetensors").write_text("mine")
+    (empty_store / "mine.txt").write_text("mine")
+    return {
+        "my notes": "no run: without experiment.json",
+        "list.txt": "no run: a link or a file",
+        three[0].folder.name: "holds more than a run: notes.txt",
+        "other name": "no run: under the key of another experiment",
+        "broken": "no run: cannot be read (ValidationError)",
+        "link": "no run: a link or a file",
+        "x.safetensors": "no stack",
+    }
+
+
+def test_what_is_not_ours_is_listed_and_never_cleared(three, empty_store):
+    told = foreign(empty_store, three)
+    table = store.runs().set_index("key")
+    assert table.loc[list(told), "state"].to_dict() == told and not table.loc[list(told), "ours"].any()
+    before = files(empty_store)
+    for key, state in told.items():
+        with pytest.raises(ValueError, match=re.escape(f"{key!r} is left alone, {state}")):
+            store.clear([three[2].folder.name, key])
+    assert files(empty_store) == before, "nothing goes where one name is wrong"
+    assert store.clear(everything=True)["key"].tolist() == [three[2].folder.name]
+    assert files(empty_store) == {p: text for p, text in before.items() if three[2].folder.name not in p}
+
+
+def test_damaged_and_old_runs_are_told_and_can_be_cleared(three, monkeypatch):
+    (three[0].folder / "history.parquet").write_bytes(b"")
+    (three[1].folder / "weights.safetensors").unlink()
+    states = store.runs().set_index("seed")["state"]
+    assert states[0] == "damaged: history.parquet does not match its checksum"
+    assert states[1] == "damaged: weights.safetensors is missing" and states[2] == "intact"
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "DATA_FORMAT", store.DATA_FORMAT + 1)
+        assert store.runs().set_index("seed")["state"][2] == "of an older format"
+    assert len(store.clear(everything=True)) == 3 and not len(store.runs())
+
+
+@pytest.mark.parametrize(
+    ("call", "told"),
+    [
+        (lambda key: store.clear(), "name runs by key or experiment, or say everything=True"),
+        (lambda key: store.clear([]), "or say everything=True"),
+        (lambda key: store.clear(key, everything=True), "or say everything=True"),
+        (lambda key: store.clear("0" * 20), "'00000000000000000000' is not in "),
+        (lambda key: store.clear([key, 3]), "which holds a int; allowed: keys, experiments and runs"),
+        (lambda key: store.clear(tiny(seed=77)), " is not in "),
+    ],
+)
+def test_clear_asks_for_what_is_there(run, call, told):
+    before = files(run.folder)
+    with pytest.raises(ValueError, match=re.escape(told)):
+        call(run.folder.name)
+    assert files(run.folder) == before
+
+
+def test_a_step_is_a_whole_number_however_it_is_written(run):
+    assert all(
+        torch.equal(p, q) for p, q in zip(run.checkpoint(10.0).parameters(), run.model.parameters(), strict=True)
+    )

@@ -11,6 +11,8 @@ from types import SimpleNamespace
 from typing import ClassVar
 
 import joblib
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from conftest import assert_equal_runs, distance, quietly, tiny, weights
@@ -55,7 +57,7 @@ def test_sweep_over_whole_corpora():
 def test_equal_experiments_are_trained_once_and_then_read(monkeypatch):
     stacked = []
     init = _Stack.__init__
-    monkeypatch.setattr(_Stack, "__init__", lambda self, es: (stacked.append(list(es)), init(self, es))[1])
+    monkeypatch.setattr(_Stack, "__init__", lambda self, es, *rest: (stacked.append(list(es)), init(self, es, *rest))[1])
     first, other, second = quietly(tiny(), tiny(seed=1), tiny())
     assert stacked == [[tiny(), tiny(seed=1)]]
     assert first.folder == second.folder != other.folder
@@ -107,6 +109,150 @@ def test_two_stacks_at_a_time_give_the_same_runs_and_can_be_interrupted(press_ct
                 assert torch.allclose(weights(run)[name], weight, atol=1e-5), name
 
 
+# --- what users write ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def dials(tmp_path_factory):
+    """A sweep over float dials."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("UNIFYLENS_HOME", str(tmp_path_factory.mktemp("dials")))
+        over = {"corpus.parallel": np.arange(0, 0.4, 0.1), "seed": np.arange(2)}
+        return ul.sweep(tiny(**{"train.steps": 10}), over=over, progress=False)
+
+
+def test_slices_of_a_sweep_are_sweeps(dials):
+    part = dials[2:6:2]
+    assert isinstance(part, ul.Sweep) and part.runs == [dials[2], dials[4]] and part.dials == dials.dials[2:6:2]
+    assert part.final["seed"].tolist() == [0, 0] and len(dials[3:3]) == 0 and len(dials[-2:]) == 2
+    assert dials[np.int64(1)] is dials[1] and dials[-1] is dials.runs[-1] and list(dials) == dials.runs
+
+
+@pytest.mark.parametrize("index", [True, np.True_, "seed", 1.0, None, (0, 1)])
+def test_another_index_is_refused(dials, index):
+    with pytest.raises(TypeError, match=r"allowed are a number or a slice, or `runs.select\(...\)` by settings"):
+        dials[index]
+
+
+@pytest.mark.parametrize("index", [8, -9])
+def test_an_index_beyond_is_refused(dials, index):
+    with pytest.raises(IndexError, match=rf"runs\[{index}\]: there are 8"):
+        dials[index]
+
+
+def test_dials_are_python_values(dials):
+    assert {type(value) for dial in dials.dials for value in dial.values()} == {int, float}
+
+
+@pytest.mark.parametrize("value", [0.3, 0.1 + 0.2, np.float32(0.3)])
+@pytest.mark.parametrize("name", ["parallel", "corpus.parallel"])
+def test_float_dials_are_found(dials, name, value):
+    assert dials.select(**{name: value}).dials == dials.dials[6:] and len(dials.select(**{name: value, "seed": 1})) == 1
+
+
+def test_equal_values_come_before_close_ones(trained):
+    runs = ul.Sweep([trained] * 2, [{"level": 0.3}, {"level": 0.1 + 0.2}])
+    assert [runs.select(level=v).dials for v in (0.3, 0.1 + 0.2)] == [[{"level": 0.3}], [{"level": 0.1 + 0.2}]]
+    assert len(runs.select(level=0.3 + 1e-8)) == 2
+
+
+@pytest.mark.parametrize(
+    ("labels", "told"),
+    [
+        ({"paralel": 0.3}, "'paralel' is no setting of this sweep. Did you mean 'corpus.parallel'?"),
+        ({"parallel": 0.35}, "no run has corpus.parallel=0.35; its values: 0, 0.1, 0.2, 0.3."),
+        ({"parallel": 0.3, "seed": 7}, "no run has seed=7 together with the other settings; its values: 0, 1."),
+    ],
+)
+def test_what_is_not_there_is_not_selected(dials, labels, told):
+    with pytest.raises(ValueError) as error:
+        dials.select(**labels)
+    assert told in str(error.value)
+
+
+def test_a_last_name_that_means_two_settings_is_refused(trained):
+    with pytest.raises(ValueError, match=r"'x' means a\.x or b\.x"):
+        ul.Sweep([trained], [{"a.x": 1, "b.x": 2}]).select(x=1)
+
+
+def measured_right(run):
+    return run.final["recall"]
+
+
+def test_measures_may_be_numbers_rows_columns_and_tables(dials):
+    recall, seeds = dials.final["recall"].tolist(), [0, 1] * 4
+    rows = {
+        "measured_right": measured_right,
+        "value": lambda run: torch.tensor(measured_right(run), dtype=torch.float64),
+        "share": lambda run: {"share": measured_right(run)},
+        "recall": lambda run: run.final[["recall", "transfer"]],
+    }
+    for name, function in rows.items():
+        table = dials.measure(function, progress=False)
+        assert table[name].tolist() == recall and table["seed"].tolist() == seeds and "index" not in table
+    table = dials.measure(ul.transfer, progress=False)
+    column = dials.measure(lambda run: run.transfer()["right"], progress=False)
+    pd.testing.assert_frame_equal(column, table[["language", "right", "corpus.parallel", "seed"]])
+    assert len(table) == 16 and list(table)[:2] == ["language", "n"]
+
+
+def test_dials_that_hold_several_values_stand_in_one_cell(trained):
+    runs = ul.Sweep([trained], [{"templates": ("topic",)}])
+    assert runs.measure(measured_right, progress=False)["templates"].tolist() == [("topic",)]
+
+
+@pytest.mark.parametrize("result", [None, [1], object()])
+def test_a_measure_of_another_kind_is_refused(dials, result):
+    with pytest.raises(TypeError, match=f"value gave a {type(result).__name__}; allowed: a table, a number, or a dict"):
+        dials.measure(lambda run: result, progress=False)
+
+
+@pytest.mark.parametrize("table", ["history", "final", "measure"])
+def test_a_sweep_of_no_runs_has_no_table(dials, table):
+    with pytest.raises(ValueError, match="the sweep has no runs"):
+        dials[:0].measure(measured_right) if table == "measure" else getattr(dials[:0], table)
+
+
+@pytest.mark.parametrize(
+    ("over", "told"),
+    [
+        ({"seed": [3, 1, 3]}, "over gives seed=3 twice"),
+        ({"corpus.parallel": [0, 0.0], "seed": [0, 1]}, "over gives corpus.parallel=0.0 twice"),
+        ({"seed": [1, np.int64(1)]}, "over gives seed=1 twice"),
+    ],
+)
+def test_a_value_that_stands_twice_is_told(over, told):
+    with pytest.raises(ValueError, match=told):
+        ul.sweep(tiny(), over=over, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("call", "told"),
+    [
+        (lambda run: ul.train([tiny()]), r"experiment is a list; allowed: an Experiment; several .* `ul.train_many`"),
+        (lambda run: ul.train(run), "experiment is a Run; .* trained already, and its settings are `run.experiment`"),
+        (lambda run: ul.train({"seed": 1}), "experiment is a dict"),
+        (lambda run: ul.train_many(tiny()), "experiments is one Experiment; allowed: a list"),
+        (lambda run: ul.train_many(run), "experiments is one Run; allowed: a list"),
+        (lambda run: ul.train_many([tiny(), run]), r"experiments\[1\] is a Run"),
+        (lambda run: ul.sweep(run, over={"seed": [0]}), "experiment is a Run"),
+        (lambda run: ul.sweep(tiny(), over=["seed"]), "over is a list; allowed: a dict"),
+        (lambda run: ul.train_design([tiny()]), r"design\[0\] is a Experiment; allowed: a pair"),
+        (lambda run: ul.train_design([({}, run)]), r"design\[0\]\[1\] is a Run"),
+    ],
+)
+def test_what_is_no_experiment_is_refused(trained, call, told):
+    with pytest.raises(TypeError, match=told):
+        call(trained)
+
+
+def test_experiments_may_come_one_by_one():
+    runs = ul.train_many((tiny(**{"train.steps": 10}, seed=seed) for seed in range(2)), progress=False)
+    assert [run.experiment.seed for run in runs] == [0, 1]
+    runs = ul.train_design((({"n": run.experiment.seed}, run.experiment) for run in runs), progress=False)
+    assert [dial["n"] for dial in runs.dials] == [0, 1] and len(runs) == 2
+
+
 # --- what trains together ------------------------------------------------------------------------------------
 
 
@@ -114,7 +260,7 @@ def test_two_stacks_at_a_time_give_the_same_runs_and_can_be_interrupted(press_ct
 def stacked(monkeypatch):
     """The stacks that are trained, as lists of experiments."""
     stacks, init = [], _Stack.__init__
-    monkeypatch.setattr(_Stack, "__init__", lambda self, es: (stacks.append(list(es)), init(self, es))[1])
+    monkeypatch.setattr(_Stack, "__init__", lambda self, es, *rest: (stacks.append(list(es)), init(self, es, *rest))[1])
     return stacks
 
 
@@ -166,7 +312,7 @@ def test_a_run_that_diverged_says_so(monkeypatch):
     with pytest.warns(UserWarning, match=r"a run \(seed 3\) diverged at step \d+: its loss"):
         runs = ul.sweep(tiny(seed=3), over={"train.steps": [40, 20]}, progress=False)
     assert runs[0].diverged_at == 21 and runs[1].diverged_at is None
-    assert f"diverged at step {runs[0].diverged_at})" in repr(runs[0]) and "diverged" not in repr(runs[1])
+    assert f"diverged at step {runs[0].diverged_at})" in repr(runs[0]) and "diverged at" not in repr(runs[1])
     assert runs.final["diverged_at"].tolist()[0] == runs[0].diverged_at and runs.final["diverged_at"].isna()[1]
 
 

@@ -26,8 +26,10 @@ turned = ul.Experiment(interventions=(ul.Intervention(name="balance_objects", sh
 run = ul.train(exp)
 print(run.corpus.text(language=1, fact=0), other.key(2), turned.seed, ul.__version__)
 table = ul.transfer(run.model, run.corpus)
+print(ul.transfer(run), run.transfer(), run.unification("subject"), run.states(run.corpus.parallel))
 states = ul.states(run.model, run.corpus, run.corpus.block_facts())
 runs = ul.sweep(exp, over={"corpus.parallel": [0, 0.1, 0.3], "seed": range(4)})
+print(runs[0].final, runs[1:3].final, runs[0].corpus.text("b"), runs.measure(ul.transfer), ul.store.clear(runs[:2]))
 ul.plots.curve(runs.final, "corpus.parallel", "transfer")
 balanced = interventions.balance_objects(run.corpus, share=0.5)
 print(balanced.statistics().loc["facts", "value"], ul.unification(run.model, balanced))
@@ -42,10 +44,14 @@ PLANTED = {
     "ul.Intervention(name='balance_object', share=1.0)": "balance_objects",
     "ul.Experiment().seeed": 'maybe "seed"',
     "ul.train([exp])": 'expected "Experiment"',
-    "ul.transfer(run)": 'Missing positional argument "corpus"',
-    "ul.transfer(run.corpus, run.model)": 'expected "Corpus"',
+    "ul.transfer(run.experiment)": 'expected "Model | Trained"',
+    "ul.states(run.model, run.corpus)": 'Missing positional argument "facts"',
+    "ul.transfer(run.corpus, run.model)": 'expected "Corpus | None"',
+    "ul.Sweep([run], [{}])['seed']": "No overload variant",
+    "ul.Sweep([run], [{}])[0].select()": 'no attribute "select"',
+    "ul.Sweep([run], [{}])[:1].transfer()": 'no attribute "transfer"',
     "run.histroy": 'maybe "history"',
-    "run.corpus.text(language='b', fact=0)": 'expected "int"',
+    "run.corpus.text(language=None, fact=0)": 'expected "int | str"',
     "ul.sweep(exp, ovr={'seed': range(4)})": 'did you mean "over"',
     "ul.unify": 'no attribute "unify"',
     "ul.hooks.steeer": 'maybe "steer"',

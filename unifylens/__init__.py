@@ -8,7 +8,8 @@ One fact's way goes through the rooms in this order, and none reaches back:
 - `crosslingual` asks a model of the dish in every language; `pretrained` does so with models that others trained
 - `measures` (tensors in, numbers out) and `patching` (any model with TransformerLens hook names) stand on their own
 - `designs` lists what the notebooks train, `evidence` what is claimed and found, `reproduce` runs it all
-- ground, under all of them: `seeds`, `errors`, `environment` (folders, settings), `hardware`
+- ground, under all of them: `seeds`, `errors`, `arguments` (what users hand over), `cards` (how things print),
+  `environment` (folders, settings), `hardware`
 """
 
 import os

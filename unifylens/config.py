@@ -11,10 +11,12 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
+from pydantic_core import PydanticCustomError
 
-from unifylens import environment
+from unifylens import cards, environment
+from unifylens.arguments import plain
 from unifylens.errors import suggest
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -85,13 +87,53 @@ class Config(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _name_unknown_fields(cls, data: Any) -> Any:
-        if isinstance(data, dict):
-            for name in data:
-                if name not in cls.model_fields:
-                    raise ValueError(
-                        f"{cls.__name__} has no field {name!r}.{suggest(str(name), list(cls.model_fields))}"
-                    )
-        return data
+        if not isinstance(data, dict):
+            return data
+        for name in data:
+            if name not in cls.model_fields:
+                leaf = str(name).rpartition(".")[2]
+                parts = [(part, of) for part, of in cls.parts().items() if leaf in of.model_fields]
+                inside = [f"{part}={of.__name__}({leaf}=...)" for part, of in parts]
+                hint = f" Write {inside[0]}." if inside else ""
+                raise ValueError(
+                    f"{cls.__name__} has no field {name!r}.{hint}{suggest(str(name), list(cls.model_fields))}"
+                )
+        return {name: plain(value) for name, value in data.items()}
+
+    @classmethod
+    def parts(cls) -> dict[str, type[Config]]:
+        """Fields that hold settings of their own."""
+        kinds = {name: field.annotation for name, field in cls.model_fields.items()}
+        return {name: kind for name, kind in kinds.items() if isinstance(kind, type) and issubclass(kind, Config)}
+
+    def differences(self) -> dict[str, Any]:
+        """What differs from the defaults, by the names that `replace` takes."""
+        values: dict[str, Any] = {}
+        for name, field in type(self).model_fields.items():
+            value = getattr(self, name)
+            if name in self.parts():
+                values |= {f"{name}.{inner}": v for inner, v in value.differences().items()}
+            elif value != field.default:
+                values[name] = value
+        return values
+
+    def __repr_args__(self) -> Iterator[tuple[str, Any]]:
+        yield from self.differences().items()
+
+    def __str__(self) -> str:
+        return repr(self)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name not in type(self).model_fields:
+            return super().__setattr__(name, value)
+        part = next((f"{part}." for part, of in Experiment.parts().items() if of is type(self)), "")
+        if isinstance(self, Experiment):
+            copy = f"experiment.replace({name}={value!r})"
+        else:
+            copy = f"experiment.replace(**{{{part + name!r}: {value!r}}})" if part else f"a new {type(self).__name__}"
+        text = f"settings are frozen; make a changed copy: {copy}."
+        error = {"type": PydanticCustomError("frozen", "{text}", {"text": text}), "loc": (name,), "input": value}
+        raise ValidationError.from_exception_data(type(self).__name__, [error])
 
 
 class WorldConfig(Config):
@@ -560,14 +602,18 @@ class Experiment(Config):
     @classmethod
     def field_names(cls) -> list[str]:
         """All dotted names that `replace` and `sweep` take."""
-        names = []
-        for name, field in cls.model_fields.items():
+        names, parts = [], cls.parts()
+        for name in cls.model_fields:
             names.append(name)
-            if isinstance(field.annotation, type) and issubclass(field.annotation, Config):
-                names += [f"{name}.{inner}" for inner in field.annotation.model_fields]
+            if name in parts:
+                names += [f"{name}.{inner}" for inner in parts[name].model_fields]
         return names
 
     def key(self, data_format: int) -> str:
         """Content hash of the experiment and the format of what is stored for it."""
         text = json.dumps([data_format, self.model_dump(mode="json")], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:20]
+
+    def _repr_html_(self) -> str:
+        values = {name: repr(value) for name, value in self.differences().items()}
+        return cards.as_html("Experiment", values or {"settings": "as by default"})

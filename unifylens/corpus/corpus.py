@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
+from numpy.typing import ArrayLike
 
+from unifylens.arguments import numbers
+from unifylens.cards import Card
 from unifylens.config import (
     CorpusConfig,
     Experiment,
@@ -28,6 +31,7 @@ from unifylens.corpus.language import Language, make_languages, real_languages
 from unifylens.corpus.prompts import Rendered, cue_patterns, render
 from unifylens.corpus.tokenization import EOS, PAD, PAD_ID, Tokenizer, language_tag, make_tokenizer
 from unifylens.corpus.world import World
+from unifylens.errors import suggest
 from unifylens.seeds import rng
 
 if TYPE_CHECKING:
@@ -37,7 +41,7 @@ KEPT = 64
 """Corpora that a process keeps (about 2 MB each in the default dish)."""
 
 
-class Corpus:
+class Corpus(Card):
     """The prompts of every fact in every language, and how often each is seen.
 
     Row `r = language * n_facts + fact` stands for one fact in one language, seen or held out.
@@ -93,6 +97,17 @@ class Corpus:
         """Copy with some parts changed, named as in the constructor. Raises what the constructor raises."""
         names = ("world", "languages", "tokenizer", "templates", "language_token", "language_cue", "home", "stages")
         return Corpus(**{name: getattr(self, name) for name in (*names, "switched")} | parts)
+
+    def _card(self) -> tuple[str, dict[str, str]]:
+        world, n_parallel = self.world, int(self.parallel.sum())
+        return "Corpus", {
+            "languages": ", ".join(language.name for language in self.languages),
+            "facts": f"{world.n_facts:,}: {world.n_subjects:,} subjects, {world.n_relations:,} relations, "
+            f"{world.n_objects:,} objects",
+            "parallel": f"{n_parallel:,} facts ({n_parallel / world.n_facts:.1%})",
+            "vocabulary": f"{self.d_vocab:,} tokens; up to {self.n_ctx} in a prompt with its answer",
+            "example": self.text(0, 0),
+        }
 
     # --- who sees what -------------------------------------------------------------------------------------
 
@@ -150,9 +165,24 @@ class Corpus:
         """Number of (language, fact) pairs."""
         return self.n_languages * self.n_facts
 
-    def rows(self, facts: Int[np.ndarray, " fact"]) -> Int[np.ndarray, " row"]:
-        """Rows of these facts in every language, language by language."""
-        return (np.arange(self.n_languages)[:, None] * self.n_facts + np.asarray(facts)).ravel()
+    def fact_numbers(self, facts: ArrayLike | Tensor) -> Int[np.ndarray, " fact"]:
+        """Numbers of facts, given as such or as a mask `[n_facts]`. Raises ValueError for what is no fact, or none."""
+        return numbers(facts, self.n_facts, "facts", "the corpus")
+
+    def language_number(self, language: int | str, name: str = "language") -> int:
+        """Number of a language, given as such or by its name. Raises ValueError for one that does not exist."""
+        names = [each.name for each in self.languages]
+        if isinstance(language, str):
+            if language not in names:
+                raise ValueError(f"{name}={language!r} is no language of the corpus.{suggest(language, names)}")
+            return names.index(language)
+        if not _is_number(language, len(names)):
+            raise ValueError(f"{name}={language!r}: allowed are 0 to {len(names) - 1}, or a name: {', '.join(names)}.")
+        return int(language)
+
+    def rows(self, facts: ArrayLike | Tensor) -> Int[np.ndarray, " row"]:
+        """Rows of these facts in every language, language by language. Raises ValueError as `fact_numbers` does."""
+        return (np.arange(self.n_languages)[:, None] * self.n_facts + self.fact_numbers(facts)).ravel()
 
     @cached_property
     def _rendered(self) -> Rendered:
@@ -193,10 +223,16 @@ class Corpus:
 
         `answer` is the last prompt token, whose logits predict the answer's first. Raises ValueError for another slot.
         """
+        self._check_template(template)
         ends = self._rendered.ends[template]
         if slot not in ends:
             raise ValueError(f"position={slot!r} is not in this template; allowed: {', '.join(ends)}.")
         return ends[slot]
+
+    def _check_template(self, template: int) -> None:
+        n = len(self._renderings)
+        if not _is_number(template, n):
+            raise ValueError(f"template={template}; allowed: 0 to {n - 1}.")
 
     @property
     def slots(self) -> tuple[str, ...]:
@@ -231,11 +267,14 @@ class Corpus:
         tokens[..., 1:][at[..., 1:] == at[..., :-1]] = PAD_ID
         return tokens
 
-    def prompts(self, rows: Int[np.ndarray, " row"] | None = None, template: int = 0) -> Int[Tensor, "row pos"]:
-        """Token IDs up to and including the last token before the answer, padded on the right."""
+    def prompts(self, rows: ArrayLike | Tensor | None = None, template: int = 0) -> Int[Tensor, "row pos"]:
+        """Token IDs up to and including the last token before the answer, padded on the right.
+
+        Raises ValueError for rows that are not there: allowed are numbers, or a mask `[n_rows]`.
+        """
         import torch
 
-        rows = np.arange(self.n_rows) if rows is None else np.asarray(rows)
+        rows = np.arange(self.n_rows) if rows is None else numbers(rows, self.n_rows, "rows", "the corpus")
         last = torch.from_numpy(self.positions("answer", template)[rows])
         tokens = self.sequences[template, rows, : int(last.max()) + 1]
         return tokens.masked_fill(torch.arange(tokens.shape[1]) > last[:, None], PAD_ID)
@@ -249,14 +288,17 @@ class Corpus:
             )
         return self.due[0, :, 0]
 
-    def text(self, language: int, fact: int, template: int = 0, answer: bool = True) -> str:
-        """One prompt as text, with its answer behind an arrow.
+    def text(self, language: int | str, fact: int = 0, template: int = 0, answer: bool = True) -> str:
+        """One prompt as text, with its answer behind an arrow; `language` is a number or a name.
 
         >>> corpus = ul.Corpus.build(ul.Experiment())
         >>> corpus.text(language=1, fact=0)
         '<bos> trivode fafu → koupouba'
         """
-        if not 0 <= language < self.n_languages or not 0 <= fact < self.n_facts:
+        self._check_template(template)
+        if isinstance(language, str):
+            language = self.language_number(language)
+        if not _is_number(language, self.n_languages) or not _is_number(fact, self.n_facts):
             raise ValueError(
                 f"language={language}, fact={fact}: allowed are languages 0 to {self.n_languages - 1} and "
                 f"facts 0 to {self.n_facts - 1}."
@@ -414,6 +456,11 @@ class Corpus:
                 text = self.text(int(language), int(fact))
                 records.append({"kind": name, "language": self.languages[language].name, "text": text})
         return pd.DataFrame(records)
+
+
+def _is_number(value: object, n: int) -> bool:
+    """Whether it is a whole number from 0 to n - 1."""
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and 0 <= value < n
 
 
 @lru_cache(maxsize=KEPT)

@@ -8,13 +8,14 @@ import numpy as np
 from jaxtyping import Int
 
 from unifylens import environment
+from unifylens.cards import Card
 from unifylens.config import RealConfig, WorldConfig
 from unifylens.corpus import cldr
 from unifylens.seeds import rng
 
 
-@dataclass(frozen=True)
-class World:
+@dataclass(frozen=True, repr=False)
+class World(Card):
     """Facts as triples; objects are numbered over all relations.
 
     `facts` is `[fact, 3]`: subject, relation, object. `object_relation` is `[object]`: the relation that an
@@ -106,3 +107,12 @@ class World:
     def object(self) -> Int[np.ndarray, " fact"]:
         """Object of each fact."""
         return self.facts[:, 2]
+
+    def _card(self) -> tuple[str, dict[str, str]]:
+        names = "" if self.codes is None else f" ({', '.join(self.codes[1])})"
+        return "World", {
+            "facts": f"{self.n_facts:,}",
+            "subjects": f"{self.n_subjects:,}",
+            "relations": f"{self.n_relations:,}{names}",
+            "objects": f"{self.n_objects:,}",
+        }

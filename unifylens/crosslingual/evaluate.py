@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import combinations
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from unifylens import measures
@@ -27,6 +28,38 @@ Ask = Callable[[Tensor, Tensor], tuple[Tensor, list[Tensor]]]
 """From tokens `[row, pos]` and positions `[row]`: logits `[row, vocab]` and states by layer `[row, d_model]` there."""
 
 
+class Trained(Protocol):
+    """A model and the corpus it was trained on, such as a `Run`."""
+
+    @property
+    def model(self) -> Model:
+        """The model."""
+
+    @property
+    def corpus(self) -> Corpus:
+        """Its corpus."""
+
+
+def model_and_corpus(model: Model | Trained, corpus: Corpus | None = None) -> tuple[Model, Corpus]:
+    """A model and a corpus that fit, or those of a run that is given alone.
+
+    Raises TypeError for anything else, and ValueError if the model does not fit the corpus.
+    """
+    if isinstance(model, Corpus):
+        raise TypeError("model is a Corpus; allowed: the model first, then the corpus.")
+    if hasattr(model, "runs"):
+        raise TypeError("model is a Sweep; allowed: one run, or all of them with `runs.measure(ul.transfer)`.")
+    if not hasattr(model, "cfg") and isinstance(getattr(model, "corpus", None), Corpus):
+        corpus = model.corpus if corpus is None else corpus
+        model = model.model
+    if not hasattr(model, "cfg"):
+        raise TypeError(f"model is a {type(model).__name__}; allowed: a model with TransformerLens' hooks, or a run.")
+    if not isinstance(corpus, Corpus):
+        raise TypeError(f"corpus is a {type(corpus).__name__}; allowed: a Corpus, such as run.corpus.")
+    corpus.check_model(model.cfg.d_vocab, model.cfg.n_ctx)
+    return model, corpus
+
+
 class Answers(NamedTuple):
     """What a model says: its greedy answers, and logits and states at the last prompt token."""
 
@@ -38,10 +71,10 @@ class Answers(NamedTuple):
 class Questions:
     """Some facts, asked in every language, and what the answers and states to them amount to."""
 
-    def __init__(self, corpus: Corpus, facts: Int[np.ndarray, " fact"]) -> None:
-        """`facts` are fact numbers of `corpus`; rows are ordered language by language."""
+    def __init__(self, corpus: Corpus, facts: ArrayLike | Tensor) -> None:
+        """`facts` as in `Corpus.fact_numbers`; rows are ordered language by language."""
         self.corpus = corpus
-        self.facts = np.sort(facts)
+        self.facts = np.sort(corpus.fact_numbers(facts))
         self.rows = torch.from_numpy(corpus.rows(self.facts))
         self.prompts = corpus.prompts(self.rows.numpy())
         self.last = torch.from_numpy(corpus.positions("answer")[self.rows.numpy()])
@@ -163,26 +196,29 @@ def main_layer(n_layers: int) -> int:
 
 
 def states(
-    model: Model, corpus: Corpus, facts: Int[np.ndarray, " fact"], position: str = "answer"
+    model: Model | Trained, corpus: Corpus, facts: ArrayLike | Tensor, position: str = "answer"
 ) -> Float[Tensor, "layer language fact d_model"]:
     """Residual stream of facts in every language, from the embedding to after the last block.
 
-    `position` is a slot of the prompt (its last token); `answer` is the last token before it. The order of `facts` is
-    kept. Raises ValueError if the model does not fit the corpus or the slot does not exist.
+    `position` is a slot of the prompt (its last token); `answer` is the last token before it. `facts` are numbers,
+    whose order is kept, or a mask over all facts. Raises ValueError if the model does not fit the corpus, or a fact or
+    the slot does not exist.
 
     >>> facts = run.corpus.block_facts(n_relations=2, per_relation=4)
     >>> ul.states(run.model, run.corpus, facts).shape
     torch.Size([3, 2, 8, 16])
     """
-    corpus.check_model(model.cfg.d_vocab, model.cfg.n_ctx)
+    model, corpus = model_and_corpus(model, corpus)
+    facts = corpus.fact_numbers(facts)
     rows = corpus.rows(facts)
     _, by_layer = run_prompts(model, corpus.prompts(rows), torch.from_numpy(corpus.positions(position)[rows]))
     return torch.stack(by_layer).unflatten(1, (corpus.n_languages, len(facts)))
 
 
-def transfer(model: Model, corpus: Corpus) -> pd.DataFrame:
+def transfer(model: Model | Trained, corpus: Corpus | None = None) -> pd.DataFrame:
     """Answers to every fact in every language in which it was never seen: one row a language, shares by type.
 
+    A run may stand alone: `transfer(run)` is `transfer(run.model, run.corpus)`.
     Columns: `n` questions, one share per `measures.ANSWER_TYPES`, and `choice`, the accuracy when only the
     relation's objects in the language asked are allowed (chance: one over their number; nan where answers have several
     tokens). Whole answers must match, as greedy decoding gives them.
@@ -192,7 +228,7 @@ def transfer(model: Model, corpus: Corpus) -> pd.DataFrame:
     >>> table["n"].to_dict(), list(table)[1:3]
     ({'a': 17, 'b': 19}, ['right', 'right object, wrong language'])
     """
-    corpus.check_model(model.cfg.d_vocab, model.cfg.n_ctx)
+    model, corpus = model_and_corpus(model, corpus)
     if corpus.seen.all():
         raise ValueError("every fact is seen in every language (corpus.parallel=1): no transfer to measure.")
     questions = Questions.all(corpus)
@@ -207,7 +243,7 @@ def transfer(model: Model, corpus: Corpus) -> pd.DataFrame:
     return pd.DataFrame(records).set_index("language")
 
 
-def held_out(model: Model, corpus: Corpus) -> pd.DataFrame:
+def held_out(model: Model | Trained, corpus: Corpus | None = None) -> pd.DataFrame:
     """The answer to every fact in every language in which it was never seen: one row each.
 
     Columns: `fact`, `relation` (its name where the world is real), `home` and `asked` (names of languages), `answer`
@@ -220,7 +256,7 @@ def held_out(model: Model, corpus: Corpus) -> pd.DataFrame:
     >>> table.groupby(["home", "asked"])["right"].size().to_dict()
     {('a', 'b'): 19, ('b', 'a'): 17}
     """
-    corpus.check_model(model.cfg.d_vocab, model.cfg.n_ctx)
+    model, corpus = model_and_corpus(model, corpus)
     if corpus.seen.all():
         raise ValueError("every fact is seen in every language (corpus.parallel=1): no transfer to measure.")
     questions = Questions.all(corpus)
@@ -250,8 +286,8 @@ def held_out(model: Model, corpus: Corpus) -> pd.DataFrame:
 
 
 def unification(
-    model: Model,
-    corpus: Corpus,
+    model: Model | Trained,
+    corpus: Corpus | None = None,
     position: str = "answer",
     facts: str = "held-out",
     n_facts: int = 1024,
@@ -259,6 +295,7 @@ def unification(
 ) -> pd.DataFrame:
     """Every variant of the unification score by layer, with shuffled pairs and an untrained model as controls.
 
+    A run may stand alone: `unification(run)`.
     `position` is a slot of the prompt (`answer`: the last token before it); `facts` are `held-out` (seen in one
     language only) or `parallel` ones; at most `n_facts` of them are compared. One row a layer (0 is the
     embedding, `l` the residual stream after block `l - 1`); mean over pairs of languages; column `untrained` is
@@ -269,7 +306,7 @@ def unification(
     >>> table[["unification", "shuffled", "untrained"]].shape
     (3, 3)
     """
-    corpus.check_model(model.cfg.d_vocab, model.cfg.n_ctx)
+    model, corpus = model_and_corpus(model, corpus)
     if facts not in ("held-out", "parallel"):
         raise ValueError(f"facts={facts!r}; allowed: 'held-out', 'parallel'.")
     wanted = np.flatnonzero(corpus.parallel == (facts == "parallel"))

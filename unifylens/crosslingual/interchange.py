@@ -15,11 +15,12 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Int
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from unifylens import patching
 from unifylens.corpus.corpus import Corpus
-from unifylens.crosslingual.evaluate import main_layer, states
+from unifylens.crosslingual.evaluate import main_layer, model_and_corpus, states
 from unifylens.measures.answers import FOUR_ANSWERS as ANSWERS
 from unifylens.patching import hooks, subspaces
 from unifylens.patching.edits import Edit
@@ -98,8 +99,8 @@ class Pairs:
 
 def pairs(
     corpus: Corpus,
-    source_language: int = 0,
-    target_language: int = 1,
+    source_language: int | str = 0,
+    target_language: int | str = 1,
     *,
     moved: str = "fact",
     n_pairs: int = 500,
@@ -118,9 +119,8 @@ def pairs(
     >>> pairs.source.shape == pairs.target.shape, list(pairs.answers())[:2]
     (True, ['source object, target language', 'source object, source language'])
     """
-    for name, value in (("source_language", source_language), ("target_language", target_language)):
-        if not 0 <= value < corpus.n_languages:
-            raise ValueError(f"{name}={value}: allowed are 0 to {corpus.n_languages - 1}.")
+    source_language = corpus.language_number(source_language, "source_language")
+    target_language = corpus.language_number(target_language, "target_language")
     if moved not in ("fact", "subject"):
         raise ValueError(f"moved={moved!r}; allowed: 'fact', 'subject'.")
     world, draw = corpus.world, rng(seed, f"pairs {source_language} {target_language} {moved}")
@@ -173,10 +173,10 @@ def subject_patch(
     which the fact is known). Means over all ordered pairs of languages, `n_pairs` of each. Raises ValueError as `pairs`
     does.
     """
+    model, corpus = model_and_corpus(model, corpus)
     layers = range(model.cfg.n_layers + 1) if layers is None else layers
     edits = [
-        patching.patch_at(patching.residual(model, layer), {"layer": layer}, positions=list(positions))
-        for layer in layers
+        patching.patch_at(patching.residual(model, layer), {"layer": layer}, positions=positions) for layer in layers
     ]
 
     def right(a: int, b: int) -> pd.DataFrame:
@@ -232,7 +232,7 @@ def language_swap(
     """
     if by not in SHIFTS:
         raise ValueError(f"by={by!r}; allowed: {', '.join(SHIFTS)}.")
-    corpus.check_model(model.cfg.d_vocab, model.cfg.n_ctx)
+    model, corpus = model_and_corpus(model, corpus)
     layer = main_layer(model.cfg.n_layers) if layer is None else layer
     name, world, n = patching.residual(model, layer), corpus.world, corpus.n_facts
     fit, test = halves(corpus, seed)
@@ -278,7 +278,7 @@ def subspace_swap(
     Facts, layers and shares as in `language_swap`; fit `spaces` on the first of `halves`. A row a subspace and ordered
     pair of languages: space, rank, source, target, n, right, flipped, unchanged.
     """
-    corpus.check_model(model.cfg.d_vocab, model.cfg.n_ctx)
+    model, corpus = model_and_corpus(model, corpus)
     name = patching.residual(model, main_layer(model.cfg.n_layers) if layer is None else layer)
     edits = [
         patching.patch_at(name, {"space": label, "rank": space.rank}, positions=-1, subspace=space)
@@ -309,7 +309,7 @@ def ablate(
     `transfer` (the same facts in the other languages), shares of right answers; and `wrong language`, the right object
     in another language, over both.
     """
-    corpus.check_model(model.cfg.d_vocab, model.cfg.n_ctx)
+    model, corpus = model_and_corpus(model, corpus)
     layer = main_layer(model.cfg.n_layers) if layer is None else layer
     fit, test = halves(corpus, seed)
     name, around = patching.residual(model, layer), states(model, corpus, fit)[layer].mean((0, 1))
@@ -370,7 +370,8 @@ class Swap:
         }
 
 
-def swaps(corpus: Corpus, facts: Int[np.ndarray, " fact"]) -> list[Swap]:
-    """Every ordered pair of languages, with those of the facts whose home is the first."""
+def swaps(corpus: Corpus, facts: ArrayLike | Tensor) -> list[Swap]:
+    """Every ordered pair of languages, with those of the facts (`Corpus.fact_numbers`) whose home is the first."""
+    facts = corpus.fact_numbers(facts)
     every = [Swap(corpus, a, b, facts[corpus.home[facts] == a]) for a, b in permutations(range(corpus.n_languages), 2)]
     return [swap for swap in every if len(swap.facts)]

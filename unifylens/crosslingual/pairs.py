@@ -165,7 +165,11 @@ def states_and_answers(
     """
     answers = check(answers)
     names = answers.loc[answers["language"] == answers["language"].iloc[0], "fact"]
-    chosen = names.isin(names if facts is None else facts).to_numpy(copy=True)  # torch wants to own it
+    wanted = names if facts is None else pd.Series(facts)
+    if not len(wanted) or not wanted.isin(names).all():
+        strange = "nothing" if not len(wanted) else repr(wanted[~wanted.isin(names)].tolist()[0])
+        raise ValueError(f"facts holds {strange}; allowed: names in the column `fact`, at least one.")
+    chosen = names.isin(wanted).to_numpy(copy=True)  # torch wants to own it
     kept = answers[answers["fact"].isin(names[chosen])]
     alike = unification_pairs(states[:, :, torch.from_numpy(chosen)], kept)
     return alike.join(answer_pairs(kept), on=["first", "second"])

@@ -25,10 +25,13 @@ from unifylens.patching.stream import (
     Hook,
     Model,
     Tokens,
+    as_tensor,
+    as_tokens,
     can_resume,
     check_edits,
     check_names,
     last_logits,
+    prompts_of,
     resid_post,
 )
 
@@ -70,6 +73,7 @@ def patch_at(name: str, labels: Mapping[str, Any], **where: Any) -> Edit:
 
 def steer_at(name: str, labels: Mapping[str, Any], vector: Float[Tensor, "*row d"], **where: Any) -> Edit:
     """The edit that adds a vector, `[d]` or one for each row `[row, d]`; `where` as in `hooks.steer`."""
+    vector = as_tensor(vector)
 
     def at(batch: Batch) -> list[Hook]:
         return [(name, partial(hooks.steer, vector=vector if vector.ndim == 1 else vector[batch.rows], **where))]
@@ -108,7 +112,7 @@ def experiment(
     >>> list(ul.patching.experiment(run.model, prompts, [without], metrics, progress=False))
     ['edit', 'right']
     """
-    sources = [] if source is None else [source] if isinstance(source, Tensor) else list(source)
+    target, sources = as_tokens(target), prompts_of(source)
     sender = model if source_model is None else source_model
     reads = sorted({name for edit in edits for name in edit.reads})
     _check(model, sender, target, sources, edits, metrics, reads)
@@ -183,6 +187,8 @@ def _check(
     metrics: Mapping[str, Callable],
     reads: Sequence[str],
 ) -> None:
+    if not isinstance(metrics, Mapping):
+        raise ValueError(f"metrics is a {type(metrics).__name__}; allowed: a dict of them by name.")
     for field_name, value in (("edits", edits), ("metrics", metrics)):
         if not len(value):
             raise ValueError(f"{field_name} is empty; allowed: at least one.")

@@ -5,7 +5,8 @@ Fix what follows `hook` with `functools.partial`, and run
 
 Activations are `[row, pos, d]` (residual stream, attention and MLP outputs, neurons) or `[row, pos, head, d_head]`
 (`hook_q`, `hook_k`, `hook_v`, `hook_z`, `hook_result`). `positions` names the same positions in every row, negative
-ones counted from the end, or is a mask `[row, pos]`, one that may differ by row; None means all.
+ones counted from the end, or is a mask `[row, pos]`, one that may differ by row; None means all. Numbers, masks,
+vectors and sources may be torch's, numpy's or pandas'.
 
 In a TransformerBridge an edit at `hook_resid_mid` reaches the MLP alone; for the residual stream after attention, edit
 `hook_attn_out` (or `hook_resid_pre`).
@@ -16,11 +17,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
+from numpy.typing import ArrayLike
 from torch import Tensor
 
+from unifylens.arguments import array, numbers
 from unifylens.errors import suggest
+from unifylens.patching.stream import as_tensor
 from unifylens.patching.subspaces import Subspace
 
 if TYPE_CHECKING:
@@ -28,9 +33,9 @@ if TYPE_CHECKING:
 
 __all__ = ["impose_pattern", "keep", "mean_cache", "patch", "project_out", "steer", "swap"]
 
-Positions = int | Sequence[int] | Bool[Tensor, "row pos"] | None
-Heads = int | Sequence[int] | None
-Source = Tensor | Mapping[str, Tensor]
+Positions = int | Sequence[int] | Bool[Tensor, "row pos"] | ArrayLike | None
+Heads = int | Sequence[int] | Tensor | ArrayLike | None
+Source = Tensor | np.ndarray | Mapping[str, Tensor]
 
 
 def patch(
@@ -56,6 +61,7 @@ def patch(
     torch.Size([8, 3])
     """
     given = _entry(source, hook).to(activation)
+    positions = _mask_or_numbers(positions)
     _fits(given, activation, hook, same_length=positions is None or isinstance(positions, Tensor))
     there = given[_index(given, hook, positions, heads)]
 
@@ -78,7 +84,10 @@ def swap(
 
     Raises ValueError unless `partner` holds one row of the batch for each row.
     """
-    if tuple(partner.shape) != (len(activation),) or (partner < 0).any() or (partner >= len(activation)).any():
+    partner = as_tensor(partner).to(activation.device)
+    is_number = not partner.is_floating_point() and partner.dtype != torch.bool
+    inside = is_number and bool(((partner >= 0) & (partner < len(activation))).all())
+    if tuple(partner.shape) != (len(activation),) or not inside:
         raise ValueError(
             f"partner={partner.tolist()[:8]}: allowed is one row number, 0 to {len(activation) - 1}, for each of "
             f"the {len(activation)} rows."
@@ -97,8 +106,10 @@ def project_out(
 ) -> Float[Tensor, "row pos *d"]:
     """Ablate a subspace: the component in it becomes that of `around` (such as a mean state), or zero."""
 
+    centre = None if around is None else as_tensor(around).to(activation)
+
     def change(here: Tensor) -> Tensor:
-        return here - subspace.project(here if around is None else here - around.to(here))
+        return here - subspace.project(here if centre is None else here - centre)
 
     return _edit(activation, hook, change, positions, heads)
 
@@ -115,7 +126,7 @@ def keep(
     """Ablate all but a subspace: everything outside it becomes that of `around` (such as a mean state), or zero."""
 
     def change(here: Tensor) -> Tensor:
-        centre = torch.zeros_like(here) if around is None else around.to(here)
+        centre = torch.zeros_like(here) if around is None else as_tensor(around).to(here)
         return centre + subspace.project(here - centre)
 
     return _edit(activation, hook, change, positions, heads)
@@ -139,6 +150,7 @@ def steer(
     torch.Size([8, 3])
     """
     rows, width = len(activation), activation.shape[-1]
+    vector = as_tensor(vector)
     if tuple(vector.shape) not in ((width,), (rows, width)):
         raise ValueError(
             f"vector has shape {list(vector.shape)}; at {hook.name} it must be [{width}] or [{rows}, {width}]."
@@ -218,6 +230,7 @@ def _edit(
 def _index(activation: Tensor, hook: HookPoint, positions: Positions, heads: Heads) -> tuple:
     """Index of the part at some positions and heads."""
     n_positions = activation.shape[1]
+    positions = _mask_or_numbers(positions)
     if positions is None:
         rows, columns = slice(None), torch.arange(n_positions)
     elif isinstance(positions, Tensor):
@@ -240,16 +253,28 @@ def _index(activation: Tensor, hook: HookPoint, positions: Positions, heads: Hea
     return (rows if isinstance(rows, slice) else rows[:, None]), columns[:, None], chosen
 
 
-def _numbers(given: int | Sequence[int], n: int, field: str, where: str) -> Int[Tensor, " chosen"]:
-    numbers = [given] if isinstance(given, int) else [int(x) for x in given]
-    for number in numbers:
-        if not -n <= number < n:
-            raise ValueError(f"{field}={number}: {where} has {n}; allowed: {-n} to {n - 1}.")
-    return torch.tensor([number % n for number in numbers], dtype=torch.long)
+def _mask_or_numbers(positions: Positions) -> Positions:
+    """Positions with a mask `[row, pos]` as torch has it, whoever made it."""
+    if positions is None or isinstance(positions, (int, range)) or not hasattr(positions, "__array__"):
+        return positions
+    if isinstance(positions, Tensor) and positions.ndim > 1:
+        return positions
+    table = array(positions)
+    return as_tensor(table) if table.ndim > 1 else table
+
+
+def _numbers(given: Heads, n: int, field: str, where: str) -> Int[Tensor, " chosen"]:
+    chosen = numbers(given, n, field, where, from_end=True) % n
+    if len(np.unique(chosen)) < len(chosen):
+        raise ValueError(
+            f"{field}={array(given).tolist()} names one twice: {where} has {n}; allowed: each once, the same in every "
+            "row. Positions that differ by row are a mask [row, pos]."
+        )
+    return torch.from_numpy(chosen)
 
 
 def _entry(source: Source, hook: HookPoint) -> Tensor:
-    return source if isinstance(source, Tensor) else _lookup(source, hook.name)
+    return as_tensor(source) if isinstance(source, (Tensor, np.ndarray)) else _lookup(source, hook.name)
 
 
 def _lookup(cache: Mapping[str, Tensor], name: str) -> Tensor:

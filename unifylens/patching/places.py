@@ -7,11 +7,11 @@ from functools import partial
 from typing import Any
 
 import pandas as pd
-from torch import Tensor
 
+from unifylens.arguments import chosen
 from unifylens.patching import hooks
 from unifylens.patching.edits import Batch, Edit, experiment, patch_at
-from unifylens.patching.stream import Hook, Model, Tokens, has_hook, residual
+from unifylens.patching.stream import Hook, Model, Tokens, as_tokens, has_hook, prompts_of, residual
 from unifylens.patching.subspaces import Subspace, neurons
 
 
@@ -21,8 +21,8 @@ def by_layer_and_position(
     source: Tokens | Sequence[Tokens],
     metrics: Mapping[str, Callable],
     *,
-    layers: Sequence[int] | None = None,
-    positions: Sequence[int] | None = None,
+    layers: int | Sequence[int] | None = None,
+    positions: int | Sequence[int] | None = None,
     subspace: Subspace | None = None,
     **options: Any,
 ) -> pd.DataFrame:
@@ -36,21 +36,23 @@ def by_layer_and_position(
     >>> len(table), list(table)
     (9, ['layer', 'position', 'as source'])
     """
-    lengths = {tokens.shape[-1] for tokens in (target, *([source] if isinstance(source, Tensor) else source))}
+    target, sources = as_tokens(target), prompts_of(source)
+    lengths = {tokens.shape[-1] for tokens in (target, *sources)}
     if positions is None and len(lengths) > 1:
         raise ValueError(
             f"prompts of source and target have lengths {sorted(lengths)}; name positions counted from the end of "
             "each, such as positions=[-1], or pad to one length on the left."
         )
     n_layers = model.cfg.n_layers
-    layers = range(n_layers + 1) if layers is None else layers
-    positions = range(target.shape[1]) if positions is None else positions
+    layers = range(n_layers + 1) if layers is None else chosen(layers, n_layers + 1, "layers", "the model").tolist()
+    n = target.shape[-1]
+    positions = range(n) if positions is None else chosen(positions, n, "positions", "target", from_end=True).tolist()
     edits = [
         patch_at(residual(model, layer), {"layer": layer, "position": position}, positions=position, subspace=subspace)
         for layer in layers
         for position in positions
     ]
-    return experiment(model, target, edits, metrics, source=source, **options)
+    return experiment(model, target, edits, metrics, source=sources, **options)
 
 
 def by_head(
@@ -109,7 +111,7 @@ def by_neurons(
     """Patch groups of MLP neurons: `groups[name][block]` lists them. Columns: group, the metrics."""
 
     def edit(group: str, members: Mapping[int, Sequence[int]]) -> Edit:
-        parts = {f"blocks.{b}.mlp.hook_post": neurons(list(ns), model.cfg.d_mlp) for b, ns in members.items()}
+        parts = {f"blocks.{b}.mlp.hook_post": neurons(ns, model.cfg.d_mlp) for b, ns in members.items()}
 
         def at(batch: Batch) -> list[Hook]:
             return [

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
 from unifylens.patching import hooks
 from unifylens.patching.edits import Batch, Edit, experiment, read_activations
-from unifylens.patching.stream import Hook, Model, Tokens, has_hook, resid_post
+from unifylens.patching.stream import Hook, Model, Tokens, as_tokens, has_hook, resid_post
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def by_path(
     metrics: Mapping[str, Callable],
     *,
     position: int = -1,
-    receivers: Sequence[str] | None = None,
+    receivers: str | Sequence[str] | None = None,
     **options: Any,
 ) -> pd.DataFrame:
     """Patch one path at a time: what a head or MLP sends at a position, as one later head or MLP or the logits read it.
@@ -79,12 +80,15 @@ def by_path(
             "by_path needs outputs that add to the residual stream one after the other; this model normalises or "
             "scales them, or runs attention and MLP side by side. Use by_head and by_component."
         )
+    target, source = as_tokens(target), as_tokens(source)
     shortest = min(tokens.shape[-1] for tokens in (target, source))
+    if isinstance(position, bool) or not isinstance(position, (int, np.integer)):
+        raise ValueError(f"position={position!r}; allowed: one whole number.")
     if not -shortest <= position < shortest:
         raise ValueError(f"position={position}: the prompts have {shortest}; allowed: {-shortest} to {shortest - 1}.")
     senders = components(model)
     known = [*(component.name for component in senders), LOGITS.name]
-    wanted = known if receivers is None else list(receivers)
+    wanted = known if receivers is None else [receivers] if isinstance(receivers, str) else list(receivers)
     if strange := [name for name in wanted if name not in known]:
         raise ValueError(f"receivers holds {strange[0]!r}; allowed: {', '.join(known)}.")
     edits = [

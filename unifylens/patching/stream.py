@@ -10,7 +10,10 @@ from typing import Any, Protocol
 
 import torch
 from jaxtyping import Float, Int
+from numpy.typing import ArrayLike
 from torch import Tensor
+
+from unifylens.arguments import array
 
 BATCH_ROWS = 2048
 """Prompts run at a time."""
@@ -37,6 +40,35 @@ class Model(Protocol):
 
     def parameters(self) -> Iterator[Tensor]:
         """Weights; they say on which device it computes."""
+
+
+def as_tensor(values: ArrayLike | Tensor) -> Tensor:
+    """Values as torch has them. Raises ValueError or TypeError for what holds no numbers."""
+    return values if isinstance(values, Tensor) else torch.as_tensor(array(values).copy())  # torch wants to own them
+
+
+def as_tokens(prompts: ArrayLike | Tensor) -> Tokens:
+    """Prompts as a tensor. Raises ValueError for what holds no numbers, such as texts."""
+    try:
+        return as_tensor(prompts)
+    except (ValueError, TypeError):
+        raise ValueError(
+            f"prompts of type {type(prompts).__name__} hold no numbers, or rows of unequal length; allowed: token IDs "
+            "[row, pos]."
+        ) from None
+
+
+def prompts_of(source: Tokens | Sequence[Tokens] | None) -> list[Tokens]:
+    """The sources' prompts, none, one or several, as tensors. Raises ValueError as `as_tokens` does."""
+    if source is None:
+        return []
+    if isinstance(source, Tensor) or hasattr(source, "__array__"):
+        return [as_tokens(source)]
+    several = list(source)
+    rows = [row for row in several if isinstance(row, (list, tuple))]
+    if rows and not any(isinstance(x, (list, tuple)) for row in rows for x in row):
+        return [as_tokens(several)]  # rows of numbers
+    return [as_tokens(tokens) for tokens in several]
 
 
 def last_logits(

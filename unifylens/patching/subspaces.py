@@ -11,7 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from numpy.typing import ArrayLike
 from torch import Tensor
+
+from unifylens.arguments import numbers, plain
 
 __all__ = [
     "Subspace",
@@ -91,12 +94,17 @@ def random_like(vectors: Float[Tensor, "*row d_model"], seed: int = 0) -> Float[
     return noise * (vectors.norm(dim=-1, keepdim=True) / noise.norm(dim=-1, keepdim=True))
 
 
-def neurons(chosen: list[int] | range, width: int) -> Subspace:
+def neurons(chosen: ArrayLike | Tensor | range, width: int) -> Subspace:
     """Subspace of single coordinates, such as a group of neurons at `mlp.hook_post`. Raises ValueError out of range."""
-    chosen = list(chosen)
-    if not chosen or not all(0 <= neuron < width for neuron in chosen) or len(set(chosen)) < len(chosen):
-        raise ValueError(f"chosen={chosen[:8]}: allowed are different numbers from 0 to {width - 1}, at least one.")
-    return Subspace(torch.eye(width)[chosen])
+    given = plain(chosen)
+    try:
+        columns = numbers(given, width, "chosen", "the layer").tolist()
+    except ValueError:
+        columns = []
+    if len(set(columns)) < max(len(columns), 1):
+        shown = list(given)[:8] if hasattr(given, "__iter__") else given
+        raise ValueError(f"chosen={shown}: allowed are different numbers from 0 to {width - 1}, at least one.")
+    return Subspace(torch.eye(width)[columns])
 
 
 def language_shifts(
