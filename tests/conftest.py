@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+from transformer_lens.config import TransformerBridgeConfig
 
 import unifylens as ul
 from unifylens.corpus.corpus import _build
@@ -65,8 +66,7 @@ def quietly(*experiments):
 
 
 def weights(run, step=None):
-    model = run.model if step is None else run.checkpoint(step)
-    return {name: p.detach() for name, p in model.named_parameters()}
+    return run.parameters(run.steps[-1] if step is None else step)
 
 
 def assert_equal_runs(a, b):
@@ -76,6 +76,14 @@ def assert_equal_runs(a, b):
         theirs = weights(b, step)
         assert all(torch.equal(p, theirs[name]) for name, p in weights(a, step).items())
     pd.testing.assert_frame_equal(a.history, b.history, check_exact=True)
+
+
+def native_shape(shape):
+    """The same shape as native bridges take it, under TransformerLens 3 as well."""
+    fields = ("n_layers", "d_model", "n_ctx", "d_head", "n_heads", "d_mlp", "act_fn", "d_vocab", "d_vocab_out", "dtype")
+    fields += ("attn_scale", "normalization_type", "positional_embedding_type", "rotary_dim", "use_local_attn")
+    fields += ("window_size", "attn_types", "attn_only", "gated_mlp", "parallel_attn_mlp", "device")
+    return TransformerBridgeConfig(**{field: getattr(shape, field) for field in fields})
 
 
 def distance(a, b):

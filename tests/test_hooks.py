@@ -4,12 +4,14 @@ from functools import partial
 
 import pytest
 import torch
+from conftest import native_shape
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformer_lens.hook_points import HookPoint
-from transformer_lens.model_bridge import TransformerBridge
 
 import unifylens as ul
+from unifylens import native
+from unifylens.model import initial_parameters, shape_of, with_parameters
 from unifylens.patching import hooks, subspaces
 
 ROWS, LENGTH, HEADS, WIDTH = 3, 5, 4, 6
@@ -194,17 +196,10 @@ TOKENS = torch.randint(2, 30, (2, 4, 6), generator=torch.Generator().manual_seed
 
 @pytest.fixture(scope="module")
 def models():
-    """A HookedTransformer and a bridge of the same weights."""
-    shape = {"d_model": 16, "n_layers": 2, "n_heads": 2, "d_mlp": 32}
-    plain = ul.build_model(ul.ModelConfig(**shape), d_vocab=30, n_ctx=8)
-    native = {"d_head": 8, "d_vocab": 30, "n_ctx": 8, "act_fn": "gelu", "normalization_type": "LN", "seed": 0}
-    bridge = TransformerBridge.boot_native({**shape, **native})
-    weights = {name: 3 * value for name, value in bridge.tl_parameters().items()}  # far from linear
-    for model in (plain, bridge):
-        own = dict(model.tl_parameters() if model is bridge else model.named_parameters())
-        with torch.no_grad():
-            for name, value in weights.items():
-                own[name].copy_(value)
+    """The dish's model and a native bridge of the same weights, far from linear."""
+    shape = shape_of(ul.ModelConfig(d_model=16, n_layers=2, n_heads=2, d_mlp=32), d_vocab=30, n_ctx=8)
+    parameters = {name: 3 * p for name, p in initial_parameters(shape).items()}
+    plain, bridge = with_parameters(shape, parameters), native.bridge(native_shape(shape), parameters)
     return plain, bridge
 
 

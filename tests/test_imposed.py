@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from conftest import quietly, tiny
 from hypothesis import given, settings
-from test_stack import Question, assert_close, network, networks, queries, shapes
+from test_stack import Question, assert_close, network, networks, queries, shapes, stacked
 
 import unifylens as ul
 from unifylens.crosslingual.evaluate import Answers
-from unifylens.model import build_model
+from unifylens.model import build_model, initial_parameters, shape_of
 from unifylens.patching import hooks
 from unifylens.training import imposed, trainer
 from unifylens.training import workers as pool
@@ -69,11 +69,9 @@ def test_losses_and_gradients_are_those_of_a_plain_model_with_the_references_pat
     models = networks(4, dtype=torch.float64, **shape)
     models, references = models[:2], models[2:]
     question = Question(kind, 2, True, seed=5)
-    both = Imposed(models[0].cfg, stack_parameters(references))
+    both = Imposed(models[0].cfg, stacked(references))
     query = slice(0, question.tokens.shape[2]) if question.query is None else question.query
-    losses, gradients = both.loss_and_gradients(
-        stack_parameters(models), question.tokens, question.due, query, question.shared
-    )
+    losses, gradients = both.loss_and_gradients(stacked(models), question.tokens, question.due, query, question.shared)
     for k, (model, reference) in enumerate(zip(models, references, strict=True)):
         logits, _ = forced(model, reference, question.tokens[k])
         loss = F.cross_entropy(question.asked(logits, k).flatten(0, 1), question.due[k].flatten(), ignore_index=0)
@@ -90,9 +88,9 @@ def test_answers_and_states_are_those_of_a_plain_model_with_the_references_patte
     models = networks(4, dtype=torch.float64)
     prompts = torch.randint(1, 11, (6, 4), generator=torch.Generator().manual_seed(0))
     prompts[:, 0] = 1
-    both = Imposed(models[0].cfg, stack_parameters(models[2:]))
+    both = Imposed(models[0].cfg, stacked(models[2:]))
     for member, at in product(range(2), (2, 3)):
-        own = stack_parameters(models[member : member + 1])
+        own = stacked(models[member : member + 1])
         found = both.of(slice(member, member + 1)).forward(own, prompts[None], slice(at, at + 1), 1)
         expected, layers = forced(models[member], models[2 + member], prompts)
         assert_close(found.logits[0, :, 0], expected[:, at])
@@ -103,9 +101,9 @@ def test_answers_and_states_are_those_of_a_plain_model_with_the_references_patte
 
 def test_its_own_patterns_change_nothing_but_the_gradient_of_attention():
     models = networks(2, dtype=torch.float64)
-    question, parameters = Question("last", 2, True, seed=1), stack_parameters(networks(2, dtype=torch.float64))
+    question, parameters = Question("last", 2, True, seed=1), stacked(networks(2, dtype=torch.float64))
     asked = (parameters, question.tokens, question.due, question.query, question.shared)
-    losses, gradients = Imposed(models[0].cfg, stack_parameters(models)).loss_and_gradients(*asked)
+    losses, gradients = Imposed(models[0].cfg, stacked(models)).loss_and_gradients(*asked)
     expected, free = Stacked(models[0].cfg).loss_and_gradients(*asked)
     assert_close(losses, expected)
     for name in ("unembed.W_U", "blocks.1.mlp.W_in", "blocks.1.attn.W_V"):  # behind the last pattern
@@ -115,9 +113,9 @@ def test_its_own_patterns_change_nothing_but_the_gradient_of_attention():
 
 def test_bfloat16_is_for_training_alone():
     models = networks(4)
-    question, parameters = Question("last", 2, True, seed=1), stack_parameters(models[:2])
+    question, parameters = Question("last", 2, True, seed=1), stacked(models[:2])
     asked = (parameters, question.tokens, question.due, question.query, question.shared)
-    exact, rounded = (Imposed(models[0].cfg, stack_parameters(models[2:]), bfloat16=b) for b in (False, True))
+    exact, rounded = (Imposed(models[0].cfg, stacked(models[2:]), bfloat16=b) for b in (False, True))
     losses = [network.loss_and_gradients(*asked)[0] for network in (exact, rounded)]
     assert not torch.equal(*losses) and torch.allclose(*losses, rtol=0.1)
     assert torch.equal(*(network.forward(*asked[:2]).logits for network in (exact, rounded)))
@@ -201,9 +199,8 @@ def test_a_history_is_like_that_of_a_run(run, histories):
 
 
 def test_under_the_patterns_of_the_same_initial_weights_training_begins_as_it_did(run, monkeypatch):
-    monkeypatch.setattr(
-        ul.Run, "checkpoint", lambda self, step: build_model(self.experiment.model, self.corpus.d_vocab, 4, step)
-    )
+    shape = shape_of(run.experiment.model, run.corpus.d_vocab, 4)
+    monkeypatch.setattr(ul.Run, "parameters", lambda self, step: initial_parameters(shape, step))
     own, other = (history for _, history in attend([run], [0, 7]).groupby("attention_step"))
     first, fresh = own.iloc[0], run.history.iloc[0]
     shared = [name for name in run.history if name != "learning_rate"]
@@ -215,7 +212,7 @@ def test_under_the_patterns_of_the_same_initial_weights_training_begins_as_it_di
 def test_queries_and_keys_decay_and_nothing_else(run, monkeypatch):
     stacks = []
     monkeypatch.setattr(
-        trainer, "stack_parameters", lambda models, *to: stacks.append(stack_parameters(models, *to)) or stacks[-1]
+        trainer, "stack_parameters", lambda members, *to: stacks.append(stack_parameters(members, *to)) or stacks[-1]
     )
     attend([run], [40])
     end, start = stacks[0], dict(build_model(run.experiment.model, run.corpus.d_vocab, 4, 0).named_parameters())

@@ -16,6 +16,7 @@ from transformers import Gemma2Config, Gemma2ForCausalLM, GPT2Config, GPT2LMHead
 
 import unifylens as ul
 from unifylens import patching
+from unifylens.model import HOOKED
 from unifylens.patching import edits, hooks, routes, subspaces
 from unifylens.patching.edits import Edit, patch_at
 
@@ -291,8 +292,11 @@ def test_the_last_logits_are_those_of_a_plain_run(model):
     torch.testing.assert_close(patching.last_logits(model, TARGET), model(TARGET)[:, -1])
 
 
+PATTERNS = ["plain", "rotary", "gpt2", "gemma2"] + ["native"] * (not HOOKED)  # TransformerLens 3 passes over the last
+
+
 @torch.no_grad()
-@pytest.mark.parametrize("model", ["plain", "rotary", "gpt2", "gemma2"], indirect=True)  # native ones ignore it
+@pytest.mark.parametrize("model", PATTERNS, indirect=True)
 def test_heads_attend_as_in_the_source_with_its_pattern(model):
     pattern, z, found = "blocks.0.attn.hook_pattern", "blocks.0.attn.hook_z", {}
     _, source = model.run_with_cache(SOURCE)
@@ -302,6 +306,33 @@ def test_heads_attend_as_in_the_source_with_its_pattern(model):
     values = target["blocks.0.attn.hook_v"]
     values = values.repeat_interleave(model.cfg.n_heads // values.shape[2], 2)
     torch.testing.assert_close(found["z"], torch.einsum("rhqk,rkhd->rqhd", source[pattern], values))
+    everywhere = [(f"blocks.{n}.attn.hook_pattern", partial(hooks.impose_pattern, source=source)) for n in range(2)]
+    imposed = patching.experiment(model, TARGET, [Edit({}, lambda batch: everywhere)], DIFFERENCE, **quiet)
+    assert_close(imposed["difference"], np.mean(differences(model.run_with_hooks(TARGET, fwd_hooks=everywhere)[:, -1])))
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "told"),
+    [
+        ("gpt2", "blocks.1.hook_resid_mid", "reaches the MLP alone; allowed: blocks.1.hook_attn_out"),
+        ("native", "blocks.0.hook_resid_mid", "reaches the MLP alone; allowed: blocks.0.hook_attn_out"),
+        ("native", "blocks.0.attn.hook_attn_scores", "passes over edits at .*; allowed: blocks.0.attn.hook_z"),
+        *[("native", "blocks.1.attn.hook_pattern", "passes over edits at .*; allowed: blocks.1.attn.hook_z")] * HOOKED,
+    ],
+)
+def test_edits_that_a_bridge_passes_over_are_refused(kind, name, told):
+    model, edit = made(kind), Edit({}, lambda batch: [(name, lambda x, hook: x * 0)])
+    with pytest.raises(ValueError, match=f"{told}"):
+        patching.experiment(model, TARGET, [edit], DIFFERENCE, **quiet)
+    assert n_hooks(model) == 0
+
+
+@pytest.mark.skipif(not HOOKED, reason="HookedTransformer is TransformerLens 3's")
+@pytest.mark.parametrize("name", ["hook_resid_mid", "attn.hook_pattern", "attn.hook_attn_scores"])
+def test_a_hooked_transformer_follows_all_edits(plain, name):
+    edit = Edit({}, lambda batch: [(f"blocks.1.{name}", lambda x, hook: x * 0)])
+    table = patching.experiment(plain, TARGET, [edit, patching.UNEDITED], DIFFERENCE, **quiet)
+    assert table["difference"].nunique() == 2
 
 
 # --- paths ---------------------------------------------------------------------------------------------------
@@ -379,7 +410,7 @@ def test_direct_effects_of_a_model_without_norms_are_what_a_head_writes():
     assert len(table) == 4
 
 
-@pytest.mark.parametrize("kind", ["gemma2", "parallel"])
+@pytest.mark.parametrize("kind", ["gemma2"] + ["parallel"] * HOOKED)
 def test_paths_are_refused_where_outputs_do_not_simply_add(kind):
     model = hooked(parallel_attn_mlp=True) if kind == "parallel" else made(kind)
     with pytest.raises(ValueError, match=r"by_path needs outputs that add .*Use by_head and by_component\."):

@@ -42,6 +42,11 @@ def networks(n, **values):
     return [network(seed, **values) for seed in range(n)]
 
 
+def stacked(models, device="cpu"):
+    """Their parameters with a leading K."""
+    return stack_parameters([dict(model.named_parameters()) for model in models], device)
+
+
 def plain(model, tokens):
     """Logits and, by layer, residual stream at every position, by TransformerLens itself."""
     logits, cache = model.run_with_cache(tokens)
@@ -137,7 +142,7 @@ def assert_close(found, expected, dtype=torch.float64):
 
 def assert_same_outputs(way, models, question):
     """Logits and residual streams are TransformerLens' own."""
-    output = way.forward(stack_parameters(models), question.tokens, question.query, question.shared)
+    output = way.forward(stacked(models), question.tokens, question.query, question.shared)
     dtype = models[0].cfg.dtype
     assert output.logits.dtype == dtype and len(output.residual) == models[0].cfg.n_layers
     for k, model in enumerate(models):
@@ -151,7 +156,7 @@ def assert_same_gradients(way, models, question):
     """Losses and gradients of every parameter are those that autograd finds for each model."""
     dtype = models[0].cfg.dtype
     losses, gradients = way.loss_and_gradients(
-        stack_parameters(models), question.tokens, question.due, question.query, question.shared
+        stacked(models), question.tokens, question.due, question.query, question.shared
     )
     for k, model in enumerate(models):
         logits = question.asked(model(question.tokens[k]), k).flatten(0, 1)
@@ -207,7 +212,7 @@ def test_other_shapes_are_computed_one_by_one(shape, kind, seed):
     models = networks(2, dtype=torch.float64, **shape)
     question = Question(kind, 2, False, seed)
     with pytest.warns(UserWarning, match="train one by one"):
-        way = network_of(models[0])
+        way = network_of(models[0].cfg)
     assert isinstance(way, OneByOne)
     assert_same_outputs(way, models, question)
     assert_same_gradients(way, models, question)
@@ -217,16 +222,16 @@ def test_other_shapes_are_computed_one_by_one(shape, kind, seed):
 @given(shapes, queries, st.integers(0, 999))
 def test_one_by_one_is_right_for_stacked_shapes_too(shape, kind, seed):
     models = networks(2, dtype=torch.float64, **shape)
-    assert isinstance(network_of(models[0]), Stacked)
-    assert_same_gradients(OneByOne(models[0]), models, Question(kind, 2, False, seed))
+    assert isinstance(network_of(models[0].cfg), Stacked)
+    assert_same_gradients(OneByOne(models[0].cfg), models, Question(kind, 2, False, seed))
 
 
 @pytest.mark.parametrize("way", [Stacked, OneByOne])
 def test_bfloat16_is_near_and_not_the_same(way):
     models = networks(2)
-    parameters, question = stack_parameters(models), Question("last", 2, False, 0)
-    exact = way(models[0].cfg if way is Stacked else models[0])
-    rounded = way(models[0].cfg if way is Stacked else models[0], bfloat16=True)
+    parameters, question = stacked(models), Question("last", 2, False, 0)
+    exact = way(models[0].cfg)
+    rounded = way(models[0].cfg, bfloat16=True)
     args = parameters, question.tokens, question.due, question.query
     (losses, gradients), (near, near_gradients) = exact.loss_and_gradients(*args), rounded.loss_and_gradients(*args)
     assert near.dtype == torch.float32 and not torch.equal(losses, near)
@@ -265,7 +270,7 @@ def test_cross_entropy_of_what_is_not_finite_is_not_finite():
 @settings(max_examples=15)
 def test_stacked_and_unstacked_again_is_the_same_model(shape, n_models):
     models = networks(n_models, **shape)
-    parameters = stack_parameters(models)
+    parameters = stacked(models)
     tokens = torch.arange(N_POS)[None]
     for k, model in enumerate(models):
         fresh = network(99, **shape)
@@ -278,12 +283,12 @@ def test_stacked_and_unstacked_again_is_the_same_model(shape, n_models):
 
 
 def test_no_model_and_different_shapes_are_refused():
-    with pytest.raises(ValueError, match="models is empty; allowed: one"):
+    with pytest.raises(ValueError, match="members is empty; allowed: one"):
         stack_parameters([])
-    with pytest.raises(ValueError, match=r"models\[1\] differs in shape from models\[0\] at .*mlp"):
-        stack_parameters([network(), network(d_mlp=16)])
-    with pytest.raises(ValueError, match=r"models\[2\] differs in shape .*blocks\.1"):
-        stack_parameters([network(), network(), network(n_layers=1)])
+    with pytest.raises(ValueError, match=r"members\[1\] differs in shape from members\[0\] at .*mlp"):
+        stacked([network(), network(d_mlp=16)])
+    with pytest.raises(ValueError, match=r"members\[2\] differs in shape .*blocks\.1"):
+        stacked([network(), network(), network(n_layers=1)])
 
 
 @settings(max_examples=12)
@@ -306,7 +311,7 @@ def test_everything_stays_on_the_device_of_the_parameters(kind, shape):
     """Meta tensors know shapes and devices only, so nothing can be read back or come out elsewhere."""
     models = networks(2, **shape)
     question = Question(kind, 2, True, 0)
-    parameters = stack_parameters(models, "meta")
+    parameters = stacked(models, "meta")
     tokens, due = question.tokens.to("meta"), question.due.to("meta")
     query = question.query.to("meta") if kind == "ragged" else question.query
     way = Stacked(models[0].cfg)

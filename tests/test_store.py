@@ -10,6 +10,7 @@ import torch
 from conftest import quietly, tiny
 
 import unifylens as ul
+from unifylens.model import initial_parameters, shape_of, with_parameters
 from unifylens.training import store
 
 FILES = ("weights.safetensors", "history.parquet", "experiment.json", "manifest.json")
@@ -21,7 +22,7 @@ def run():
 
 
 def parameters(run):
-    return {name: p.detach().clone() for name, p in run.model.named_parameters()}
+    return run.parameters(run.steps[-1])
 
 
 def assert_trained_again(remembered, told):
@@ -46,10 +47,10 @@ def remembered(run):
 
 def test_what_is_stored_is_what_is_read(empty_store):
     experiment = tiny()
-    names = [name for name, _ in ul.build_model(experiment.model, 10, 4).named_parameters()]
     corpus = ul.Corpus.build(experiment)
-    model = ul.build_model(experiment.model, corpus.d_vocab, corpus.n_ctx, seed=9)
-    states = {step: {name: p.detach() * step for name, p in model.named_parameters()} for step in (100, 5, 20)}
+    shape = shape_of(experiment.model, corpus.d_vocab, corpus.n_ctx)
+    fresh = initial_parameters(shape, seed=9)
+    states = {step: {name: p * step for name, p in fresh.items()} for step in (100, 5, 20)}
     history = pd.DataFrame({"step": [0, 100], "loss": [1.5, float("nan")], "recall": [0.0, 1 / 3]})
     store.save(experiment, history, states, diverged_at=17)
     loaded = store.load(experiment)
@@ -58,9 +59,11 @@ def test_what_is_stored_is_what_is_read(empty_store):
     assert loaded.steps == [5, 20, 100] and loaded.experiment == experiment
     pd.testing.assert_frame_equal(loaded.history, history, check_exact=True)
     for step, state in states.items():
-        found = dict(loaded.checkpoint(step).named_parameters())
-        assert set(found) == set(names)
+        found = loaded.parameters(step)
+        assert set(found) == set(fresh)
         assert all(torch.equal(found[name], p) for name, p in state.items())
+        logits = with_parameters(shape, state)(corpus.prompts())
+        assert torch.equal(loaded.checkpoint(step)(corpus.prompts()), logits)
     assert torch.equal(loaded.model.W_E, states[100]["embed.W_E"])
     assert ul.Experiment.model_validate_json((loaded.folder / "experiment.json").read_text()) == experiment
     assert sorted(path.name for path in loaded.folder.iterdir()) == sorted(FILES)

@@ -138,8 +138,9 @@ def test_pieces_of_words_train_as_in_a_plain_loop(monkeypatch):
     """In float64: some positions are rare, and Adam makes a step of a gradient that is mere rounding."""
     pieces = {"tokenizer.scheme": "bpe", "tokenizer.vocab_size": 60, "language.lexical_distance": 0.4}
     experiment = tiny(**pieces, **{"language.shared_subjects": 0.0, "language.language_token": True})
-    for module, build in ((trainer, build_model), (sys.modules[__name__], build_model)):
-        monkeypatch.setattr(module, "build_model", lambda *given, build=build: build(*given).double())
+    build, begin = build_model, trainer.initial_parameters
+    monkeypatch.setattr(sys.modules[__name__], "build_model", lambda *given: build(*given).double())
+    monkeypatch.setattr(trainer, "initial_parameters", lambda *of: {n: p.double() for n, p in begin(*of).items()})
     (result,) = train_stack([experiment])
     expected, losses = plain_loop(experiment)
     assert distance(expected, result.checkpoints[40]) < 1e-4

@@ -1,67 +1,139 @@
-"""The only place that builds a model: a plain `HookedTransformer`, token IDs in, no tokenizer download."""
+"""The only place that builds a model: token IDs in, no tokenizer download.
+
+With TransformerLens 3 it is a plain `HookedTransformer`; with 4, where that class is gone, a `TransformerBridge`.
+Either way parameters have the names and shapes of `HookedTransformer`, in training as in the store.
+"""
 
 from __future__ import annotations
 
+import math
 import threading
 import warnings
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
-from transformer_lens import HookedTransformer, HookedTransformerConfig
+from torch import Tensor
 
 from unifylens.config import ModelConfig
 from unifylens.seeds import torch_seed
 
+if TYPE_CHECKING:
+    from unifylens.patching.stream import Model
+
+try:
+    from transformer_lens import HookedTransformer
+    from transformer_lens import HookedTransformerConfig as Shape
+
+    HOOKED = True
+except ImportError:  # TransformerLens 4
+    from transformer_lens.config import TransformerBridgeConfig as Shape
+
+    from unifylens import native
+
+    HOOKED = False
+
+Parameters = dict[str, Tensor]
 LOCAL_WINDOW = 2
 """Positions that a token sees in a local block: its own and the one before."""
 
 _ONE_AT_A_TIME = threading.Lock()  # the global generator and the warning filters belong to the whole process
 
 
-def _construct(config: HookedTransformerConfig, seed: int) -> HookedTransformer:
+def shape_of(config: ModelConfig, d_vocab: int, n_ctx: int) -> Shape:
+    """TransformerLens' configuration of a model."""
+    d_head = config.d_model // config.n_heads
+    return Shape(
+        n_layers=config.n_layers,
+        d_model=config.d_model,
+        n_ctx=n_ctx,
+        d_head=d_head,
+        n_heads=config.n_heads,
+        d_mlp=config.d_mlp,
+        act_fn=config.act_fn,
+        d_vocab=d_vocab,
+        d_vocab_out=d_vocab,
+        attn_scale=np.sqrt(d_head),
+        normalization_type=config.normalization,
+        positional_embedding_type=config.positional_embedding_type,
+        rotary_dim=d_head if config.positional_embedding_type == "rotary" else None,
+        use_local_attn=config.local_blocks > 0,
+        window_size=LOCAL_WINDOW if config.local_blocks else None,
+        attn_types=["local"] * config.local_blocks + ["global"] * (config.n_layers - config.local_blocks),
+        attn_only=config.attn_only,
+        gated_mlp=config.gated_mlp,
+        parallel_attn_mlp=config.parallel_attn_mlp,
+        device="cpu",
+    )
+
+
+def build_model(config: ModelConfig, d_vocab: int, n_ctx: int, seed: int = 0) -> Model:
+    """An untrained model; the same shape and seed give the same weights, whatever the global generators hold."""
+    return untrained(shape_of(config, d_vocab, n_ctx), seed)
+
+
+def untrained_like(model: Model, seed: int = 0) -> Model:
+    """A fresh model of the same shape: the control that has learnt nothing."""
+    return untrained(model.cfg, seed)
+
+
+def untrained(shape: Shape, seed: int = 0) -> Model:
+    """An untrained model of a shape."""
+    return _hooked(shape, seed) if HOOKED else native.bridge(shape, initial_parameters(shape, seed))
+
+
+def with_parameters(shape: Shape, parameters: Parameters) -> Model:
+    """A model of a shape that has these parameters."""
+    if not HOOKED:
+        return native.bridge(shape, parameters)
+    model = _hooked(shape)
+    model.load_state_dict(parameters, strict=False)  # but for masks, which it makes itself
+    return model
+
+
+def logits_with(model: Model, parameters: Parameters, tokens: Tensor) -> Tensor:
+    """Logits with these parameters in place of the model's own; gradients pass through."""
+    own, named = (model, parameters) if HOOKED else native.named(model, parameters)
+    return torch.func.functional_call(own, named, (tokens,))
+
+
+def _hooked(shape: Shape, seed: int = 0) -> Any:
     with _ONE_AT_A_TIME, torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="HookedTransformer is deprecated", category=DeprecationWarning)
         torch.manual_seed(torch_seed(seed, "initial weights"))
-        return HookedTransformer(config, move_to_device=False)
+        return HookedTransformer(shape, move_to_device=False)
 
 
-def build_model(config: ModelConfig, d_vocab: int, n_ctx: int, seed: int = 0) -> HookedTransformer:
-    """An untrained model; the same shape and seed give the same weights, whatever the global generators hold."""
-    d_head = config.d_model // config.n_heads
-    return _construct(
-        HookedTransformerConfig(
-            n_layers=config.n_layers,
-            d_model=config.d_model,
-            n_ctx=n_ctx,
-            d_head=d_head,
-            n_heads=config.n_heads,
-            d_mlp=config.d_mlp,
-            act_fn=config.act_fn,
-            d_vocab=d_vocab,
-            normalization_type=config.normalization,
-            positional_embedding_type=config.positional_embedding_type,
-            rotary_dim=d_head if config.positional_embedding_type == "rotary" else None,
-            use_local_attn=config.local_blocks > 0,
-            window_size=LOCAL_WINDOW if config.local_blocks else None,
-            attn_types=["local"] * config.local_blocks + ["global"] * (config.n_layers - config.local_blocks),
-            attn_only=config.attn_only,
-            gated_mlp=config.gated_mlp,
-            parallel_attn_mlp=config.parallel_attn_mlp,
-            device="cpu",
-        ),
-        seed,
-    )
+def initial_parameters(shape: Shape, seed: int = 0) -> Parameters:
+    """What an untrained `HookedTransformer` of a dish's shape has, drawn in its order, bit by bit."""
+    generator = torch.Generator().manual_seed(torch_seed(seed, "initial weights"))
+    found = {}
+    for name, size in _sizes(shape).items():
+        found[name] = torch.full(size, float(name.endswith(".w")), dtype=shape.dtype)
+        if ".W_" in name:
+            found[name].normal_(std=shape.initializer_range, generator=generator)
+    return found
 
 
 def n_parameters(config: ModelConfig, d_vocab: int, n_ctx: int) -> int:
     """Number of trained numbers of a model of this shape, without building it."""
-    d, d_mlp = config.d_model, config.d_mlp
-    normalization = {"LN": 2 * d, "RMS": d}.get(config.normalization, 0)
-    attention = 4 * d * d + 4 * d + normalization
-    mlp = 0 if config.attn_only else (3 if config.gated_mlp else 2) * d * d_mlp + d_mlp + d + normalization
-    positions = 0 if config.positional_embedding_type == "rotary" else n_ctx * d
-    return 2 * d_vocab * d + d_vocab + positions + config.n_layers * (attention + mlp) + normalization
+    return sum(map(math.prod, _sizes(shape_of(config, d_vocab, n_ctx)).values()))
 
 
-def untrained_like(model: HookedTransformer, seed: int = 0) -> HookedTransformer:
-    """A fresh model of the same shape: the control that has learnt nothing."""
-    return _construct(model.cfg, seed)
+def _sizes(shape: Shape) -> dict[str, tuple[int, ...]]:
+    """Sizes of a `HookedTransformer`'s parameters by name, in its order."""
+    d, d_mlp, heads, d_head = shape.d_model, shape.d_mlp, shape.n_heads, shape.d_head
+    norm = {"LN": {"w": (d,), "b": (d,)}, "RMS": {"w": (d,)}}.get(shape.normalization_type, {})
+    reads, writes, by_head = (heads, d, d_head), (heads, d_head, d), (heads, d_head)
+    attn = {"W_Q": reads, "W_O": writes, "b_Q": by_head, "b_O": (d,)}
+    attn |= {"W_K": reads, "W_V": reads, "b_K": by_head, "b_V": by_head}
+    order = ("W_in", "W_out", "W_gate", "b_in", "b_out") if shape.gated_mlp else ("W_in", "b_in", "W_out", "b_out")
+    mlp = {"W_in": (d, d_mlp), "W_gate": (d, d_mlp), "W_out": (d_mlp, d), "b_in": (d_mlp,), "b_out": (d,)}
+    mlp = {name: mlp[name] for name in order}
+    block = {"ln1": norm, "attn": attn} if shape.attn_only else {"ln1": norm, "ln2": norm, "attn": attn, "mlp": mlp}
+    parts = {"embed": {"W_E": (shape.d_vocab, d)}}
+    if shape.positional_embedding_type == "standard":
+        parts["pos_embed"] = {"W_pos": (shape.n_ctx, d)}
+    parts |= {f"blocks.{n}.{part}": sizes for n in range(shape.n_layers) for part, sizes in block.items()}
+    parts |= {"ln_final": norm, "unembed": {"W_U": (d, shape.d_vocab), "b_U": (shape.d_vocab,)}}
+    return {f"{part}.{name}": size for part, sizes in parts.items() for name, size in sizes.items()}

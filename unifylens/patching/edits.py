@@ -28,6 +28,7 @@ from unifylens.patching.stream import (
     as_tensor,
     as_tokens,
     can_resume,
+    check_edits,
     check_names,
     last_logits,
     prompts_of,
@@ -125,6 +126,7 @@ def experiment(
     between = (
         [resid_post(block) for block in range(model.cfg.n_layers - 1)] if can_resume(model) and len(edits) > 2 else []
     )
+    edited: set[str] = set()
     values: list[dict[str, list[Tensor]]] = [{name: [] for name in metrics} for _ in edits]
     with tqdm(total=len(target) * len(edits), desc="patching", unit="prompt", disable=not progress) as bar:
         for rows in torch.arange(len(target)).split(size):
@@ -133,7 +135,10 @@ def experiment(
             residuals = read_activations(model, [batch.target], between)
             for edit, columns in zip(edits, values, strict=True):
                 chosen = list(edit.hooks(batch))
-                check_names(known, [name for name, _ in chosen])
+                new = {name for name, _ in chosen} - edited
+                check_names(known, new)
+                check_edits(model, new)
+                edited |= new
                 logits = last_logits(model, batch.target, chosen, residuals)
                 for name, metric in metrics.items():
                     columns[name].append(metric.at(rows, logits).cpu() if isinstance(metric, Metric) else logits.cpu())

@@ -172,7 +172,8 @@ def impose_pattern(
 ) -> Float[Tensor, "row head query key"]:
     """Let heads attend as in another run, at some query positions (None: all). For `attn.hook_pattern` only.
 
-    Models of `TransformerBridge.boot_native` pass over edits of their pattern: there it has no effect.
+    Models of `TransformerBridge.boot_native` pass over edits of their pattern in TransformerLens 3: there it has no
+    effect, and `unifylens.patching` refuses it.
     Raises KeyError if the cache lacks the hook's name, ValueError for what does not fit or another hook.
     """
     if not (hook.name or "").endswith("hook_pattern"):

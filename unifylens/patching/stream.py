@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol
@@ -120,6 +121,32 @@ def check_names(known: set[str], names: Iterable[str]) -> None:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=3)
             raise ValueError(f"the model has no hook {name!r}; nearest: {', '.join(near) or 'none'}.")
+
+
+def check_edits(model: Model, names: Iterable[str]) -> None:
+    """Raise ValueError for a hook at which a `TransformerBridge` passes over edits, or they reach a part alone."""
+    for name in names:
+        block = name.rpartition(".hook_")[0]
+        if name.endswith(".hook_resid_mid") and getattr(model.hook_dict[name], "name", name) != name:
+            raise ValueError(
+                f"in this model an edit at {name} reaches the MLP alone; allowed: {block}.hook_attn_out, which both "
+                "the MLP and the residual stream take up."
+            )
+        if name.endswith((".attn.hook_pattern", ".attn.hook_attn_scores")) and not _is_followed(model, name):
+            raise ValueError(f"this model passes over edits at {name}; allowed: {block}.hook_z, what the heads mix.")
+
+
+@torch.no_grad()
+def _is_followed(model: Model, name: str) -> bool:
+    """Whether heads mix by what a hook of theirs gives: of zeros alone, the same at both positions."""
+    mixed: list[Tensor] = []
+    zeros = (name, lambda x, hook: torch.zeros_like(x))
+    keep = (f"{name.rpartition('.')[0]}.hook_z", lambda z, hook: mixed.append(z.clone()))
+    tokens = torch.arange(2, device=next(model.parameters()).device)[None]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # TransformerLens 4 warns of some edits that it passes over
+        model.run_with_hooks(tokens, fwd_hooks=[zeros, keep])
+    return not mixed or torch.equal(mixed[0][:, 0], mixed[0][:, 1])
 
 
 def layer_names(n_layers: int) -> list[str]:

@@ -14,9 +14,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
-from transformer_lens import HookedTransformerConfig
 
 from unifylens.hardware import limited_threads
+from unifylens.model import Shape, shape_of
 from unifylens.training import workers
 from unifylens.training.adamw import PART_SIZE
 from unifylens.training.stack import Output, Parameters, Pass, Query, Stacked, Trace, stack_parameters
@@ -54,9 +54,10 @@ def train_with_attention(runs: Sequence[Run], steps: Sequence[int], *, progress:
 
 
 def _train(members: list[tuple[Run, int]], bar: tqdm) -> pd.DataFrame:
-    references = [run.checkpoint(step) for run, step in members]
-    bfloat16 = members[0][0].experiment.train.precision == "bfloat16"
-    network = Imposed(references[0].cfg, stack_parameters(references), bfloat16)
+    references = stack_parameters([run.parameters(step) for run, step in members])
+    experiment, corpus = members[0][0].experiment, members[0][0].corpus
+    shape = shape_of(experiment.model, corpus.d_vocab, corpus.n_ctx)
+    network = Imposed(shape, references, bfloat16=experiment.train.precision == "bfloat16")
     results = train_stack([run.experiment for run, _ in members], _Bar(bar, len(members)), network=network)
     histories = []
     for result, (run, step) in zip(results, members, strict=True):
@@ -79,7 +80,7 @@ class _Bar(Monitor):
 class Imposed:
     """K models, each attending as its reference does."""
 
-    def __init__(self, cfg: HookedTransformerConfig, reference: Parameters, bfloat16: bool = False) -> None:
+    def __init__(self, cfg: Shape, reference: Parameters, bfloat16: bool = False) -> None:
         """`reference` are the parameters whose patterns are imposed, a member each."""
         self.network, self.reference = Stacked(cfg, bfloat16), reference
 

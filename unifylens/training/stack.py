@@ -1,7 +1,7 @@
-"""K models of one shape as one: `HookedTransformer` parameters with a leading K, computed together.
+"""K models of one shape as one: their parameters with a leading K, computed together.
 
 `Stacked` writes out what a supported shape computes, and its gradient: only what the loss needs, in few large
-operations. `OneByOne` takes any other HookedTransformer. Both have the same two methods.
+operations. `OneByOne` takes any other that TransformerLens computes. Both have the same two methods.
 """
 
 from __future__ import annotations
@@ -14,11 +14,10 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 from unifylens.corpus.tokenization import PAD_ID
+from unifylens.model import Parameters, Shape, logits_with, untrained
 
-Parameters = dict[str, Tensor]
 Query = slice | Int[Tensor, "model batch query"] | None
 """Positions whose logits are asked for: the same ones in every sequence, others in each, or all."""
 
@@ -31,24 +30,23 @@ FEW_POSITIONS = 8
 # --- parameters ----------------------------------------------------------------------------------------------
 
 
-def stack_parameters(models: list[HookedTransformer], device: torch.device | str = "cpu") -> Parameters:
-    """The models' own parameters with a leading K, on a device.
+def stack_parameters(members: list[Parameters], device: torch.device | str = "cpu") -> Parameters:
+    """The parameters of several models with a leading K, on a device.
 
     Raises ValueError for no model, or for models of different shapes.
     """
-    if not models:
-        raise ValueError("models is empty; allowed: one model or more.")
-    shapes = [{name: tuple(p.shape) for name, p in model.named_parameters()} for model in models]
+    if not members:
+        raise ValueError("members is empty; allowed: one model or more.")
+    shapes = [{name: tuple(p.shape) for name, p in member.items()} for member in members]
     for index, shape in enumerate(shapes):
         if shape != shapes[0]:
             names = [n for n in shapes[0].keys() | shape.keys() if shape.get(n) != shapes[0].get(n)]
-            raise ValueError(f"models[{index}] differs in shape from models[0] at {sorted(names)[:3]}.")
-    members = [dict(model.named_parameters()) for model in models]
+            raise ValueError(f"members[{index}] differs in shape from members[0] at {sorted(names)[:3]}.")
     return {n: torch.stack([m[n].detach() for m in members]).to(device) for n in members[0]}
 
 
 def unstack(parameters: Parameters, member: int) -> Parameters:
-    """One member's parameters as a state dict of a plain `HookedTransformer`."""
+    """One member's parameters by name, as the store keeps them."""
     return {name: p[member].detach().clone() for name, p in parameters.items()}
 
 
@@ -88,16 +86,19 @@ class Network(Protocol):
         """Mean cross-entropy of each model in nats over the `due` tokens that are not padding; its gradients."""
 
 
-def network_of(model: HookedTransformer, bfloat16: bool = False) -> Network:
-    """How models of this shape are computed: stacked, or one by one with a warning that says why."""
-    reason = unsupported(model.cfg)
+def network_of(shape: Shape, device: torch.device | str = "cpu", bfloat16: bool = False) -> Network:
+    """How models of this shape are computed: stacked, or one by one with a warning that says why.
+
+    Raises ValueError for a shape that the installed TransformerLens does not compute.
+    """
+    reason = unsupported(shape)
     if reason is None:
-        return Stacked(model.cfg, bfloat16)
+        return Stacked(shape, bfloat16)
     warnings.warn(f"{reason}: models of this shape train one by one, several times slower", stacklevel=2)
-    return OneByOne(model, bfloat16)
+    return OneByOne(shape, device, bfloat16)
 
 
-def unsupported(cfg: HookedTransformerConfig) -> str | None:
+def unsupported(cfg: Shape) -> str | None:
     """Why `Stacked` does not compute a configuration, naming the field and what it supports; None if it does."""
     needs = {
         "act_fn": ACTIVATIONS,
@@ -155,7 +156,7 @@ def cross_entropy(
 class Stacked:
     """K models at once, forward and gradient written out; see `unsupported` for the shapes it computes."""
 
-    def __init__(self, cfg: HookedTransformerConfig, bfloat16: bool = False) -> None:
+    def __init__(self, cfg: Shape, bfloat16: bool = False) -> None:
         """`bfloat16` multiplies matrices in that precision in training; all else stays as the parameters are.
 
         Raises ValueError for a configuration that is not supported.
@@ -555,9 +556,9 @@ def _mix(
 class OneByOne:
     """K models of any shape that TransformerLens computes, one after the other by `functional_call`."""
 
-    def __init__(self, model: HookedTransformer, bfloat16: bool = False) -> None:
-        """`model`, on the device of the parameters, gives the shape and what no member changes, such as masks."""
-        self.model, self.bfloat16 = model, bfloat16
+    def __init__(self, shape: Shape, device: torch.device | str = "cpu", bfloat16: bool = False) -> None:
+        """`device` is that of the parameters."""
+        self.model, self.bfloat16 = untrained(shape).to(device, print_details=False), bfloat16
 
     def of(self, members: slice) -> OneByOne:
         """Itself: members differ in their parameters alone."""
@@ -577,7 +578,7 @@ class OneByOne:
                 for layer in range(self.model.cfg.n_layers)
             ]
             with self.model.hooks(fwd_hooks=hooks):
-                logits = torch.func.functional_call(self.model, weights, (own,))
+                logits = logits_with(self.model, weights, own)
             if isinstance(query, slice):
                 members.append([x[:, query] for x in (logits, *states)])
             else:

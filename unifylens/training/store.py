@@ -30,7 +30,7 @@ from unifylens.cards import Card
 from unifylens.config import Experiment
 from unifylens.corpus.corpus import Corpus
 from unifylens.crosslingual import evaluate
-from unifylens.model import build_model
+from unifylens.model import Parameters, shape_of, with_parameters
 from unifylens.patching.stream import Model
 
 DATA_FORMAT = 2
@@ -122,19 +122,25 @@ class Run(Card):
 
     def checkpoint(self, step: int) -> Model:
         """The model after `step` steps. Raises ValueError for a step that was not kept."""
+        shape = shape_of(self.experiment.model, self.corpus.d_vocab, self.corpus.n_ctx)
+        return with_parameters(shape, self.parameters(step))
+
+    def parameters(self, step: int) -> Parameters:
+        """The parameters after `step` steps, by `HookedTransformer`'s names, whichever TransformerLens is installed.
+
+        Raises ValueError for a step that was not kept.
+        """
         if step not in self.steps:
             raise ValueError(
                 f"step={step} was never saved; allowed: {', '.join(map(str, self.steps))} "
                 "(train.n_checkpoints decides how many)."
             )
         step = self.steps[self.steps.index(step)]  # 5.0 is 5, but no name of weights
-        model = build_model(self.experiment.model, self.corpus.d_vocab, self.corpus.n_ctx, self.experiment.seed)
         prefix = f"{step}/"
         with safe_open(self.folder / WEIGHTS, framework="pt") as file:
             names = [name for name in file.keys() if name.startswith(prefix)]
-            weights = {name.removeprefix(prefix): file.get_tensor(name) for name in names}
-        model.load_state_dict(weights, strict=False)
-        return model
+            # copies: what safetensors gives is the file itself, mapped
+            return {name.removeprefix(prefix): file.get_tensor(name).clone() for name in names}
 
 
 def by_layer(history: pd.DataFrame) -> pd.DataFrame:

@@ -17,7 +17,7 @@ from unifylens.config import Experiment
 from unifylens.corpus.corpus import Corpus
 from unifylens.crosslingual.evaluate import Questions
 from unifylens.hardware import device, keep_freed_memory, limited_threads
-from unifylens.model import build_model
+from unifylens.model import initial_parameters, shape_of
 from unifylens.patching.stream import BATCH_ROWS
 from unifylens.training import store
 from unifylens.training.adamw import PART_SIZE, Graph, StackedAdamW
@@ -156,12 +156,11 @@ class _Stack:
         ]
         self.device = device()
         self.batches = Batches(experiments, self.corpora, self.device)
-        corpus = self.corpora[0]
-        models = [build_model(e.model, corpus.d_vocab, corpus.n_ctx, e.seed) for e in experiments]
-        self.parameters = stack_parameters(models, self.device)
+        shapes = [shape_of(e.model, c.d_vocab, c.n_ctx) for e, c in zip(experiments, self.corpora, strict=True)]
+        members = [initial_parameters(shape, e.seed) for shape, e in zip(shapes, experiments, strict=True)]
+        self.parameters = stack_parameters(members, self.device)
         on_gpu = self.device.type == "cuda"
-        model = models[0].to(self.device, print_details=False)
-        self.network = network or network_of(model, bfloat16=self.config.precision == "bfloat16")
+        self.network = network or network_of(shapes[0], self.device, bfloat16=self.config.precision == "bfloat16")
         self.optimizer = StackedAdamW(
             self.parameters, [e.train for e in experiments], len(experiments) if on_gpu else PART_SIZE
         )
