@@ -57,7 +57,12 @@ def test_sweep_over_whole_corpora():
 def test_equal_experiments_are_trained_once_and_then_read(monkeypatch):
     stacked = []
     init = _Stack.__init__
-    monkeypatch.setattr(_Stack, "__init__", lambda self, es, *rest: (stacked.append(list(es)), init(self, es, *rest))[1])
+
+    def listening(self, experiments, *rest):
+        stacked.append(list(experiments))
+        init(self, experiments, *rest)
+
+    monkeypatch.setattr(_Stack, "__init__", listening)
     first, other, second = quietly(tiny(), tiny(seed=1), tiny())
     assert stacked == [[tiny(), tiny(seed=1)]]
     assert first.folder == second.folder != other.folder
