@@ -14,7 +14,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import assert_equal_runs, distance, forget_corpora, quietly, tiny, weights
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformer_lens import HookedTransformer
@@ -63,6 +63,22 @@ def plain_loop(experiment):
     return {name: p.detach() for name, p in model.named_parameters()}, losses
 
 
+@contextmanager
+def in_float64():
+    """Both trainings start from weights in float64: in float32 Adam scales up gradients that are mere rounding."""
+    build, begin = build_model, trainer.initial_parameters
+
+    def build_double(*given):
+        model = build(*given).double()
+        model.cfg.dtype = torch.float64  # to which it casts after rotations
+        return model
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys.modules[__name__], "build_model", build_double)
+        patch.setattr(trainer, "initial_parameters", lambda *of: {name: p.double() for name, p in begin(*of).items()})
+        yield
+
+
 def assert_trained_as_plainly(run):
     """The run's weights and losses are those of the plain loop."""
     experiment = run.experiment
@@ -90,6 +106,7 @@ def test_a_plain_loop_trains_the_same_model(loss, templates):
 
 
 @settings(max_examples=8)
+@example(3, 2, "relu", "LNPre", "rotary", 0, "full", [(0.005, 0.0), (0.002, 0.0)])  # off by 0.006 in float32
 @given(
     n_layers=st.integers(1, 3),
     n_heads=st.sampled_from([1, 2, 4]),
@@ -117,9 +134,10 @@ def test_members_of_all_shapes_and_settings_train_as_in_plain_loops(
         tiny(seed=seed, **shape, **{"train.lr": lr, "train.weight_decay": decay})
         for seed, (lr, decay) in enumerate(rates)
     ]
-    for result in train_stack(experiments):
-        expected, _ = plain_loop(result.experiment)
-        assert distance(expected, result.checkpoints[60]) < 1e-4
+    with in_float64():
+        for result in train_stack(experiments):
+            expected, _ = plain_loop(result.experiment)
+            assert distance(expected, result.checkpoints[60]) < 1e-6
 
 
 def test_answers_of_several_tokens_train_as_in_a_plain_loop(monkeypatch):
@@ -134,16 +152,14 @@ def test_answers_of_several_tokens_train_as_in_a_plain_loop(monkeypatch):
     assert_trained_as_plainly(run)
 
 
-def test_pieces_of_words_train_as_in_a_plain_loop(monkeypatch):
-    """In float64: some positions are rare, and Adam makes a step of a gradient that is mere rounding."""
+def test_pieces_of_words_train_as_in_a_plain_loop():
+    """In float64: some positions are rare, and their gradients small."""
     pieces = {"tokenizer.scheme": "bpe", "tokenizer.vocab_size": 60, "language.lexical_distance": 0.4}
     experiment = tiny(**pieces, **{"language.shared_subjects": 0.0, "language.language_token": True})
-    build, begin = build_model, trainer.initial_parameters
-    monkeypatch.setattr(sys.modules[__name__], "build_model", lambda *given: build(*given).double())
-    monkeypatch.setattr(trainer, "initial_parameters", lambda *of: {n: p.double() for n, p in begin(*of).items()})
-    (result,) = train_stack([experiment])
-    expected, losses = plain_loop(experiment)
-    assert distance(expected, result.checkpoints[40]) < 1e-4
+    with in_float64():
+        (result,) = train_stack([experiment])
+        expected, losses = plain_loop(experiment)
+    assert distance(expected, result.checkpoints[40]) < 1e-6
     steps = result.history["step"].tolist()
     means = [np.mean(losses[before:step]) for before, step in pairwise(steps)]
     assert result.history["loss"][1:].tolist() == pytest.approx(means, abs=1e-5)
