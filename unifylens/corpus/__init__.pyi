@@ -1,4 +1,16 @@
-from . import cldr, corpus, exposure, factsets, interventions, language, prompts, statistics, tokenization, world
+from . import (
+    cldr,
+    corpus,
+    exposure,
+    factsets,
+    interventions,
+    language,
+    meanings,
+    prompts,
+    statistics,
+    tokenization,
+    world,
+)
 from .corpus import KINDS, Corpus
 from .exposure import parallel_window
 from .language import Language
@@ -17,6 +29,7 @@ __all__ = [
     "factsets",
     "interventions",
     "language",
+    "meanings",
     "parallel_window",
     "prompts",
     "statistics",

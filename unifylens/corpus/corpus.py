@@ -37,6 +37,8 @@ from unifylens.seeds import rng
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from unifylens.corpus.meanings import Meanings
+
 KEPT = 64
 """Corpora that a process keeps (about 2 MB each in the default dish)."""
 
@@ -338,18 +340,18 @@ class Corpus(Card):
     # --- what tokens mean ----------------------------------------------------------------------------------
 
     @cached_property
+    def _meanings(self) -> Meanings:
+        from unifylens.corpus.meanings import Meanings
+
+        return Meanings(self.world, self.languages, self.tokenizer)
+
+    @property
     def possible_answers(self) -> dict[tuple[int, ...], dict[int, int]]:
         """The object that every sequence of an answer's tokens names, by relation, in any language.
 
         Real languages may have one word for two things, such as a language and its script.
         """
-        end = [self.tokenizer.special[EOS]] if EOS in self.tokenizer.special else []
-        found: dict[tuple[int, ...], dict[int, int]] = {}
-        for index, language in enumerate(self.languages):
-            for number, name in enumerate(language.objects):
-                tokens = tuple(self.tokenizer.encode(name.split(), index) + end)
-                found.setdefault(tokens, {})[int(self.world.object_relation[number])] = number
-        return found
+        return self._meanings.possible_answers
 
     def named(
         self, answers: Int[Tensor, "row answer"], relation: Int[Tensor, " row"]
@@ -358,49 +360,19 @@ class Corpus(Card):
 
         Where an answer names several objects, it is the relation's. What stands behind an answer's end does not count.
         """
-        import torch
+        return self._meanings.named(answers, relation)
 
-        objects: list[int] = []
-        codes: dict[tuple[int, ...], list[int]] = {}
-        for tokens, by_relation in self.possible_answers.items():
-            numbers = {r: len(objects) + i for i, r in enumerate(by_relation)}
-            other = len(objects)
-            codes[tokens] = [numbers.get(r, other) for r in range(self.world.n_relations)]
-            objects += by_relation.values()
-        none = [len(objects)] * self.world.n_relations
-        by_code = torch.tensor([*objects, -1])
-        if answers.shape[1] == 1:
-            table = torch.tensor([none]).repeat(self.d_vocab, 1)
-            table[[token for (token,) in codes]] = torch.tensor([*codes.values()])
-            return table[answers[:, 0], relation], by_code
-        end = self.tokenizer.special.get(EOS)
-        cut = (row[: row.index(end) + 1] if end in row else [i for i in row if i != PAD_ID] for row in answers.tolist())
-        found = [codes.get(tuple(row), none)[r] for row, r in zip(cut, relation.tolist(), strict=True)]
-        return torch.tensor(found, dtype=torch.long), by_code
-
-    @cached_property
+    @property
     def token_object(self) -> Int[Tensor, " vocab"]:
         """Object that a token names, -1 where it names none. Raises ValueError if answers have several tokens."""
-        import torch
+        _ = self.answers  # which says so
+        return self._meanings.token_object
 
-        table = torch.full((self.d_vocab,), -1)
-        for index in range(self.n_languages):
-            table[self._object_tokens(index)] = torch.arange(self.world.n_objects)
-        return table
-
-    @cached_property
+    @property
     def choices(self) -> Bool[Tensor, "language relation vocab"]:
         """Answers that are possible in a language for a relation. Raises ValueError if they have several tokens."""
-        import torch
-
-        table = torch.zeros(self.n_languages, self.world.n_relations, self.d_vocab, dtype=torch.bool)
-        for index in range(self.n_languages):
-            table[index, self.world.object_relation, self._object_tokens(index)] = True
-        return table
-
-    def _object_tokens(self, language: int) -> list[int]:
-        _ = self.answers  # which says so where answers have several tokens
-        return self.tokenizer.encode(self.languages[language].objects, language)
+        _ = self.answers  # which says so
+        return self._meanings.choices
 
     @cached_property
     def language_revealing(self) -> Bool[np.ndarray, " vocab"]:
