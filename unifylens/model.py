@@ -107,12 +107,12 @@ def _hooked(shape: Shape, seed: int = 0) -> Any:
 def initial_parameters(shape: Shape, seed: int = 0) -> Parameters:
     """What an untrained `HookedTransformer` of a dish's shape has, drawn in its order, bit by bit."""
     generator = torch.Generator().manual_seed(torch_seed(seed, "initial weights"))
-    found = {}
+    parameters = {}
     for name, size in _sizes(shape).items():
-        found[name] = torch.full(size, float(name.endswith(".w")), dtype=shape.dtype)
+        parameters[name] = torch.full(size, float(name.endswith(".w")), dtype=shape.dtype)
         if ".W_" in name:
-            found[name].normal_(std=shape.initializer_range, generator=generator)
-    return found
+            parameters[name].normal_(std=shape.initializer_range, generator=generator)
+    return parameters
 
 
 def n_parameters(config: ModelConfig, d_vocab: int, n_ctx: int) -> int:

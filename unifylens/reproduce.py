@@ -161,12 +161,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     size = profile()
     if not is_checkout(project_dir()):
         parser.error(f"{Path.cwd()} is not in a checkout of unifylens, which has the notebooks")
-    found = sorted((project_dir() / "notebooks").glob("[0-9]*.ipynb"))
+    paths = sorted((project_dir() / "notebooks").glob("[0-9]*.ipynb"))
     asked = tuple(options.only)
-    chosen = [p for p in found if (p.name.startswith(asked) if asked else "_real_" not in p.name)]
-    unmatched = [o for o in options.only if not any(p.name.startswith(o) for p in found)]
+    chosen = [p for p in paths if (p.name.startswith(asked) if asked else "_real_" not in p.name)]
+    unmatched = [o for o in options.only if not any(p.name.startswith(o) for p in paths)]
     if unmatched or not chosen:
-        parser.error(f"no notebook {' or '.join(unmatched)} among: {', '.join(p.name for p in found) or 'none'}")
+        parser.error(f"no notebook {' or '.join(unmatched)} among: {', '.join(p.name for p in paths) or 'none'}")
 
     start = time.monotonic()
     figures = published_dir() if options.publish else figures_dir()

@@ -238,13 +238,13 @@ def _with_alternatives(rows: list[tuple], n: int) -> pd.DataFrame:
 
 def _other_answers(answers: Iterable[str], right: str, n: int) -> tuple[str, ...]:
     """The first `n` different ones that are not right."""
-    found: dict[str, None] = {}
+    answers_in_order: dict[str, None] = {}
     for answer in answers:
-        if len(found) == n:
+        if len(answers_in_order) == n:
             break
         if answer != right:
-            found[answer] = None
-    return tuple(found)
+            answers_in_order[answer] = None
+    return tuple(answers_in_order)
 
 
 def _once(table: pd.DataFrame) -> pd.DataFrame:

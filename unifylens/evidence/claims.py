@@ -85,7 +85,7 @@ def record(
                 f"interval of {claim_id}: got {interval}; allowed: finite (effect, low, high), low <= high"
             )
     control_mean, control_low, control_high = mean_interval(_values(f"control of {claim_id}", control))
-    found = Record(
+    judgement = Record(
         id=claim.id,
         statement=claim.statement,
         notebook=claim.notebook,
@@ -105,10 +105,10 @@ def record(
         holds=claim.holds(low, high, control_mean),
     )
     folder = figures_dir()
-    save_records([found], folder)
+    save_records([judgement], folder)
     if not reported():
         print(f"scratch: {claim.id} is judged by its threshold but not in the record; written to {folder}")
-    return found
+    return judgement
 
 
 def _values(name: str, values: Sequence[float] | np.ndarray | None) -> Float[np.ndarray, " n"]:

@@ -119,7 +119,7 @@ def _scores(pretrained: Pretrained, questions: list[Question]) -> list[list[floa
         out = network(stems, past_key_values=_copies(shared, len(batch)), use_cache=True, logits_to_keep=1)
         first, past = out.logits[:, -1].log_softmax(-1), out.past_key_values
         rows = [(place, option) for place, i in enumerate(batch) for option in questions[i][1]]
-        found = torch.stack([first[place, option[0]] for place, option in rows])
+        row_scores = torch.stack([first[place, option[0]] for place, option in rows])
         long = [r for r, (_, option) in enumerate(rows) if len(option) > 1]
         if long:
             options = [torch.tensor(rows[r][1], device=device) for r in long]
@@ -131,8 +131,8 @@ def _scores(pretrained: Pretrained, questions: list[Question]) -> list[list[floa
             with pretrained.model.hooks([("unembed.hook_in", partial(_only, where=there))]):
                 later = network(tokens[:, :-1], past_key_values=past, use_cache=True).logits
             later = -torch.nn.functional.cross_entropy(later, tokens[:, 1:][there], reduction="none")
-            found[long] += torch.zeros(len(long), device=device).index_add(0, there.nonzero()[:, 0], later)
-        for (place, _), value in zip(rows, found.tolist(), strict=True):
+            row_scores[long] += torch.zeros(len(long), device=device).index_add(0, there.nonzero()[:, 0], later)
+        for (place, _), value in zip(rows, row_scores.tolist(), strict=True):
             scores[batch[place]].append(value)
     return scores
 
@@ -285,22 +285,22 @@ def crossed(
         for fact, row in table.loc[lang].iterrows()
     }
     chosen = {lang: _of_modal_length(prompts) for lang, prompts in ids.items()}
-    found = [
+    crossings = [
         (f, g, four)
         for f in chosen[source]
         for g in chosen[target]
         if len(set(four := (first[target, f], first[source, f], first[target, g], first[source, g]))) == 4
     ]
-    if len(found) < 2:
+    if len(crossings) < 2:
         raise ValueError(
-            f"{source} to {target}, {relation!r}: {len(found)} pairs of facts have four different first tokens; "
+            f"{source} to {target}, {relation!r}: {len(crossings)} pairs of facts have four different first tokens; "
             "allowed: two or more (other languages, or more facts)"
         )
-    found = [found[i] for i in rng(seed, "crossed pairs").permutation(len(found))[:n_pairs]]
+    crossings = [crossings[i] for i in rng(seed, "crossed pairs").permutation(len(crossings))[:n_pairs]]
     return Crossed(
-        torch.tensor([ids[source][f] for f, _, _ in found]),
-        torch.tensor([ids[target][g] for _, g, _ in found]),
-        dict(zip(FOUR_ANSWERS, torch.tensor([four for *_, four in found]).T, strict=True)),
+        torch.tensor([ids[source][f] for f, _, _ in crossings]),
+        torch.tensor([ids[target][g] for _, g, _ in crossings]),
+        dict(zip(FOUR_ANSWERS, torch.tensor([four for *_, four in crossings]).T, strict=True)),
     )
 
 

@@ -109,7 +109,7 @@ def load(name: str | Path, *, hub: bool = False, device: str | torch.device = "c
     if folder.is_dir():
         weights = [*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin")]
         for wanted, found in {"config.json": (folder / "config.json").is_file(), "weights": bool(weights)}.items():
-            if not found:
+            if not present:
                 raise FileNotFoundError(f"{folder} has no {wanted}; allowed: a folder that `save_pretrained` wrote")
         return _boot(folder.name, folder, device, licence=_licence(folder))
     if not hub:
@@ -166,9 +166,9 @@ def _boot(name: str, source: Path | str, device: str | torch.device, licence: st
 
 
 def _licence(folder: Path) -> str:
-    found = next((path for path in sorted(folder.iterdir()) if path.name.upper().startswith("LICEN")), None)
-    if found:
-        return f"see {found.name} in {folder.name}"
+    licence_file = next((path for path in sorted(folder.iterdir()) if path.name.upper().startswith("LICEN")), None)
+    if licence_file:
+        return f"see {licence_file.name} in {folder.name}"
     return _card_licence(folder / "README.md") if (folder / "README.md").is_file() else "not stated in the folder"
 
 
