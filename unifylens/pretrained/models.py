@@ -108,7 +108,7 @@ def load(name: str | Path, *, hub: bool = False, device: str | torch.device = "c
     folder = Path(name).expanduser()
     if folder.is_dir():
         weights = [*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin")]
-        for wanted, found in {"config.json": (folder / "config.json").is_file(), "weights": bool(weights)}.items():
+        for wanted, present in {"config.json": (folder / "config.json").is_file(), "weights": bool(weights)}.items():
             if not present:
                 raise FileNotFoundError(f"{folder} has no {wanted}; allowed: a folder that `save_pretrained` wrote")
         return _boot(folder.name, folder, device, licence=_licence(folder))
