@@ -501,6 +501,16 @@ def test_hooks_of_ones_own_stay(model):
 
 by_layer = patching.by_layer_and_position
 LONGER = torch.zeros(ROWS, 7, dtype=torch.long)
+
+
+def by_neurons(model, **options):
+    return patching.by_neurons(model, TARGET, SOURCE, DIFFERENCE, groups=GROUPS, **options)
+
+
+def steered(model, vector):
+    return patching.experiment(model, TARGET, [patching.steer_at(residual(1), {}, vector)], DIFFERENCE, **quiet)
+
+
 BAD = {
     "no edits": (lambda m: patching.experiment(m, TARGET, [], DIFFERENCE), ["edits is empty", "at least one"]),
     "no groups": (lambda m: patching.by_neurons(m, TARGET, SOURCE, DIFFERENCE, groups={}), ["edits is empty"]),
@@ -565,6 +575,17 @@ BAD = {
         lambda m: patching.by_neurons(m, TARGET, SOURCE, DIFFERENCE, groups={"a": {2: [0]}}),
         ["no hook 'blocks.2.mlp.hook_post'", "nearest: blocks."],
     ),
+    "mask of other rows": (
+        lambda m: patching.by_head(m, TARGET, SOURCE, DIFFERENCE, positions=torch.ones(2, LENGTH) > 0),
+        ["positions has 2 rows, target 3", "one for each prompt"],
+    ),
+    "mask of other rows, batch by batch": (
+        lambda m: by_neurons(m, positions=torch.ones(4, LENGTH) > 0, batch_size=2),
+        ["positions has 4 rows, target 3"],
+    ),
+    "more vectors than rows": (lambda m: steered(m, torch.ones(4, 16)), ["vector has 4 rows, target 3"]),
+    "fewer vectors than rows": (lambda m: steered(m, torch.ones(1, 16)), ["vector has 1 rows, target 3"]),
+    "a number for a vector": (lambda m: steered(m, 1.0), ["vector has shape []", "[row, d]"]),
     "name to read": (
         lambda m: patching.experiment(m, TARGET, [patch_at("blocks.0.hook_residpost", {})], DIFFERENCE, source=SOURCE),
         ["no hook 'blocks.0.hook_residpost'", "blocks.0.hook_resid_post"],
@@ -755,6 +776,26 @@ def test_rows_at_a_time_grow_with_free_memory_between_their_bounds(plain, a, b):
     assert 1 <= rows(few) <= rows(many) <= edits.MOST_ROWS
     assert rows(a, [residual(1)] * 50) <= rows(a)
     assert rows(0) == 1 and rows(10**12) == edits.MOST_ROWS
+
+
+def test_masks_and_vectors_by_row_are_cut_with_the_rows(plain):
+    mask = torch.arange(LENGTH) > torch.arange(ROWS)[:, None]
+    vectors = torch.arange(ROWS * 16).view(ROWS, 16) / 20
+    steer = patching.steer_at(residual(1), {}, vectors, positions=mask.numpy())
+
+    def of_size(size):
+        options = {"batch_size": size, **quiet}
+        tables = [
+            patching.by_head(plain, TARGET, SOURCE, DIFFERENCE, positions=mask, **options),
+            patching.by_component(plain, TARGET, SOURCE, DIFFERENCE, positions=mask.numpy(), **options),
+            patching.by_neurons(plain, TARGET, SOURCE, DIFFERENCE, groups=GROUPS, positions=mask, **options),
+            patching.experiment(plain, TARGET, [steer], DIFFERENCE, **options),
+        ]
+        return pd.concat(tables)["difference"]
+
+    for size in (1, 2):
+        assert_close(of_size(size), of_size(None))
+    assert (of_size(None)[:4] - patching.by_head(plain, TARGET, SOURCE, DIFFERENCE, **quiet)["difference"]).any()
 
 
 def test_an_experiment_runs_with_hardly_any_memory(plain, monkeypatch):

@@ -64,21 +64,45 @@ class Edit:
     """Hook names and functions `fn(activation, hook)` for a batch."""
     reads: Sequence[str] = field(default=())
     """Hook names at which it needs the source run's activations."""
+    by_row: Mapping[str, int] = field(default_factory=dict)
+    """Number of rows, by name, of what has one for each target prompt, such as a mask of positions."""
 
 
 def patch_at(name: str, labels: Mapping[str, Any], **where: Any) -> Edit:
     """The edit that patches one activation; `where` as in `hooks.patch`."""
-    return Edit(labels, lambda batch: [(name, partial(hooks.patch, source=batch.source[name], **where))], (name,))
+    positions = hooks.mask_or_numbers(where.pop("positions", None))
+
+    def at(batch: Batch) -> list[Hook]:
+        here = of_batch(positions, batch)
+        return [(name, partial(hooks.patch, source=batch.source[name], positions=here, **where))]
+
+    return Edit(labels, at, (name,), rows_of(positions))
 
 
 def steer_at(name: str, labels: Mapping[str, Any], vector: Float[Tensor, "*row d"], **where: Any) -> Edit:
-    """The edit that adds a vector, `[d]` or one for each row `[row, d]`; `where` as in `hooks.steer`."""
-    vector = as_tensor(vector)
+    """The edit that adds a vector, `[d]` or one for each row `[row, d]`; `where` as in `hooks.steer`.
+
+    Raises ValueError for a vector of another shape, `experiment` for another number of rows than it has prompts.
+    """
+    vector, positions = as_tensor(vector), hooks.mask_or_numbers(where.pop("positions", None))
+    if vector.ndim not in (1, 2):
+        raise ValueError(f"vector has shape {list(vector.shape)}; allowed: [d], or one for each row [row, d].")
 
     def at(batch: Batch) -> list[Hook]:
-        return [(name, partial(hooks.steer, vector=vector if vector.ndim == 1 else vector[batch.rows], **where))]
+        added = vector if vector.ndim == 1 else vector[batch.rows]
+        return [(name, partial(hooks.steer, vector=added, positions=of_batch(positions, batch), **where))]
 
-    return Edit(labels, at)
+    return Edit(labels, at, by_row={**rows_of(positions), **({"vector": len(vector)} if vector.ndim == 2 else {})})
+
+
+def of_batch(positions: hooks.Positions, batch: Batch) -> hooks.Positions:
+    """What `mask_or_numbers` gives, for a batch: of a mask of all prompts its rows, numbers as they are."""
+    return positions[batch.rows] if isinstance(positions, Tensor) else positions
+
+
+def rows_of(positions: hooks.Positions) -> dict[str, int]:
+    """`Edit.by_row` of what `mask_or_numbers` gives: a mask has rows, numbers are the same in every row."""
+    return {"positions": len(positions)} if isinstance(positions, Tensor) else {}
 
 
 UNEDITED = Edit({}, lambda batch: [])
@@ -218,6 +242,9 @@ def _check(
         for column in metric.columns if isinstance(metric, Metric) else ():
             if len(column) != len(target):
                 raise ValueError(f"metric {name!r} was made for {len(column)} rows; target has {len(target)}.")
+    for name, n in (item for edit in edits for item in edit.by_row.items()):
+        if n != len(target):
+            raise ValueError(f"{name} has {n} rows, target {len(target)}; allowed: one for each prompt of target.")
     if len({tokens.shape for tokens in sources}) > 1:
         lengths = [tokens.shape[1] for tokens in sources]
         raise ValueError(f"the sources' prompts have lengths {lengths}; a mean over them needs one length.")

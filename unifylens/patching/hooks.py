@@ -61,7 +61,7 @@ def patch(
     torch.Size([8, 3])
     """
     given = _entry(source, hook).to(activation)
-    positions = _mask_or_numbers(positions)
+    positions = mask_or_numbers(positions)
     _fits(given, activation, hook, same_length=positions is None or isinstance(positions, Tensor))
     there = given[_index(given, hook, positions, heads)]
 
@@ -230,7 +230,7 @@ def _edit(
 def _index(activation: Tensor, hook: HookPoint, positions: Positions, heads: Heads) -> tuple:
     """Index of the part at some positions and heads."""
     n_positions = activation.shape[1]
-    positions = _mask_or_numbers(positions)
+    positions = mask_or_numbers(positions)
     if positions is None:
         rows, columns = slice(None), torch.arange(n_positions)
     elif isinstance(positions, Tensor):
@@ -253,7 +253,7 @@ def _index(activation: Tensor, hook: HookPoint, positions: Positions, heads: Hea
     return (rows if isinstance(rows, slice) else rows[:, None]), columns[:, None], chosen
 
 
-def _mask_or_numbers(positions: Positions) -> Positions:
+def mask_or_numbers(positions: Positions) -> Positions:
     """Positions with a mask `[row, pos]` as torch has it, whoever made it."""
     if positions is None or isinstance(positions, (int, range)) or not hasattr(positions, "__array__"):
         return positions
