@@ -335,6 +335,39 @@ def test_a_hooked_transformer_follows_all_edits(plain, name):
     assert table["difference"].nunique() == 2
 
 
+@pytest.mark.skipif(not HOOKED, reason="HookedTransformer is TransformerLens 3's")
+@pytest.mark.parametrize(
+    ("name", "switch"),
+    [
+        ("hook_attn_in", "use_attn_in"),
+        *[(f"hook_{part}_input", "use_split_qkv_input") for part in "qkv"],
+        ("attn.hook_result", "use_attn_result"),
+        ("hook_mlp_in", "use_hook_mlp_in"),
+    ],
+)
+def test_hooks_that_are_switched_off_are_refused(name, switch):
+    model, name = made("plain"), f"blocks.1.{name}"
+    edit, told = Edit({}, lambda batch: [(name, lambda x, hook: x * 0)]), rf"{name} .*model.set_{switch}\(True\)"
+    for edits_of, source in ((edit, None), (patch_at(name, {}), SOURCE), (Edit({}, lambda batch: [], (name,)), SOURCE)):
+        with pytest.raises(ValueError, match=told):
+            patching.experiment(model, TARGET, [edits_of], DIFFERENCE, source=source, **quiet)
+    getattr(model, f"set_{switch}")(True)
+    edited = [patching.UNEDITED, edit, patch_at(name, {})]
+    table = patching.experiment(model, TARGET, edited, DIFFERENCE, source=SOURCE, **quiet)
+    assert table["difference"].nunique() == 3
+    with pytest.raises(ValueError, match=told):
+        patching.experiment(model, TARGET, edited, DIFFERENCE, source=SOURCE, source_model=made("plain"), **quiet)
+
+
+@pytest.mark.skipif(not HOOKED, reason="HookedTransformer is TransformerLens 3's")
+def test_the_input_of_attention_is_refused_where_it_is_split():
+    model, edit = made("plain"), Edit({}, lambda batch: [("blocks.1.hook_attn_in", lambda x, hook: x * 0)])
+    model.set_use_attn_in(True)
+    model.set_use_split_qkv_input(True)
+    with pytest.raises(ValueError, match=r"hook_attn_in .*set_use_split_qkv_input\(False\)"):
+        patching.experiment(model, TARGET, [edit], DIFFERENCE, **quiet)
+
+
 # --- paths ---------------------------------------------------------------------------------------------------
 
 
@@ -495,6 +528,14 @@ def test_hooks_of_ones_own_stay(model):
         assert n_hooks(model) == before > 0
     finally:
         model.reset_hooks()
+
+
+def test_layers_are_whole_numbers_of_any_kind(plain):
+    for layer in (1, np.int64(1), torch.tensor(1)):
+        assert patching.residual(plain, layer) == "blocks.1.hook_resid_pre"
+    for layer in (1.0, True, np.True_, "1", None):
+        with pytest.raises(ValueError, match=re.escape(f"layer={layer!r}; allowed: one whole number, 0")):
+            patching.residual(plain, layer)
 
 
 # --- refusals ------------------------------------------------------------------------------------------------

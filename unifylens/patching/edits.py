@@ -30,6 +30,7 @@ from unifylens.patching.stream import (
     can_resume,
     check_edits,
     check_names,
+    check_switches,
     last_logits,
     prompts_of,
     resid_post,
@@ -142,6 +143,7 @@ def experiment(
     _check(model, sender, target, sources, edits, metrics, reads)
     known = set(model.hook_dict)
     check_names(known, reads)
+    check_switches(sender, reads)
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size={batch_size}: allowed is 1 or more, or None for what memory allows.")
     size = batch_size or rows_at_a_time(model, target.shape[1], len(edits), reads)
