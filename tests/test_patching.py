@@ -775,6 +775,23 @@ def test_prompts_and_vectors_may_come_from_elsewhere(plain, kind):
     equal(*steered)
 
 
+def unedited(model, metric):
+    return patching.experiment(model, TARGET, patching.UNEDITED, {"x": metric}, **quiet)
+
+
+def test_edits_may_be_one_or_come_one_by_one(plain):
+    found = unedited(plain, DIFFERENCE["difference"])
+    equal(found, patching.experiment(plain, TARGET, [patching.UNEDITED], {"x": DIFFERENCE["difference"]}, **quiet))
+    several = [patching.UNEDITED, patching.steer_at(residual(1), {"vector": 0}, torch.ones(16))]
+    both = [
+        patching.experiment(plain, TARGET, f(several), DIFFERENCE, batch_size=np.int64(2), **quiet)
+        for f in (iter, list)
+    ]
+    equal(*both)
+    for number in (torch.tensor(2), np.float32(2), 2):
+        assert unedited(plain, lambda logits, number=number: number)["x"].tolist() == [2]
+
+
 @pytest.mark.parametrize(
     ("call", "told"),
     [
@@ -795,6 +812,15 @@ def test_prompts_and_vectors_may_come_from_elsewhere(plain, kind):
         (lambda m: by_layer(m, ["a b", "c d"], SOURCE, DIFFERENCE), "prompts of type list hold no numbers"),
         (lambda m: by_layer(m, TARGET, [[1, 2], [3]], DIFFERENCE), "or rows of unequal length"),
         (lambda m: by_layer(m, TARGET, SOURCE, DIFFERENCE["difference"]), "metrics is a Metric; allowed: a dict"),
+        (lambda m: by_layer(m, TARGET > 5, SOURCE, DIFFERENCE), "target is torch.bool of shape"),
+        (lambda m: by_layer(m, TARGET, SOURCE, DIFFERENCE, batch_size=2.0), "batch_size=2.0: .* a whole number, 1 or"),
+        (lambda m: by_layer(m, TARGET, SOURCE, DIFFERENCE, batch_size=True), "batch_size=True: .* a whole number"),
+        (lambda m: patching.experiment(m, TARGET, 5, DIFFERENCE), "edits holds a int; allowed: Edit"),
+        (lambda m: patching.experiment(m, TARGET, [print], DIFFERENCE), "edits holds a builtin.* allowed: Edit"),
+        (lambda m: unedited(m, lambda logits: logits[:, 0]), r"metric 'x' gave values of shape \[3\]; allowed: one"),
+        (lambda m: unedited(m, lambda logits: "0.5"), "metric 'x' gave '0.5'; allowed: one number"),
+        (lambda m: unedited(m, patching.Metric(lambda logits: "half")), r"values have shape \[\] for 3 rows"),
+        (lambda m: unedited(m, 0.5), "metric 'x' is a float; allowed: a function of logits"),
     ],
 )
 def test_places_and_prompts_of_another_kind_are_refused(plain, call, told):

@@ -55,6 +55,11 @@ def as_tensor(values: ArrayLike | Tensor) -> Tensor:
     return values if isinstance(values, Tensor) else torch.as_tensor(array(values).copy())  # torch wants to own them
 
 
+def holds_numbers(tensor: Tensor) -> bool:
+    """Whether it holds whole numbers, as token IDs are, and no masks."""
+    return not tensor.is_floating_point() and not tensor.is_complex() and tensor.dtype != torch.bool
+
+
 def is_whole(value: Any) -> bool:
     """Whether it is a whole number, of Python or numpy."""
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
