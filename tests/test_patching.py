@@ -775,6 +775,25 @@ def test_prompts_and_vectors_may_come_from_elsewhere(plain, kind):
     equal(*steered)
 
 
+@torch.no_grad()
+def test_prompts_of_plain_runs_may_come_from_elsewhere(plain):
+    logits, states = patching.run_prompts(plain, TARGET)
+    for of in (torch.Tensor.numpy, torch.Tensor.tolist, lambda x: pd.DataFrame(x.numpy())):
+        assert torch.equal(patching.last_logits(plain, of(TARGET)), patching.last_logits(plain, TARGET))
+        found = patching.run_prompts(plain, of(TARGET))
+        assert torch.equal(found[0], logits) and all(map(torch.equal, found[1], states))
+    for run in (patching.last_logits, patching.run_prompts):
+        for prompts, told in (
+            (TARGET[0], r"torch.int64 of shape \[5\]; it must be token IDs"),
+            (TARGET / 2, "prompts is torch.float32"),
+            (TARGET > 5, "prompts is torch.bool"),
+            ([[1, 2], [3]], "rows of unequal length"),
+            (["Paris is"], "hold no numbers"),
+        ):
+            with pytest.raises(ValueError, match=told):
+                run(plain, prompts)
+
+
 def unedited(model, metric):
     return patching.experiment(model, TARGET, patching.UNEDITED, {"x": metric}, **quiet)
 

@@ -76,6 +76,14 @@ def as_tokens(prompts: ArrayLike | Tensor) -> Tokens:
         ) from None
 
 
+def token_ids(prompts: ArrayLike | Tensor) -> Tokens:
+    """Prompts as a tensor of token IDs. Raises ValueError for anything else."""
+    tokens = as_tokens(prompts)
+    if tokens.ndim != 2 or not holds_numbers(tokens):
+        raise ValueError(f"prompts is {tokens.dtype} of shape {list(tokens.shape)}; it must be token IDs [row, pos].")
+    return tokens
+
+
 def prompts_of(source: Tokens | Sequence[Tokens] | None) -> list[Tokens]:
     """The sources' prompts, none, one or several, as tensors. Raises ValueError as `as_tokens` does."""
     if source is None:
@@ -95,8 +103,9 @@ def last_logits(
     """Logits at the last position under some hooks; where the model has `LAST_STEP`, only these are computed.
 
     `residuals` are those of the same tokens after each block, by hook name, without these hooks: blocks before the
-    first with a hook are then left out, as they would give the same again.
+    first with a hook are then left out, as they would give the same again. Raises ValueError for what are no prompts.
     """
+    tokens = token_ids(tokens)
     last = [(LAST_STEP, lambda x, hook: x[:, -1:])] if LAST_STEP in model.hook_dict else []
     block = min((block_of(name) for name, _ in fwd_hooks), default=0)
     known = (residuals or {}).get(resid_post(block - 1))
@@ -199,7 +208,11 @@ def run_prompts(
     position: Int[Tensor, " row"] | int = -1,
     logits_at: Int[Tensor, " row"] | int = -1,
 ) -> tuple[Float[Tensor, "row vocab"], list[Float[Tensor, "row d_model"]]]:
-    """Logits at `logits_at`, and the residual stream at `position`, by layer from the embedding on."""
+    """Logits at `logits_at`, and the residual stream at `position`, by layer from the embedding on.
+
+    Raises ValueError for prompts that are no token IDs.
+    """
+    prompts = token_ids(prompts)
     names = layer_names(model.cfg.n_layers)
     logits, states = [], []
     n = len(prompts)
