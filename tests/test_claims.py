@@ -186,9 +186,8 @@ def test_the_registry_is_sound():
         assert claim.effect_name and claim.control_name and claim.statement.endswith(".") == (key[0] != "T")
 
 
-def test_the_committed_records_were_judged_by_the_registry(monkeypatch):
-    monkeypatch.setenv("UNIFYLENS_FIGURES", str(ROOT / "figures"))
-    for r in load_records():
+def test_the_committed_records_were_judged_by_the_registry():
+    for r in load_records(ROOT / "figures"):
         claim = CLAIMS[r.id]
         assert (r.threshold, r.control["threshold"]) == (claim.needs, claim.control_needs)
         assert (r.statement, r.notebook, r.control["name"]) == (
@@ -200,14 +199,16 @@ def test_the_committed_records_were_judged_by_the_registry(monkeypatch):
         assert (ROOT / "notebooks" / f"{r.notebook}.ipynb").exists()
 
 
-def test_the_readme_shows_the_committed_records(monkeypatch):
-    monkeypatch.setenv("UNIFYLENS_FIGURES", str(ROOT / "figures"))
+def test_the_readme_shows_the_committed_records():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert readme == claims.readme_with(readme, load_records()), "run: python -m unifylens.evidence.claims"
+    assert readme == claims.readme_with(readme, load_records(ROOT / "figures")), (
+        "run: python -m unifylens.evidence.claims"
+    )
 
 
 def test_folders(monkeypatch, tmp_path):
     (tmp_path / "project" / "notebooks").mkdir(parents=True)
+    (tmp_path / "project" / "pyproject.toml").write_text('[project]\nname = "unifylens"\n')
     monkeypatch.delenv("UNIFYLENS_FIGURES")
     monkeypatch.chdir(tmp_path / "project" / "notebooks")
     assert paths.published_dir() == tmp_path / "project/figures"
@@ -263,3 +264,13 @@ def test_what_is_expected_of_a_reported_run(capsys):
         claims.expect(np.float64(1) > 2, "one is more than two")
     record("T1", effect=HIGH, control=LOW, seeds=SEEDS)
     assert capsys.readouterr().out == ""
+
+
+def test_what_is_shipped_is_not_written_to_by_a_setting(monkeypatch, tmp_path):
+    (tmp_path / "notebooks").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("UNIFYLENS_FIGURES", "figures")
+    assert paths.figures_dir() == tmp_path / "figures", "outside a checkout it is anybody's name"
+    (tmp_path / "pyproject.toml").write_text('name = "unifylens"')
+    with pytest.raises(ValueError, match="UNIFYLENS_FIGURES is 'figures', which the project ships"):
+        paths.figures_dir()

@@ -311,3 +311,11 @@ def test_languages_go_by_name(corpus):
     for language, fact in ((True, 0), (0.0, 0), (0, "1"), (0, [1])):
         with pytest.raises(ValueError, match="allowed are languages 0 to 2 and facts 0 to 71"):
             corpus.text(language, fact)
+
+
+@pytest.mark.parametrize("n_facts", [-5, 0, 1, 2.5, True])
+def test_as_many_facts_as_can_be_compared(n_facts):
+    corpus = ul.Corpus.build(tiny())
+    model = ul.build_model(tiny().model, corpus.d_vocab, corpus.n_ctx)
+    with pytest.raises(ValueError, match=f"n_facts={n_facts}"):
+        ul.unification(model, corpus, n_facts=n_facts)

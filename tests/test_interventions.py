@@ -352,7 +352,7 @@ def test_settings_do_what_the_functions_do(name):
     assert iv.effects(corpus, after)["moved"].any()
     assert experiment.key(1) != base.key(1)
     assert ul.Experiment.model_validate_json(experiment.model_dump_json()) == experiment
-    assert ul.Corpus.build(experiment) is ul.build_corpus(experiment)
+    same(ul.Corpus.build(experiment), after)
 
 
 def test_interventions_are_applied_in_order():

@@ -31,6 +31,7 @@ def project(tmp_path, monkeypatch):
     """An empty project in a folder with a space in its name."""
     folder = tmp_path / "my project"
     (folder / "notebooks").mkdir(parents=True)
+    (folder / "pyproject.toml").write_text('[project]\nname = "unifylens"\n')
     (folder / "README.md").write_text(f"# title\n{README_START}\n{README_END}\n")
     monkeypatch.chdir(folder)
     monkeypatch.setenv("UNIFYLENS_PROFILE", "quick")
@@ -161,7 +162,7 @@ def test_publishing_renews_figures_notebooks_and_readme(shipped):
     assert reproduce.main(["--publish"]) == 0
     after = files(shipped)
     assert after.keys() == before.keys()
-    assert all(after[name] != before[name] for name in before)
+    assert {name for name in before if after[name] == before[name]} == {"pyproject.toml"}
     assert after["figures/a_figure.csv"] == b"mine"
     assert [entry["id"] for entry in json.loads(after["figures/claims.json"])] == ["C1", "C2"]
     assert b"0.90 [0.90, 0.90]" in after["README.md"] and b"| C2 |" in after["README.md"]
@@ -233,3 +234,14 @@ def test_notebooks_expect_and_never_assert():
             if cell.cell_type == "code":
                 asserts = [n for n in ast.walk(ast.parse(cell.source)) if isinstance(n, ast.Assert)]
                 assert not asserts, f"{path.name}: use ul.claims.expect, with which a reader may turn a dial"
+
+
+def test_notebooks_of_another_project_are_left_alone(project, capsys):
+    path = write(project, "01_mine.ipynb", "x = 1")
+    before = path.read_bytes()
+    (project / "pyproject.toml").write_text('[project]\nname = "mine"\n')
+    for options in ([], ["--publish"]):
+        with pytest.raises(SystemExit):
+            reproduce.main(options)
+        assert "is not in a checkout of unifylens" in capsys.readouterr().err
+    assert path.read_bytes() == before and not (project / "build").exists()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import re
 
 import pandas as pd
@@ -299,3 +300,18 @@ def test_a_step_is_a_whole_number_however_it_is_written(run):
     assert all(
         torch.equal(p, q) for p, q in zip(run.checkpoint(10.0).parameters(), run.model.parameters(), strict=True)
     )
+
+
+def test_clear_takes_no_word_for_everything(run):
+    for given, told in (({"everything": "no"}, "everything='no'"), ({"which": run.folder}, "PosixPath")):
+        with pytest.raises(ValueError, match=told):
+            store.clear(**given)
+    with pytest.raises(ValueError, match="of a table its `key`"):
+        store.clear(store.runs())
+    assert run.folder.exists()
+
+
+def test_a_run_that_travels_leaves_its_model_behind(run):
+    _ = run.model
+    again = pickle.loads(pickle.dumps(run))
+    assert "model" not in vars(again) and again.folder == run.folder

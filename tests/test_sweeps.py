@@ -573,3 +573,11 @@ def test_results_do_not_need_a_store(tmp_path, monkeypatch, trained):
         expected = weights(trained, step)
         assert all(torch.equal(p, expected[name]) for name, p in state.items())
     assert not Path(tmp_path / "a worker's").exists()
+
+
+def test_labels_that_are_measurements_are_refused():
+    runs = ul.train_design([({"transfer": "early"}, tiny()), ({"transfer": "late"}, tiny(seed=1))], progress=False)
+    with pytest.raises(ValueError, match="the setting 'transfer' has the name of a measurement"):
+        _ = runs.final
+    with pytest.raises(ValueError, match="the table has a column 'transfer'"):
+        runs.measure(lambda run: run.history[["transfer"]], progress=False)

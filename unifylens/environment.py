@@ -19,10 +19,19 @@ def home() -> Path:
     return Path(chosen).expanduser().absolute() if chosen else Path(platformdirs.user_cache_dir("unifylens"))
 
 
+def is_checkout(folder: Path) -> bool:
+    """Whether a folder is a checkout of this project, by its `pyproject.toml` and its notebooks."""
+    try:
+        text = (folder / "pyproject.toml").read_text(encoding="utf-8")
+    except OSError:
+        return False
+    return 'name = "unifylens"' in text and (folder / "notebooks").is_dir()
+
+
 def project_dir() -> Path:
-    """Nearest folder with `notebooks` in it, from the working directory upwards; else the former."""
+    """The checkout of this project that the working directory lies in; else the working directory."""
     here = Path.cwd()
-    return next((d for d in (here, *here.parents) if (d / "notebooks").is_dir()), here)
+    return next((folder for folder in (here, *here.parents) if is_checkout(folder)), here)
 
 
 def build_dir() -> Path:
@@ -40,10 +49,18 @@ def figures_dir() -> Path:
 
     `UNIFYLENS_FIGURES`, else `build/figures` in the project's folder (outside a checkout: in the working directory),
     or `build/scratch` where a run is not `reported`.
+
+    Raises:
+        ValueError: if `UNIFYLENS_FIGURES` is the folder that the project ships.
     """
     chosen = os.environ.get("UNIFYLENS_FIGURES")
     if chosen:
-        return Path(chosen).expanduser().absolute()
+        folder = Path(chosen).expanduser().absolute()
+        if is_checkout(project_dir()) and folder.resolve() == published_dir().resolve():
+            raise ValueError(
+                f"UNIFYLENS_FIGURES is {chosen!r}, which the project ships; allowed: another folder, or `make publish`"
+            )
+        return folder
     return build_dir() / ("figures" if reported() else "scratch")
 
 

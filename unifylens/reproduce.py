@@ -29,7 +29,16 @@ except ImportError as error:
     raise ImportError(problem, name=error.name) from None
 from tqdm import tqdm
 
-from unifylens.environment import PROFILES, build_dir, figures_dir, profile, project_dir, published_dir, write_atomic
+from unifylens.environment import (
+    PROFILES,
+    build_dir,
+    figures_dir,
+    is_checkout,
+    profile,
+    project_dir,
+    published_dir,
+    write_atomic,
+)
 from unifylens.evidence.ledger import CLAIMS
 from unifylens.evidence.records import Record, comparison, load_records, save_records, update_readme
 
@@ -150,6 +159,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.environ["UNIFYLENS_PROFILE"] = options.profile
     os.environ["UNIFYLENS_REPORTED"] = "1"
     size = profile()
+    if not is_checkout(project_dir()):
+        parser.error(f"{Path.cwd()} is not in a checkout of unifylens, which has the notebooks")
     found = sorted((project_dir() / "notebooks").glob("[0-9]*.ipynb"))
     asked = tuple(options.only)
     chosen = [p for p in found if (p.name.startswith(asked) if asked else "_real_" not in p.name)]

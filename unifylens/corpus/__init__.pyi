@@ -12,13 +12,14 @@ from . import (
     world,
 )
 from .corpus import KINDS, Corpus
-from .exposure import parallel_window
+from .exposure import Copy, parallel_window
 from .language import Language
 from .tokenization import Tokenizer
 from .world import World
 
 __all__ = [
     "KINDS",
+    "Copy",
     "Corpus",
     "Language",
     "Tokenizer",

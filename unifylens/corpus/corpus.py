@@ -5,6 +5,8 @@ Torch, most of the time that a first corpus would take, is loaded only by what r
 
 from __future__ import annotations
 
+from copy import copy
+from dataclasses import replace
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -83,8 +85,9 @@ class Corpus(Card):
     def build(experiment: Experiment) -> Corpus:
         """The corpus an experiment trains on: made as its settings say, then changed by its interventions, in order.
 
-        Corpora are kept: experiments that differ in model or optimiser alone, and later calls, get the same one, whose
-        tables cannot be written to. Raises ValueError where settings do not fit together, and what interventions raise.
+        What takes time is kept, for experiments that differ in model or optimiser alone and for later calls; its tables
+        are the caller's own.
+        Raises ValueError where settings do not fit together, and what interventions raise.
 
         >>> corpus = ul.Corpus.build(ul.Experiment())
         >>> corpus.n_languages, corpus.n_facts, int(corpus.parallel.sum())
@@ -93,7 +96,18 @@ class Corpus(Card):
         parts = {
             name: getattr(experiment, name) for name in ("world", "language", "tokenizer", "interventions", "real")
         }
-        return _build(**parts, stages=tuple(experiment.stages()), seed=experiment.seed)
+        return _build(**parts, stages=tuple(experiment.stages()), seed=experiment.seed)._own()
+
+    def _own(self) -> Corpus:
+        """The same with tables of its own, so that nobody writes into what is kept."""
+        own, rendered = copy(self), self._rendered
+        facts, object_relation = self.world.facts.copy(), self.world.object_relation.copy()
+        own.world = replace(self.world, facts=facts, object_relation=object_relation)
+        own.home = self.home.copy()
+        own.stages = [(start, stop, exposure.copy()) for start, stop, exposure in self.stages]
+        ends = [{slot: table.copy() for slot, table in by_slot.items()} for by_slot in rendered.ends]
+        own._rendered = Rendered(rendered.tokens.copy(), ends, rendered.n_answer.copy())
+        return own
 
     def replace(self, **parts: Any) -> Corpus:
         """Copy with some parts changed, named as in the constructor. Raises what the constructor raises."""
@@ -467,8 +481,6 @@ def _build(
     )
     for intervention in interventions:
         corpus = apply(corpus, intervention, seed)
-    for table in (corpus.home, *(exposure for _, _, exposure in corpus.stages)):
-        table.setflags(write=False)
     return corpus
 
 

@@ -309,6 +309,8 @@ def unification(
     model, corpus = model_and_corpus(model, corpus)
     if facts not in ("held-out", "parallel"):
         raise ValueError(f"facts={facts!r}; allowed: 'held-out', 'parallel'.")
+    if isinstance(n_facts, bool) or not isinstance(n_facts, (int, np.integer)) or n_facts < 2:
+        raise ValueError(f"n_facts={n_facts!r}; allowed: a whole number from 2 on, as different facts are compared.")
     wanted = np.flatnonzero(corpus.parallel == (facts == "parallel"))
     if len(wanted) < 2:
         raise ValueError(f"facts={facts!r}: the corpus has {len(wanted)} of them; allowed: at least 2.")

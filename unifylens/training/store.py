@@ -73,6 +73,10 @@ class Run(Card):
         lines["weights"] = f"after steps {', '.join(map(str, self.steps))}"
         return f"Run {self.folder.name} ({', '.join(texts)})", lines
 
+    def __getstate__(self) -> dict[str, Any]:
+        """All but the model, which is read again where the run arrives: a bridge cannot be pickled."""
+        return {name: value for name, value in vars(self).items() if name != "model"}
+
     @cached_property
     def corpus(self) -> Corpus:
         """The corpus, built again from the experiment."""
@@ -271,6 +275,12 @@ def clear(
     Raises ValueError, before anything is deleted, for a key that is not in the store or must be left alone, and unless
     exactly one of `which` and `everything` is given.
     """
+    if not isinstance(everything, bool):
+        raise ValueError(f"everything={everything!r}; allowed: True or False.")
+    if isinstance(which, (pd.DataFrame, Path)):
+        raise ValueError(
+            f"which is a {type(which).__name__}; allowed: keys, experiments and runs (of a table its `key`)."
+        )
     named = [which] if isinstance(which, (str, Experiment, Run)) else list(which)
     if bool(named) == everything:
         raise ValueError("clear deletes what it is told: name runs by key or experiment, or say everything=True.")

@@ -1,7 +1,7 @@
-"""Many experiments: how they are grouped into stacks, scheduled over workers, shown and saved.
+"""Many experiments, trained together and looked at together.
 
-It knows nothing of how a step is computed: a stack is trained by `train.train_stack`, here, in another process, or
-on another machine.
+Which of them share a stack stands in `plan`, where stacks train in `workers`, how they are sent, shown and saved in
+`schedule`.
 """
 
 from __future__ import annotations
@@ -187,6 +187,8 @@ class Sweep(Card, Sequence[Run]):
         tables = []
         for run, dial in parts:
             rows = _table(table(run), label)
+            if clashes := [name for name in dial if name in rows and not (rows[name] == dial[name]).all()]:
+                raise ValueError(f"measure: the table has a column {clashes[0]!r} as the sweep's setting; rename it.")
             tables.append(rows.assign(**{name: column.array for name, column in _columns(dial, len(rows)).items()}))
         return pd.concat(tables, ignore_index=True)
 
@@ -198,6 +200,8 @@ class Sweep(Card, Sequence[Run]):
         """
         self._refuse_none()
         rows = zip(self.runs, self.dials, strict=True)
+        if clashes := [name for name in self._names() if name in self.runs[0].final or name == "diverged_at"]:
+            raise ValueError(f"the setting {clashes[0]!r} has the name of a measurement; label the runs otherwise.")
         table = pd.DataFrame([{**run.final, "diverged_at": run.diverged_at, **dial} for run, dial in rows])
         return table.astype({"diverged_at": "Int64"})
 
@@ -272,6 +276,3 @@ def train_many(experiments: Sequence[Experiment], *, stack_size: int | None = No
         for run in train_stacks(stacks, workers, progress):
             runs[run.experiment] = run
     return [runs[experiment] for experiment in experiments]
-
-
-# --- where they train ----------------------------------------------------------------------------------------
