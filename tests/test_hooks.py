@@ -345,6 +345,14 @@ BAD = {
         lambda: hooks.steer(STREAM, at(RESIDUAL), vector=normal(2, WIDTH)),
         ["vector", "[2, 6]", "[6] or [3, 6]"],
     ),
+    **{
+        f"{f.__name__} around {shape}": (
+            lambda f=f, shape=shape: f(STREAM, at(RESIDUAL), subspace=SUBSPACE, around=torch.ones(shape)),
+            [f"around has shape {list(shape)}", RESIDUAL, "[6]"],
+        )
+        for f in (hooks.project_out, hooks.keep)
+        for shape in ((), (1,), (5,), (ROWS, WIDTH), (LENGTH, WIDTH), (ROWS, LENGTH, WIDTH))
+    },
     "pattern elsewhere": (
         lambda: hooks.impose_pattern(BY_HEAD, at(Z), source=BY_HEAD),
         ["attn.hook_pattern", Z],
@@ -373,3 +381,8 @@ def test_refusals_name_what_does_not_fit(call, told):
         "names_filter" in str(error.value) or "Did you mean" in str(error.value)
     )
     assert not [part for part in told if part not in error.value.args[0]], error.value
+
+
+def test_an_empty_cache_is_named_as_such():
+    with pytest.raises(KeyError, match=r"was not in that run\.\W$"):
+        hooks.patch(STREAM, at(RESIDUAL), source={})

@@ -335,6 +335,39 @@ def test_a_hooked_transformer_follows_all_edits(plain, name):
     assert table["difference"].nunique() == 2
 
 
+@pytest.mark.skipif(not HOOKED, reason="HookedTransformer is TransformerLens 3's")
+@pytest.mark.parametrize(
+    ("name", "switch"),
+    [
+        ("hook_attn_in", "use_attn_in"),
+        *[(f"hook_{part}_input", "use_split_qkv_input") for part in "qkv"],
+        ("attn.hook_result", "use_attn_result"),
+        ("hook_mlp_in", "use_hook_mlp_in"),
+    ],
+)
+def test_hooks_that_are_switched_off_are_refused(name, switch):
+    model, name = made("plain"), f"blocks.1.{name}"
+    edit, told = Edit({}, lambda batch: [(name, lambda x, hook: x * 0)]), rf"{name} .*model.set_{switch}\(True\)"
+    for edits_of, source in ((edit, None), (patch_at(name, {}), SOURCE), (Edit({}, lambda batch: [], (name,)), SOURCE)):
+        with pytest.raises(ValueError, match=told):
+            patching.experiment(model, TARGET, [edits_of], DIFFERENCE, source=source, **quiet)
+    getattr(model, f"set_{switch}")(True)
+    edited = [patching.UNEDITED, edit, patch_at(name, {})]
+    table = patching.experiment(model, TARGET, edited, DIFFERENCE, source=SOURCE, **quiet)
+    assert table["difference"].nunique() == 3
+    with pytest.raises(ValueError, match=told):
+        patching.experiment(model, TARGET, edited, DIFFERENCE, source=SOURCE, source_model=made("plain"), **quiet)
+
+
+@pytest.mark.skipif(not HOOKED, reason="HookedTransformer is TransformerLens 3's")
+def test_the_input_of_attention_is_refused_where_it_is_split():
+    model, edit = made("plain"), Edit({}, lambda batch: [("blocks.1.hook_attn_in", lambda x, hook: x * 0)])
+    model.set_use_attn_in(True)
+    model.set_use_split_qkv_input(True)
+    with pytest.raises(ValueError, match=r"hook_attn_in .*set_use_split_qkv_input\(False\)"):
+        patching.experiment(model, TARGET, [edit], DIFFERENCE, **quiet)
+
+
 # --- paths ---------------------------------------------------------------------------------------------------
 
 
@@ -497,10 +530,28 @@ def test_hooks_of_ones_own_stay(model):
         model.reset_hooks()
 
 
+def test_layers_are_whole_numbers_of_any_kind(plain):
+    for layer in (1, np.int64(1), torch.tensor(1)):
+        assert patching.residual(plain, layer) == "blocks.1.hook_resid_pre"
+    for layer in (1.0, True, np.True_, "1", None):
+        with pytest.raises(ValueError, match=re.escape(f"layer={layer!r}; allowed: one whole number, 0")):
+            patching.residual(plain, layer)
+
+
 # --- refusals ------------------------------------------------------------------------------------------------
 
 by_layer = patching.by_layer_and_position
 LONGER = torch.zeros(ROWS, 7, dtype=torch.long)
+
+
+def by_neurons(model, **options):
+    return patching.by_neurons(model, TARGET, SOURCE, DIFFERENCE, groups=GROUPS, **options)
+
+
+def steered(model, vector):
+    return patching.experiment(model, TARGET, [patching.steer_at(residual(1), {}, vector)], DIFFERENCE, **quiet)
+
+
 BAD = {
     "no edits": (lambda m: patching.experiment(m, TARGET, [], DIFFERENCE), ["edits is empty", "at least one"]),
     "no groups": (lambda m: patching.by_neurons(m, TARGET, SOURCE, DIFFERENCE, groups={}), ["edits is empty"]),
@@ -565,6 +616,17 @@ BAD = {
         lambda m: patching.by_neurons(m, TARGET, SOURCE, DIFFERENCE, groups={"a": {2: [0]}}),
         ["no hook 'blocks.2.mlp.hook_post'", "nearest: blocks."],
     ),
+    "mask of other rows": (
+        lambda m: patching.by_head(m, TARGET, SOURCE, DIFFERENCE, positions=torch.ones(2, LENGTH) > 0),
+        ["positions has 2 rows, target 3", "one for each prompt"],
+    ),
+    "mask of other rows, batch by batch": (
+        lambda m: by_neurons(m, positions=torch.ones(4, LENGTH) > 0, batch_size=2),
+        ["positions has 4 rows, target 3"],
+    ),
+    "more vectors than rows": (lambda m: steered(m, torch.ones(4, 16)), ["vector has 4 rows, target 3"]),
+    "fewer vectors than rows": (lambda m: steered(m, torch.ones(1, 16)), ["vector has 1 rows, target 3"]),
+    "a number for a vector": (lambda m: steered(m, 1.0), ["vector has shape []", "[row, d]"]),
     "name to read": (
         lambda m: patching.experiment(m, TARGET, [patch_at("blocks.0.hook_residpost", {})], DIFFERENCE, source=SOURCE),
         ["no hook 'blocks.0.hook_residpost'", "blocks.0.hook_resid_post"],
@@ -713,6 +775,42 @@ def test_prompts_and_vectors_may_come_from_elsewhere(plain, kind):
     equal(*steered)
 
 
+@torch.no_grad()
+def test_prompts_of_plain_runs_may_come_from_elsewhere(plain):
+    logits, states = patching.run_prompts(plain, TARGET)
+    for of in (torch.Tensor.numpy, torch.Tensor.tolist, lambda x: pd.DataFrame(x.numpy())):
+        assert torch.equal(patching.last_logits(plain, of(TARGET)), patching.last_logits(plain, TARGET))
+        found = patching.run_prompts(plain, of(TARGET))
+        assert torch.equal(found[0], logits) and all(map(torch.equal, found[1], states))
+    for run in (patching.last_logits, patching.run_prompts):
+        for prompts, told in (
+            (TARGET[0], r"torch.int64 of shape \[5\]; it must be token IDs"),
+            (TARGET / 2, "prompts is torch.float32"),
+            (TARGET > 5, "prompts is torch.bool"),
+            ([[1, 2], [3]], "rows of unequal length"),
+            (["Paris is"], "hold no numbers"),
+        ):
+            with pytest.raises(ValueError, match=told):
+                run(plain, prompts)
+
+
+def unedited(model, metric):
+    return patching.experiment(model, TARGET, patching.UNEDITED, {"x": metric}, **quiet)
+
+
+def test_edits_may_be_one_or_come_one_by_one(plain):
+    found = unedited(plain, DIFFERENCE["difference"])
+    equal(found, patching.experiment(plain, TARGET, [patching.UNEDITED], {"x": DIFFERENCE["difference"]}, **quiet))
+    several = [patching.UNEDITED, patching.steer_at(residual(1), {"vector": 0}, torch.ones(16))]
+    both = [
+        patching.experiment(plain, TARGET, f(several), DIFFERENCE, batch_size=np.int64(2), **quiet)
+        for f in (iter, list)
+    ]
+    equal(*both)
+    for number in (torch.tensor(2), np.float32(2), 2):
+        assert unedited(plain, lambda logits, number=number: number)["x"].tolist() == [2]
+
+
 @pytest.mark.parametrize(
     ("call", "told"),
     [
@@ -733,6 +831,15 @@ def test_prompts_and_vectors_may_come_from_elsewhere(plain, kind):
         (lambda m: by_layer(m, ["a b", "c d"], SOURCE, DIFFERENCE), "prompts of type list hold no numbers"),
         (lambda m: by_layer(m, TARGET, [[1, 2], [3]], DIFFERENCE), "or rows of unequal length"),
         (lambda m: by_layer(m, TARGET, SOURCE, DIFFERENCE["difference"]), "metrics is a Metric; allowed: a dict"),
+        (lambda m: by_layer(m, TARGET > 5, SOURCE, DIFFERENCE), "target is torch.bool of shape"),
+        (lambda m: by_layer(m, TARGET, SOURCE, DIFFERENCE, batch_size=2.0), "batch_size=2.0: .* a whole number, 1 or"),
+        (lambda m: by_layer(m, TARGET, SOURCE, DIFFERENCE, batch_size=True), "batch_size=True: .* a whole number"),
+        (lambda m: patching.experiment(m, TARGET, 5, DIFFERENCE), "edits holds a int; allowed: Edit"),
+        (lambda m: patching.experiment(m, TARGET, [print], DIFFERENCE), "edits holds a builtin.* allowed: Edit"),
+        (lambda m: unedited(m, lambda logits: logits[:, 0]), r"metric 'x' gave values of shape \[3\]; allowed: one"),
+        (lambda m: unedited(m, lambda logits: "0.5"), "metric 'x' gave '0.5'; allowed: one number"),
+        (lambda m: unedited(m, patching.Metric(lambda logits: "half")), r"values have shape \[\] for 3 rows"),
+        (lambda m: unedited(m, 0.5), "metric 'x' is a float; allowed: a function of logits"),
     ],
 )
 def test_places_and_prompts_of_another_kind_are_refused(plain, call, told):
@@ -755,6 +862,26 @@ def test_rows_at_a_time_grow_with_free_memory_between_their_bounds(plain, a, b):
     assert 1 <= rows(few) <= rows(many) <= edits.MOST_ROWS
     assert rows(a, [residual(1)] * 50) <= rows(a)
     assert rows(0) == 1 and rows(10**12) == edits.MOST_ROWS
+
+
+def test_masks_and_vectors_by_row_are_cut_with_the_rows(plain):
+    mask = torch.arange(LENGTH) > torch.arange(ROWS)[:, None]
+    vectors = torch.arange(ROWS * 16).view(ROWS, 16) / 20
+    steer = patching.steer_at(residual(1), {}, vectors, positions=mask.numpy())
+
+    def of_size(size):
+        options = {"batch_size": size, **quiet}
+        tables = [
+            patching.by_head(plain, TARGET, SOURCE, DIFFERENCE, positions=mask, **options),
+            patching.by_component(plain, TARGET, SOURCE, DIFFERENCE, positions=mask.numpy(), **options),
+            patching.by_neurons(plain, TARGET, SOURCE, DIFFERENCE, groups=GROUPS, positions=mask, **options),
+            patching.experiment(plain, TARGET, [steer], DIFFERENCE, **options),
+        ]
+        return pd.concat(tables)["difference"]
+
+    for size in (1, 2):
+        assert_close(of_size(size), of_size(None))
+    assert (of_size(None)[:4] - patching.by_head(plain, TARGET, SOURCE, DIFFERENCE, **quiet)["difference"]).any()
 
 
 def test_an_experiment_runs_with_hardly_any_memory(plain, monkeypatch):

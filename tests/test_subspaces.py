@@ -150,6 +150,26 @@ def test_a_discriminant_of_fewer_dimensions_is_of_the_best_told_languages():
         assert alike(subspaces.discriminant(states, rank), subspaces.span(expected))
 
 
+@pytest.mark.parametrize(
+    "of", [torch.Tensor.numpy, torch.Tensor.tolist, list], ids=["numpy", "list", "list of tensors"]
+)
+def test_states_and_labels_may_come_from_elsewhere(of):
+    states, group = normal(2, 6, 4), torch.tensor([0, 0, 1, 1, 2, 2])
+    vectors = states[0]
+    assert alike(Subspace(subspaces.span(of(vectors[:2])).basis.float()), subspaces.span(vectors[:2]))
+    plane = subspaces.random(4, 2)
+    torch.testing.assert_close(Subspace(of(plane.basis)).basis.float(), plane.basis)
+    torch.testing.assert_close(plane.project(of(vectors)).float(), plane.project(vectors))
+    torch.testing.assert_close(subspaces.random_like(of(vectors)).float(), subspaces.random_like(vectors))
+    calls = {
+        "means": lambda f: subspaces.group_means(f(states), f(group)),
+        "shifts": lambda f: subspaces.language_shifts(f(states), f(group)),
+        "differences": lambda f: subspaces.group_differences(f(states), f(group), f(group * 0)),
+    }
+    for call in calls.values():
+        torch.testing.assert_close(call(of).float(), call(lambda x: x))
+
+
 # --- refusals ------------------------------------------------------------------------------------------------
 
 STATES = normal(2, 6, 4)
@@ -176,6 +196,21 @@ BAD = {
     "rank of a discriminant": (lambda: subspaces.discriminant(STATES, rank=2), ["rank=2", "1 to 1"]),
     "rank 0 of a discriminant": (lambda: subspaces.discriminant(STATES, rank=0), ["rank=0", "1 to 1"]),
     "labels": (lambda: subspaces.language_shifts(STATES, torch.zeros(5, dtype=int)), ["[5]", "[6]"]),
+    "labels of another kind": (
+        lambda: subspaces.group_means(STATES, torch.zeros(6)),
+        ["group is torch.float32", "[6]"],
+    ),
+    "labels that are texts": (lambda: subspaces.group_means(STATES, ["a"] * 6), ["group holds no numbers", "[6]"]),
+    "coarser labels": (lambda: subspaces.group_differences(STATES, [0] * 6, [0] * 5), ["within", "[5]", "[6]"]),
+    "means of one language": (
+        lambda: subspaces.group_means(STATES[0], [0] * 6),
+        ["[6, 4]", "[language, fact, d_model]"],
+    ),
+    "span of texts": (lambda: subspaces.span(["a", "b"]), ["vectors of type list holds no numbers"]),
+    "span of unequal lengths": (lambda: subspaces.span([[1.0], [1.0, 2.0]]), ["vectors", "unequal length"]),
+    "basis of texts": (lambda: Subspace([["a"]]), ["basis of type list holds no numbers", "[rank, d_model]"]),
+    "random like a number": (lambda: subspaces.random_like(2.0), ["single number 2.0", "[*row, d_model]"]),
+    "projection of texts": (lambda: subspaces.random(4, 2).project("a"), ["states of type str holds no numbers"]),
     "label below 0": (lambda: subspaces.group_means(STATES, torch.arange(6) - 1), ["group", "from 0"]),
 }
 

@@ -7,17 +7,20 @@ prompts, row by row), and measures the logits at the last position. Prompts are 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from numbers import Real
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from unifylens.arguments import plain
 from unifylens.hardware import FLOAT, free_bytes
 from unifylens.patching import hooks
 from unifylens.patching.metrics import Metric
@@ -30,6 +33,9 @@ from unifylens.patching.stream import (
     can_resume,
     check_edits,
     check_names,
+    check_switches,
+    holds_numbers,
+    is_whole,
     last_logits,
     prompts_of,
     resid_post,
@@ -64,21 +70,45 @@ class Edit:
     """Hook names and functions `fn(activation, hook)` for a batch."""
     reads: Sequence[str] = field(default=())
     """Hook names at which it needs the source run's activations."""
+    by_row: Mapping[str, int] = field(default_factory=dict)
+    """Number of rows, by name, of what has one for each target prompt, such as a mask of positions."""
 
 
 def patch_at(name: str, labels: Mapping[str, Any], **where: Any) -> Edit:
     """The edit that patches one activation; `where` as in `hooks.patch`."""
-    return Edit(labels, lambda batch: [(name, partial(hooks.patch, source=batch.source[name], **where))], (name,))
+    positions = hooks.mask_or_numbers(where.pop("positions", None))
+
+    def at(batch: Batch) -> list[Hook]:
+        here = of_batch(positions, batch)
+        return [(name, partial(hooks.patch, source=batch.source[name], positions=here, **where))]
+
+    return Edit(labels, at, (name,), rows_of(positions))
 
 
 def steer_at(name: str, labels: Mapping[str, Any], vector: Float[Tensor, "*row d"], **where: Any) -> Edit:
-    """The edit that adds a vector, `[d]` or one for each row `[row, d]`; `where` as in `hooks.steer`."""
-    vector = as_tensor(vector)
+    """The edit that adds a vector, `[d]` or one for each row `[row, d]`; `where` as in `hooks.steer`.
+
+    Raises ValueError for a vector of another shape, `experiment` for another number of rows than it has prompts.
+    """
+    vector, positions = as_tensor(vector), hooks.mask_or_numbers(where.pop("positions", None))
+    if vector.ndim not in (1, 2):
+        raise ValueError(f"vector has shape {list(vector.shape)}; allowed: [d], or one for each row [row, d].")
 
     def at(batch: Batch) -> list[Hook]:
-        return [(name, partial(hooks.steer, vector=vector if vector.ndim == 1 else vector[batch.rows], **where))]
+        added = vector if vector.ndim == 1 else vector[batch.rows]
+        return [(name, partial(hooks.steer, vector=added, positions=of_batch(positions, batch), **where))]
 
-    return Edit(labels, at)
+    return Edit(labels, at, by_row={**rows_of(positions), **({"vector": len(vector)} if vector.ndim == 2 else {})})
+
+
+def of_batch(positions: hooks.Positions, batch: Batch) -> hooks.Positions:
+    """What `mask_or_numbers` gives, for a batch: of a mask of all prompts its rows, numbers as they are."""
+    return positions[batch.rows] if isinstance(positions, Tensor) else positions
+
+
+def rows_of(positions: hooks.Positions) -> dict[str, int]:
+    """`Edit.by_row` of what `mask_or_numbers` gives: a mask has rows, numbers are the same in every row."""
+    return {"positions": len(positions)} if isinstance(positions, Tensor) else {}
 
 
 UNEDITED = Edit({}, lambda batch: [])
@@ -89,7 +119,7 @@ UNEDITED = Edit({}, lambda batch: [])
 def experiment(
     model: Model,
     target: Tokens,
-    edits: Sequence[Edit],
+    edits: Edit | Iterable[Edit],
     metrics: Mapping[str, Callable[[Float[Tensor, "row vocab"]], float]],
     *,
     source: Tokens | Sequence[Tokens] | None = None,
@@ -97,7 +127,7 @@ def experiment(
     batch_size: int | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Run `target` prompts under each edit: one row an edit, its labels and the metrics, in the edits' order.
+    """Run `target` prompts under one or several edits: a row each, its labels and the metrics, in the edits' order.
 
     Row i of `target` is patched from row i of `source`; of several sources, such as one fact in several languages, from
     their mean. They run in `source_model` (None: in `model`), of the same shape and vocabulary, such as another
@@ -105,7 +135,7 @@ def experiment(
     any other function all logits are kept. `batch_size` rows are run at a time (None: what memory allows).
 
     Raises ValueError, naming what does not fit: prompts, metrics and models before anything runs, a place when it is
-    edited. No hook stays behind after an error.
+    edited, a function that gives no number at the end. No hook stays behind after an error.
 
     >>> prompts, metrics = run.corpus.prompts()[:8], {"right": ul.patching.answered(run.corpus.answers[:8])}
     >>> without = ul.patching.Edit({"edit": "no MLP"}, lambda batch: [("blocks.0.hook_mlp_out", lambda x, hook: 0 * x)])
@@ -114,13 +144,17 @@ def experiment(
     """
     target, sources = as_tokens(target), prompts_of(source)
     sender = model if source_model is None else source_model
+    edits = _edits(edits)
     reads = sorted({name for edit in edits for name in edit.reads})
     _check(model, sender, target, sources, edits, metrics, reads)
     known = set(model.hook_dict)
     check_names(known, reads)
-    if batch_size is not None and batch_size < 1:
-        raise ValueError(f"batch_size={batch_size}: allowed is 1 or more, or None for what memory allows.")
-    size = batch_size or rows_at_a_time(model, target.shape[1], len(edits), reads)
+    check_switches(sender, reads)
+    if batch_size is not None and (not is_whole(batch_size) or batch_size < 1):
+        raise ValueError(
+            f"batch_size={batch_size!r}: allowed is a whole number, 1 or more, or None for what memory allows."
+        )
+    size = int(batch_size or 0) or rows_at_a_time(model, target.shape[1], len(edits), reads)
     device = next(model.parameters()).device
     # reading them takes one more run of all blocks, which few edits would not make up for
     between = (
@@ -144,13 +178,17 @@ def experiment(
                     columns[name].append(metric.at(rows, logits).cpu() if isinstance(metric, Metric) else logits.cpu())
                 bar.update(len(rows))
 
-    def number(metric: Callable, parts: list[Tensor]) -> float:
-        whole = torch.cat(parts)
-        return float(whole.double().mean()) if isinstance(metric, Metric) else float(metric(whole))
+    def number(name: str, parts: list[Tensor]) -> float:
+        metric, whole = metrics[name], torch.cat(parts)
+        value = whole.double().mean().item() if isinstance(metric, Metric) else plain(metric(whole))
+        if not isinstance(value, Real):
+            shown = f"values of shape {list(np.shape(value))}" if isinstance(value, list) else repr(value)
+            raise ValueError(f"metric {name!r} gave {shown}; allowed: one number, or a Metric for one a row.")
+        return float(value)
 
     return pd.DataFrame(
         [
-            {**edit.labels, **{name: number(metric, columns[name]) for name, metric in metrics.items()}}
+            {**edit.labels, **{name: number(name, columns[name]) for name in metrics}}
             for edit, columns in zip(edits, values, strict=True)
         ]
     )
@@ -178,6 +216,14 @@ def rows_at_a_time(model: Model, n_positions: int, n_edits: int, reads: Sequence
 # --- names and checks ----------------------------------------------------------------------------------------
 
 
+def _edits(given: Edit | Iterable[Edit]) -> list[Edit]:
+    """One edit or several as a list. Raises ValueError for anything else."""
+    edits = [given] if isinstance(given, Edit) or not isinstance(given, Iterable) else list(given)
+    if strange := [edit for edit in edits if not isinstance(edit, Edit)]:
+        raise ValueError(f"edits holds a {type(strange[0]).__name__}; allowed: Edit, one or several.")
+    return edits
+
+
 def _check(
     model: Model,
     sender: Model,
@@ -201,7 +247,7 @@ def _check(
                 f"source_model has {field_name}={theirs}, the model {ours}; they must be equal to be patched."
             )
     for name, tokens in (("target", target), *((f"source {i}", tokens) for i, tokens in enumerate(sources))):
-        if tokens.ndim != 2 or not tokens.numel() or tokens.is_floating_point():
+        if tokens.ndim != 2 or not tokens.numel() or not holds_numbers(tokens):
             raise ValueError(
                 f"{name} is {tokens.dtype} of shape {list(tokens.shape)}; it must be token IDs [row, pos], one row and "
                 "position or more."
@@ -215,9 +261,16 @@ def _check(
                 "prompts made for another model?"
             )
     for name, metric in metrics.items():
+        if not callable(metric):
+            raise ValueError(
+                f"metric {name!r} is a {type(metric).__name__}; allowed: a function of logits, or a Metric."
+            )
         for column in metric.columns if isinstance(metric, Metric) else ():
             if len(column) != len(target):
                 raise ValueError(f"metric {name!r} was made for {len(column)} rows; target has {len(target)}.")
+    for name, n in (item for edit in edits for item in edit.by_row.items()):
+        if n != len(target):
+            raise ValueError(f"{name} has {n} rows, target {len(target)}; allowed: one for each prompt of target.")
     if len({tokens.shape for tokens in sources}) > 1:
         lengths = [tokens.shape[1] for tokens in sources]
         raise ValueError(f"the sources' prompts have lengths {lengths}; a mean over them needs one length.")

@@ -61,7 +61,7 @@ def patch(
     torch.Size([8, 3])
     """
     given = _entry(source, hook).to(activation)
-    positions = _mask_or_numbers(positions)
+    positions = mask_or_numbers(positions)
     _fits(given, activation, hook, same_length=positions is None or isinstance(positions, Tensor))
     there = given[_index(given, hook, positions, heads)]
 
@@ -104,9 +104,11 @@ def project_out(
     positions: Positions = None,
     heads: Heads = None,
 ) -> Float[Tensor, "row pos *d"]:
-    """Ablate a subspace: the component in it becomes that of `around` (such as a mean state), or zero."""
+    """Ablate a subspace: the component in it becomes that of `around` (such as a mean state), or zero.
 
-    centre = None if around is None else as_tensor(around).to(activation)
+    Raises ValueError where `around` is not one vector `[d]`.
+    """
+    centre = None if around is None else _centre(around, activation, hook)
 
     def change(here: Tensor) -> Tensor:
         return here - subspace.project(here if centre is None else here - centre)
@@ -123,10 +125,13 @@ def keep(
     positions: Positions = None,
     heads: Heads = None,
 ) -> Float[Tensor, "row pos *d"]:
-    """Ablate all but a subspace: everything outside it becomes that of `around` (such as a mean state), or zero."""
+    """Ablate all but a subspace: everything outside it becomes that of `around` (such as a mean state), or zero.
+
+    Raises ValueError where `around` is not one vector `[d]`.
+    """
+    centre = activation.new_zeros(()) if around is None else _centre(around, activation, hook)
 
     def change(here: Tensor) -> Tensor:
-        centre = torch.zeros_like(here) if around is None else as_tensor(around).to(here)
         return centre + subspace.project(here - centre)
 
     return _edit(activation, hook, change, positions, heads)
@@ -230,7 +235,7 @@ def _edit(
 def _index(activation: Tensor, hook: HookPoint, positions: Positions, heads: Heads) -> tuple:
     """Index of the part at some positions and heads."""
     n_positions = activation.shape[1]
-    positions = _mask_or_numbers(positions)
+    positions = mask_or_numbers(positions)
     if positions is None:
         rows, columns = slice(None), torch.arange(n_positions)
     elif isinstance(positions, Tensor):
@@ -253,7 +258,7 @@ def _index(activation: Tensor, hook: HookPoint, positions: Positions, heads: Hea
     return (rows if isinstance(rows, slice) else rows[:, None]), columns[:, None], chosen
 
 
-def _mask_or_numbers(positions: Positions) -> Positions:
+def mask_or_numbers(positions: Positions) -> Positions:
     """Positions with a mask `[row, pos]` as torch has it, whoever made it."""
     if positions is None or isinstance(positions, (int, range)) or not hasattr(positions, "__array__"):
         return positions
@@ -273,6 +278,15 @@ def _numbers(given: Heads, n: int, field: str, where: str) -> Int[Tensor, " chos
     return torch.from_numpy(chosen)
 
 
+def _centre(around: ArrayLike | Tensor, activation: Tensor, hook: HookPoint) -> Float[Tensor, " d"]:
+    centre, width = as_tensor(around), activation.shape[-1]
+    if tuple(centre.shape) != (width,):
+        raise ValueError(
+            f"around has shape {list(centre.shape)}; at {hook.name} it must be [{width}], one for all rows."
+        )
+    return centre.to(activation)
+
+
 def _entry(source: Source, hook: HookPoint) -> Tensor:
     return as_tensor(source) if isinstance(source, (Tensor, np.ndarray)) else _lookup(source, hook.name)
 
@@ -283,9 +297,8 @@ def _lookup(cache: Mapping[str, Tensor], name: str) -> Tensor:
     except KeyError:
         entry = None
     if entry is None or not entry.numel():
-        raise KeyError(
-            f"the cache has nothing at {name!r}; run the source with it in names_filter.{suggest(name, list(cache))}"
-        )
+        near = suggest(name, list(cache)) if list(cache) else " The cache is empty: the hook was not in that run."
+        raise KeyError(f"the cache has nothing at {name!r}; run the source with it in names_filter.{near}")
     return entry
 
 

@@ -36,10 +36,11 @@ class Metric:
 
     def _values(self, logits: Float[Tensor, "row vocab"], columns: Sequence[Tensor]) -> Float[Tensor, " row"]:
         values = self.value(logits, *columns)
-        if values.shape != (len(logits),):
+        if not isinstance(values, Tensor) or values.shape != (len(logits),):
+            shape = list(getattr(values, "shape", ()))
             shapes = ", ".join(str(list(column.shape)) for column in columns) or "none"
             raise ValueError(
-                f"the metric's values have shape {list(values.shape)} for {len(logits)} rows, with columns of shape "
+                f"the metric's values have shape {shape} for {len(logits)} rows, with columns of shape "
                 f"{shapes}; allowed: one number a row."
             )
         return values

@@ -10,7 +10,7 @@ import pandas as pd
 
 from unifylens.arguments import chosen
 from unifylens.patching import hooks
-from unifylens.patching.edits import Batch, Edit, experiment, patch_at
+from unifylens.patching.edits import Batch, Edit, experiment, of_batch, patch_at, rows_of
 from unifylens.patching.stream import Hook, Model, Tokens, as_tokens, has_hook, prompts_of, residual
 from unifylens.patching.subspaces import Subspace, neurons
 
@@ -109,17 +109,19 @@ def by_neurons(
     **options: Any,
 ) -> pd.DataFrame:
     """Patch groups of MLP neurons: `groups[name][block]` lists them. Columns: group, the metrics."""
+    positions = hooks.mask_or_numbers(positions)
 
     def edit(group: str, members: Mapping[int, Sequence[int]]) -> Edit:
         parts = {f"blocks.{b}.mlp.hook_post": neurons(ns, model.cfg.d_mlp) for b, ns in members.items()}
 
         def at(batch: Batch) -> list[Hook]:
+            here = of_batch(positions, batch)
             return [
-                (name, partial(hooks.patch, source=batch.source[name], positions=positions, subspace=part))
+                (name, partial(hooks.patch, source=batch.source[name], positions=here, subspace=part))
                 for name, part in parts.items()
             ]
 
-        return Edit({"group": group}, at, tuple(parts))
+        return Edit({"group": group}, at, tuple(parts), rows_of(positions))
 
     edits = [edit(group, members) for group, members in groups.items()]
     return experiment(model, target, edits, metrics, source=source, **options)

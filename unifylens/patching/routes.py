@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
 from unifylens.patching import hooks
 from unifylens.patching.edits import Batch, Edit, experiment, read_activations
-from unifylens.patching.stream import Hook, Model, Tokens, as_tokens, has_hook, resid_post
+from unifylens.patching.stream import Hook, Model, Tokens, as_tokens, has_hook, is_whole, resid_post
 
 
 @dataclass(frozen=True)
@@ -82,7 +81,7 @@ def by_path(
         )
     target, source = as_tokens(target), as_tokens(source)
     shortest = min(tokens.shape[-1] for tokens in (target, source))
-    if isinstance(position, bool) or not isinstance(position, (int, np.integer)):
+    if not is_whole(position):
         raise ValueError(f"position={position!r}; allowed: one whole number.")
     if not -shortest <= position < shortest:
         raise ValueError(f"position={position}: the prompts have {shortest}; allowed: {-shortest} to {shortest - 1}.")

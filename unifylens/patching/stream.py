@@ -8,16 +8,24 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from unifylens.arguments import array
+from unifylens.arguments import array, plain
 
 BATCH_ROWS = 2048
 """Prompts run at a time."""
 LAST_STEP = "unembed.hook_in"
+SWITCHES = {
+    "hook_attn_in": "use_attn_in",
+    **dict.fromkeys(("hook_q_input", "hook_k_input", "hook_v_input"), "use_split_qkv_input"),
+    "hook_result": "use_attn_result",
+    "hook_mlp_in": "use_hook_mlp_in",
+}
+"""Settings of a `HookedTransformer` without which it does not run some hooks."""
 
 Tokens = Int[Tensor, "row pos"]
 Hook = tuple[str, Callable[..., Tensor]]
@@ -47,6 +55,16 @@ def as_tensor(values: ArrayLike | Tensor) -> Tensor:
     return values if isinstance(values, Tensor) else torch.as_tensor(array(values).copy())  # torch wants to own them
 
 
+def holds_numbers(tensor: Tensor) -> bool:
+    """Whether it holds whole numbers, as token IDs are, and no masks."""
+    return not tensor.is_floating_point() and not tensor.is_complex() and tensor.dtype != torch.bool
+
+
+def is_whole(value: Any) -> bool:
+    """Whether it is a whole number, of Python or numpy."""
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
 def as_tokens(prompts: ArrayLike | Tensor) -> Tokens:
     """Prompts as a tensor. Raises ValueError for what holds no numbers, such as texts."""
     try:
@@ -56,6 +74,14 @@ def as_tokens(prompts: ArrayLike | Tensor) -> Tokens:
             f"prompts of type {type(prompts).__name__} hold no numbers, or rows of unequal length; allowed: token IDs "
             "[row, pos]."
         ) from None
+
+
+def token_ids(prompts: ArrayLike | Tensor) -> Tokens:
+    """Prompts as a tensor of token IDs. Raises ValueError for anything else."""
+    tokens = as_tokens(prompts)
+    if tokens.ndim != 2 or not holds_numbers(tokens):
+        raise ValueError(f"prompts is {tokens.dtype} of shape {list(tokens.shape)}; it must be token IDs [row, pos].")
+    return tokens
 
 
 def prompts_of(source: Tokens | Sequence[Tokens] | None) -> list[Tokens]:
@@ -77,8 +103,9 @@ def last_logits(
     """Logits at the last position under some hooks; where the model has `LAST_STEP`, only these are computed.
 
     `residuals` are those of the same tokens after each block, by hook name, without these hooks: blocks before the
-    first with a hook are then left out, as they would give the same again.
+    first with a hook are then left out, as they would give the same again. Raises ValueError for what are no prompts.
     """
+    tokens = token_ids(tokens)
     last = [(LAST_STEP, lambda x, hook: x[:, -1:])] if LAST_STEP in model.hook_dict else []
     block = min((block_of(name) for name, _ in fwd_hooks), default=0)
     known = (residuals or {}).get(resid_post(block - 1))
@@ -99,17 +126,23 @@ def block_of(name: str) -> int:
 
 def can_resume(model: Model) -> bool:
     """Whether a run can start at a block: where blocks read the residual stream alone, no mask made from tokens."""
-    kinds = {kind.__name__ for kind in type(model).__mro__}  # the class itself is gone from TransformerLens 4
-    plain = "HookedTransformer" in kinds and model.cfg.positional_embedding_type != "shortformer"
-    return plain and model.tokenizer is None
+    simple = _is_hooked(model) and model.cfg.positional_embedding_type != "shortformer"
+    return simple and model.tokenizer is None
+
+
+def _is_hooked(model: Model) -> bool:
+    """Whether it is a `HookedTransformer`; the class itself is gone from TransformerLens 4."""
+    return "HookedTransformer" in {kind.__name__ for kind in type(model).__mro__}
 
 
 def residual(model: Model, layer: int) -> str:
     """Hook name of the residual stream: layer 0 is the embedding, k is after block k - 1. Raises ValueError beyond."""
-    n = model.cfg.n_layers
-    if not 0 <= layer <= n:
+    n, number = model.cfg.n_layers, plain(layer)
+    if not is_whole(number):
+        raise ValueError(f"layer={layer!r}; allowed: one whole number, 0 (embedding) to {n} (after the last).")
+    if not 0 <= number <= n:
         raise ValueError(f"layer={layer}: the model has {n} blocks; allowed: 0 (embedding) to {n} (after the last).")
-    return f"blocks.{layer}.hook_resid_pre" if layer < n else resid_post(n - 1)
+    return f"blocks.{number}.hook_resid_pre" if number < n else resid_post(n - 1)
 
 
 def check_names(known: set[str], names: Iterable[str]) -> None:
@@ -123,9 +156,23 @@ def check_names(known: set[str], names: Iterable[str]) -> None:
             raise ValueError(f"the model has no hook {name!r}; nearest: {', '.join(near) or 'none'}.")
 
 
+def check_switches(model: Model, names: Iterable[str]) -> None:
+    """Raise ValueError for a hook that a `HookedTransformer` does not run as it is set."""
+    for name in names if _is_hooked(model) else ():
+        switch = SWITCHES.get(name.rpartition(".")[2])
+        if switch and not getattr(model.cfg, switch):
+            raise ValueError(f"the model does not run {name} while {switch} is off; call model.set_{switch}(True).")
+
+
 def check_edits(model: Model, names: Iterable[str]) -> None:
-    """Raise ValueError for a hook at which a `TransformerBridge` passes over edits, or they reach a part alone."""
+    """Raise ValueError for a hook at which a model passes over edits, or they reach a part alone."""
+    check_switches(model, names)
     for name in names:
+        if name.endswith(".hook_attn_in") and _is_hooked(model) and model.cfg.use_split_qkv_input:
+            raise ValueError(
+                f"the model passes over edits at {name} while use_split_qkv_input is on; call "
+                "model.set_use_split_qkv_input(False)."
+            )
         block = name.rpartition(".hook_")[0]
         if name.endswith(".hook_resid_mid") and getattr(model.hook_dict[name], "name", name) != name:
             raise ValueError(
@@ -161,7 +208,11 @@ def run_prompts(
     position: Int[Tensor, " row"] | int = -1,
     logits_at: Int[Tensor, " row"] | int = -1,
 ) -> tuple[Float[Tensor, "row vocab"], list[Float[Tensor, "row d_model"]]]:
-    """Logits at `logits_at`, and the residual stream at `position`, by layer from the embedding on."""
+    """Logits at `logits_at`, and the residual stream at `position`, by layer from the embedding on.
+
+    Raises ValueError for prompts that are no token IDs.
+    """
+    prompts = token_ids(prompts)
     names = layer_names(model.cfg.n_layers)
     logits, states = [], []
     n = len(prompts)

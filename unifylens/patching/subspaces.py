@@ -14,7 +14,8 @@ from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from unifylens.arguments import numbers, plain
+from unifylens.arguments import array, numbers, plain
+from unifylens.patching.stream import as_tensor, holds_numbers
 
 __all__ = [
     "Subspace",
@@ -42,7 +43,8 @@ class Subspace:
 
     def __post_init__(self) -> None:
         """Raises ValueError unless the basis is orthonormal; `span` makes one of any vectors."""
-        basis = self.basis
+        basis = _floats(self.basis, "basis", "[rank, d_model]")
+        object.__setattr__(self, "basis", basis)  # whoever made it
         if basis.ndim != 2 or not len(basis):
             raise ValueError(f"basis has shape {list(basis.shape)}; it must be [rank, d_model] with rank 1 or more.")
         if not torch.allclose(basis @ basis.T, torch.eye(len(basis)).to(basis), atol=1e-4):
@@ -55,8 +57,10 @@ class Subspace:
 
     def project(self, states: Float[Tensor, "*row d_model"]) -> Float[Tensor, "*row d_model"]:
         """Component of states in the subspace. Raises ValueError for states of another width."""
-        if states.shape[-1] != self.basis.shape[1]:
-            raise ValueError(f"states have width {states.shape[-1]}; the subspace lies in {self.basis.shape[1]}.")
+        states = _floats(states, "states", "[*row, d_model]")
+        width = states.shape[-1] if states.ndim else 0
+        if width != self.basis.shape[1]:
+            raise ValueError(f"states have width {width}; the subspace lies in {self.basis.shape[1]}.")
         basis = self.basis.to(states)
         return states @ basis.T @ basis
 
@@ -70,6 +74,7 @@ def span(vectors: Float[Tensor, "vector d_model"], rank: int | None = None) -> S
     >>> plane.project(torch.tensor([3.0, 4.0, 5.0]))
     tensor([3., 4., 0.])
     """
+    vectors = _floats(vectors, "vectors", "[vector, d_model]")
     if vectors.ndim != 2 or not torch.isfinite(vectors).all():
         raise ValueError(f"vectors of shape {list(vectors.shape)} must be finite and [vector, d_model].")
     _, strength, directions = torch.linalg.svd(vectors.double(), full_matrices=False)
@@ -90,6 +95,9 @@ def random(d_model: int, rank: int, seed: int = 0) -> Subspace:
 
 def random_like(vectors: Float[Tensor, "*row d_model"], seed: int = 0) -> Float[Tensor, "*row d_model"]:
     """Vectors of random direction, each as long as the given one: the control of steering."""
+    vectors = _floats(vectors, "vectors", "[*row, d_model]")
+    if not vectors.ndim:
+        raise ValueError(f"vectors is the single number {vectors.item()}; it must be [*row, d_model].")
     noise = torch.randn(vectors.shape, generator=torch.Generator().manual_seed(seed)).to(vectors)
     return noise * (vectors.norm(dim=-1, keepdim=True) / noise.norm(dim=-1, keepdim=True))
 
@@ -128,10 +136,14 @@ def language_shifts(
 def group_means(
     states: Float[Tensor, "language fact d_model"], group: Int[Tensor, " fact"]
 ) -> Float[Tensor, "language group d_model"]:
-    """Mean state of each group of facts, such as of a relation or an object; nan for a number without facts."""
-    group = torch.as_tensor(group)
-    if tuple(group.shape) != (states.shape[1],) or (group < 0).any():
-        raise ValueError(f"group has shape {list(group.shape)}; it must be [{states.shape[1]}], numbers from 0.")
+    """Mean state of each group of facts, such as of a relation or an object; nan for a number without facts.
+
+    Raises ValueError for states that are not `[language, fact, d_model]` or labels that are not `[fact]`.
+    """
+    states = _floats(states, "states", "[language, fact, d_model]")
+    if states.ndim != 3 or not states.shape[1]:
+        raise ValueError(f"states has shape {list(states.shape)}; it must be [language, fact, d_model], of facts.")
+    group = _labels(group, "group", states.shape[1])
     n = int(group.max()) + 1
     group = group.to(states.device)
     sums = states.new_zeros(len(states), n, states.shape[2]).index_add_(1, group, states)
@@ -150,8 +162,9 @@ def group_differences(
 
     Raises ValueError as `group_means` does, and for a group that lies in two coarser ones.
     """
-    group, within = torch.as_tensor(group), torch.as_tensor(within)
     means = group_means(states, group).mean(0)
+    n_facts = array(group).size
+    group, within = _labels(group, "group", n_facts), _labels(within, "within", n_facts)
     known = group.unique()
     coarser = [within[group == g].unique() for g in known]
     if split := [int(g) for g, parents in zip(known, coarser, strict=True) if len(parents) > 1]:
@@ -179,8 +192,32 @@ def discriminant(states: Float[Tensor, "language fact d_model"], rank: int | Non
     return span(directions / directions.norm(dim=1, keepdim=True))
 
 
+def _floats(values: ArrayLike | Tensor, name: str, allowed: str) -> Float[Tensor, "..."]:
+    """Numbers as torch has them, whoever made them. Raises ValueError for what holds none."""
+    try:
+        tensor = as_tensor(values)
+    except (ValueError, TypeError, RuntimeError):
+        raise ValueError(
+            f"{name} of type {type(values).__name__} holds no numbers, or rows of unequal length; it must be {allowed}."
+        ) from None
+    return tensor if tensor.is_floating_point() else tensor.float()
+
+
+def _labels(values: ArrayLike | Tensor, name: str, n_facts: int) -> Int[Tensor, " fact"]:
+    """Numbers of groups, one for each fact. Raises ValueError for anything else."""
+    try:
+        labels = as_tensor(values)
+    except (ValueError, TypeError, RuntimeError):
+        raise ValueError(f"{name} holds no numbers; it must be [{n_facts}], whole numbers from 0.") from None
+    if tuple(labels.shape) != (n_facts,) or not holds_numbers(labels) or (labels < 0).any():
+        raise ValueError(
+            f"{name} is {labels.dtype} of shape {list(labels.shape)}; it must be [{n_facts}], whole numbers from 0."
+        )
+    return labels.long()
+
+
 def _by_language(states: Float[Tensor, "language fact d_model"]) -> Float[Tensor, "language fact d_model"]:
-    states = torch.as_tensor(states).detach().float().cpu()
+    states = _floats(states, "states", "[language, fact, d_model]").detach().float().cpu()
     if states.ndim != 3 or len(states) < 2 or not states.shape[1]:
         raise ValueError(
             f"states has shape {list(states.shape)}; it must be [language, fact, d_model], 2 languages or more."
