@@ -888,3 +888,8 @@ def test_an_experiment_runs_with_hardly_any_memory(plain, monkeypatch):
     expected = patching.by_head(plain, TARGET, SOURCE, DIFFERENCE, **quiet)["difference"]
     monkeypatch.setattr(edits, "free_bytes", lambda device: 0)
     assert_close(patching.by_head(plain, TARGET, SOURCE, DIFFERENCE, **quiet)["difference"], expected)
+
+
+def test_a_metric_does_not_take_a_labels_place(plain):
+    with pytest.raises(ValueError, match="metrics has 'head', which labels an edit, too"):
+        patching.by_head(plain, TARGET, SOURCE, {"head": DIFFERENCE["difference"]}, **quiet)

@@ -16,6 +16,7 @@ from torch import Tensor
 from unifylens import measures
 from unifylens.corpus.corpus import Corpus
 from unifylens.corpus.exposure import KINDS, Copy
+from unifylens.corpus.tokenization import PAD_ID
 from unifylens.measures.answers import AnswerType
 from unifylens.model import untrained_like
 from unifylens.patching.stream import Model, run_prompts
@@ -103,7 +104,7 @@ class Questions:
     @torch.no_grad()
     def answered_by(self, ask: Ask) -> Answers:
         """Greedy decoding: every token of an answer is the likeliest after those before it."""
-        tokens = torch.nn.functional.pad(self.prompts, (0, self.n_answer - 1))
+        tokens = torch.nn.functional.pad(self.prompts, (0, self.n_answer - 1), value=PAD_ID)
         row = torch.arange(len(tokens))
         first, states = ask(tokens, self.last)
         said = [first.argmax(-1)]
@@ -215,6 +216,15 @@ def states(
     return torch.stack(by_layer).unflatten(1, (corpus.n_languages, len(facts)))
 
 
+def _all_answers(model: Model | Trained, corpus: Corpus | None) -> tuple[Corpus, Questions, Answers]:
+    """Every fact asked in every language. Raises ValueError where none is held out."""
+    model, corpus = model_and_corpus(model, corpus)
+    if corpus.seen.all():
+        raise ValueError("every fact is seen in every language (corpus.parallel=1): no transfer to measure.")
+    questions = Questions.all(corpus)
+    return corpus, questions, questions.answered_by(lambda tokens, at: run_prompts(model, tokens, at, at))
+
+
 def transfer(model: Model | Trained, corpus: Corpus | None = None) -> pd.DataFrame:
     """Answers to every fact in every language in which it was never seen: one row a language, shares by type.
 
@@ -228,11 +238,7 @@ def transfer(model: Model | Trained, corpus: Corpus | None = None) -> pd.DataFra
     >>> table["n"].to_dict(), list(table)[1:3]
     ({'a': 17, 'b': 19}, ['right', 'right object, wrong language'])
     """
-    model, corpus = model_and_corpus(model, corpus)
-    if corpus.seen.all():
-        raise ValueError("every fact is seen in every language (corpus.parallel=1): no transfer to measure.")
-    questions = Questions.all(corpus)
-    answers = questions.answered_by(lambda tokens, at: run_prompts(model, tokens, at, at))
+    corpus, questions, answers = _all_answers(model, corpus)
     types = questions.answer_types(answers.tokens)
     records = []
     for index, language in enumerate(corpus.languages):
@@ -256,11 +262,8 @@ def held_out(model: Model | Trained, corpus: Corpus | None = None) -> pd.DataFra
     >>> table.groupby(["home", "asked"])["right"].size().to_dict()
     {('a', 'b'): 19, ('b', 'a'): 17}
     """
-    model, corpus = model_and_corpus(model, corpus)
-    if corpus.seen.all():
-        raise ValueError("every fact is seen in every language (corpus.parallel=1): no transfer to measure.")
-    questions = Questions.all(corpus)
-    types = questions.answer_types(questions.answered_by(lambda tokens, at: run_prompts(model, tokens, at, at)).tokens)
+    corpus, questions, answers = _all_answers(model, corpus)
+    types = questions.answer_types(answers.tokens)
     asked = questions.kind == Copy.HELD_OUT
     facts = np.tile(questions.facts, corpus.n_languages)[asked]
     names = np.array([language.name for language in corpus.languages])

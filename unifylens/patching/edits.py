@@ -147,6 +147,8 @@ def experiment(
     edits = _edits(edits)
     reads = sorted({name for edit in edits for name in edit.reads})
     _check(model, sender, target, sources, edits, metrics, reads)
+    if clashes := {label for edit in edits for label in edit.labels} & set(metrics):
+        raise ValueError(f"metrics has {min(clashes)!r}, which labels an edit, too; name the metric otherwise.")
     known = set(model.hook_dict)
     check_names(known, reads)
     check_switches(sender, reads)

@@ -416,7 +416,7 @@ class Progress:
     def save(self, tensors: dict[str, Tensor], state: dict) -> None:
         """Replace the file by these tensors and this JSON-able state."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = self.path.with_suffix(f".{os.getpid()}-{threading.get_ident()}.tmp")
+        scratch = self.path.with_name(f".{self.path.stem}-{os.getpid()}-{threading.get_ident()}.tmp")
         text = json.dumps(state)
         tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
         try:
