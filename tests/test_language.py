@@ -3,12 +3,14 @@
 import math
 from collections import Counter
 
+import numpy as np
 import pytest
 from conftest import tiny
 from hypothesis import given
 from hypothesis import strategies as st
 
 from unifylens.config import TEMPLATES, LanguageConfig, WorldConfig
+from unifylens.corpus import language as surface
 from unifylens.corpus.corpus import Corpus
 from unifylens.corpus.language import Language, lexical_distance, make_languages, sound_changes
 from unifylens.corpus.tokenization import BOS, PAD, Tokenizer
@@ -196,3 +198,19 @@ def test_lexical_distance_by_hand():
         for name, subject, relation, thing in (("a", "kitten", "on", "abc"), ("b", "sitting", "on", "xyzw"))
     )
     assert lexical_distance(one, other) == pytest.approx((3 / 7 + 0 + 4 / 4) / 3)
+
+
+@pytest.mark.parametrize("syllables", [1, 2, 3])
+def test_words_drawn_at_once_are_those_drawn_one_by_one(syllables):
+    """And the generator is left where it would be: names of several words go on with it."""
+    changes = [surface.sound_changes(0.5, seed=0, index=1)]
+    at_once, one_by_one = np.random.default_rng(0), np.random.default_rng(0)
+    words = surface._invent_words(60, at_once, {"ba"}, syllables, changes)
+    taken, expected = {"ba"}, []
+    while len(expected) < 60:
+        pieces = [one_by_one.choice(part) for _ in range(syllables) for part in (surface.ONSETS, surface.VOWELS)]
+        forms = {"".join(pieces), "".join(pieces).translate(changes[0])}
+        if not forms & taken:
+            taken |= forms
+            expected.append("".join(pieces))
+    assert words == expected and at_once.random() == one_by_one.random()

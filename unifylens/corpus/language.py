@@ -87,12 +87,15 @@ def _invent_words(
 ) -> list[str]:
     """`n` pronounceable words that nothing else is called yet, nor what sound changes make of them."""
     words: list[str] = []
-    while len(words) < n:
-        word = "".join(draw.choice(ONSETS) + draw.choice(VOWELS) for _ in range(syllables))
-        forms = {word, *(word.translate(change) for change in changes)}
-        if not forms & taken:
-            taken |= forms
-            words.append(word)
+    bounds = [len(ONSETS), len(VOWELS)] * syllables
+    while wanting := n - len(words):  # no more are drawn than one by one would be
+        for onsets_and_vowels in draw.integers(np.tile(bounds, (wanting, 1))).tolist():
+            pairs = zip(onsets_and_vowels[::2], onsets_and_vowels[1::2], strict=True)
+            word = "".join(ONSETS[onset] + VOWELS[vowel] for onset, vowel in pairs)
+            forms = {word, *(word.translate(change) for change in changes)}
+            if forms.isdisjoint(taken):
+                taken |= forms
+                words.append(word)
     return words
 
 
