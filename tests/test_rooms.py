@@ -13,7 +13,7 @@ FOLDER = Path(ul.__file__).parent
 
 FLOORS = (
     ("seeds", "errors", "arguments", "cards", "environment", "hardware"),
-    ("config", "measures", "native"),
+    ("config", "measures", "native", "tables"),
     ("corpus", "model", "patching"),
     ("crosslingual", "pretrained"),
     ("training",),

@@ -1,9 +1,13 @@
-from . import asking, models
+from . import asking, checkpoints, models
+from .checkpoints import Series, series
 from .models import Pretrained, load
 
 __all__ = [
     "Pretrained",
+    "Series",
     "asking",
+    "checkpoints",
     "load",
     "models",
+    "series",
 ]

@@ -14,9 +14,8 @@ from numbers import Real
 from typing import Any, SupportsIndex, overload
 
 import pandas as pd
-from tqdm.auto import tqdm
 
-from unifylens import cards
+from unifylens import cards, tables
 from unifylens.arguments import plain
 from unifylens.cards import Card
 from unifylens.config import Experiment
@@ -170,8 +169,10 @@ class Sweep(Card, Sequence[Run]):
         """All histories, the settings in front. Raises ValueError if there is no run."""
         self._refuse_none()
         parts = zip(self.runs, self.dials, strict=True)
-        tables = [_columns(dial, len(run.history)).join(run.history) if dial else run.history for run, dial in parts]
-        return pd.concat(tables, ignore_index=True)
+        histories = [
+            tables.repeated(dial, len(run.history)).join(run.history) if dial else run.history for run, dial in parts
+        ]
+        return pd.concat(histories, ignore_index=True)
 
     def measure(self, table: Callable[[Run], Any], *, progress: bool = True) -> pd.DataFrame:
         """What `table` makes of every run, stacked, the settings beside it: `runs.measure(ul.transfer)`.
@@ -181,16 +182,8 @@ class Sweep(Card, Sequence[Run]):
         Raises TypeError where it gives anything else, ValueError if there is no run.
         """
         self._refuse_none()
-        label = getattr(table, "__name__", "<lambda>")
-        label = "value" if label == "<lambda>" else label
-        parts = zip(tqdm(self.runs, desc="measuring", unit="model", disable=not progress), self.dials, strict=True)
-        tables = []
-        for run, dial in parts:
-            rows = _table(table(run), label)
-            if clashes := [name for name in dial if name in rows and not (rows[name] == dial[name]).all()]:
-                raise ValueError(f"measure: the table has a column {clashes[0]!r} as the sweep's setting; rename it.")
-            tables.append(rows.assign(**{name: column.array for name, column in _columns(dial, len(rows)).items()}))
-        return pd.concat(tables, ignore_index=True)
+        labelled = zip(self.dials, self.runs, strict=True)
+        return tables.measured(table, labelled, total=len(self), progress=progress)
 
     @property
     def final(self) -> pd.DataFrame:
@@ -208,26 +201,6 @@ class Sweep(Card, Sequence[Run]):
     def _refuse_none(self) -> None:
         if not self.runs:
             raise ValueError("the sweep has no runs; allowed: at least one.")
-
-
-def _columns(dial: Mapping[str, Any], n: int) -> pd.DataFrame:
-    """Settings, the same in every row."""
-    return pd.DataFrame({name: [value] * n for name, value in dial.items()})
-
-
-def _table(measured: Any, label: str) -> pd.DataFrame:
-    """What a function of a run gave, as a table."""
-    if isinstance(measured, pd.Series) and isinstance(measured.name, str):
-        measured = measured.to_frame()
-    if isinstance(measured, pd.DataFrame):
-        return measured.reset_index()
-    if isinstance(measured, (Mapping, pd.Series)):
-        return pd.DataFrame([{name: plain(value) for name, value in measured.items()}])
-    if isinstance(value := plain(measured), (Real, str)):
-        return pd.DataFrame({label: [value]})
-    raise TypeError(
-        f"{label} gave a {type(measured).__name__}; allowed: a table, a number, or a dict or Series of numbers."
-    )
 
 
 def _close(one: Any, other: Any) -> bool:
