@@ -86,22 +86,8 @@ class FactSet(Card):
         fact with the same prompt says is right, too. A row that has `alternatives` keeps those that are not right.
         Raises ValueError as `FactSet` does, and where a relation has too few answers.
         """
-        if n_alternatives < 1:
-            raise ValueError(f"n_alternatives={n_alternatives}: allowed: 1 or more.")
         table = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(list(rows))
-        table = _same_facts(_cleaned(table, COLUMNS[:-1]))
-        right = _right(table)
-        table["also_right"] = right.map(lambda texts: texts[1:])
-        given = table["alternatives"] if "alternatives" in table else [()] * len(table)
-        drawn = _drawn(table, n_alternatives)
-        table["alternatives"] = pd.Series(
-            [
-                tuple(text for text in wrong if text not in texts) or drawn[fact, language]
-                for fact, language, wrong, texts in zip(table["fact"], table["language"], given, right, strict=True)
-            ],
-            dtype=object,
-        )
-        return cls(table, left_out)
+        return cls(with_alternatives(table, n_alternatives), left_out)
 
     @property
     def table(self) -> pd.DataFrame:
@@ -322,6 +308,24 @@ def _consistent(table: pd.DataFrame) -> pd.DataFrame:
                 "wrong answers (what is right, too, belongs in `also_right`)."
             )
     return table.sort_values(["language", "fact"]).reset_index(drop=True)
+
+
+def with_alternatives(table: pd.DataFrame, n_alternatives: int) -> pd.DataFrame:
+    """A table of facts with wrong answers, as `FactSet.from_answers` says; those of a fact may be none."""
+    if n_alternatives < 1:
+        raise ValueError(f"n_alternatives={n_alternatives}: allowed: 1 or more.")
+    table = _same_facts(_cleaned(table, COLUMNS[:-1]))
+    right = _right(table)
+    given = table["alternatives"] if "alternatives" in table else [()] * len(table)
+    drawn = _drawn(table, n_alternatives)
+    rows = zip(table["fact"], table["language"], given, right, strict=True)
+    kept = [
+        tuple(text for text in wrong if text not in texts) or drawn[fact, language]
+        for fact, language, wrong, texts in rows
+    ]
+    return table.assign(
+        also_right=right.map(lambda texts: texts[1:]), alternatives=pd.Series(kept, table.index, dtype=object)
+    )
 
 
 def _drawn(table: pd.DataFrame, n: int) -> dict[tuple[str, str], tuple[str, ...]]:

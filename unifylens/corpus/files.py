@@ -66,7 +66,14 @@ def json_value(path: Path) -> Any:
 
 def _loaded(content: str, where: str, line: int | None = None) -> Any:
     try:
-        return json.loads(content)
+        value = json.loads(content)
+        if "\\ud" in content.lower():  # of two escapes for one character, one may be missing
+            json.dumps(value, ensure_ascii=False).encode()
+        return value
+    except UnicodeEncodeError:
+        raise ValueError(
+            f"{where}, line {line or '?'}: half a character (\\ud...) stands alone; allowed: pairs."
+        ) from None
     except json.JSONDecodeError as error:
         reads = _cut(content.split("\n")[error.lineno - 1])
         raise ValueError(

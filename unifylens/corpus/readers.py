@@ -26,7 +26,7 @@ import pandas as pd
 
 from unifylens.arguments import plain
 from unifylens.corpus import files
-from unifylens.corpus.factsets import FactSet, separator_after
+from unifylens.corpus.factsets import FactSet, separator_after, with_alternatives
 
 HUBS = {
     "eclektic": {"path": "ura-hcmut/ECLeKTic", "data_files": "eclektic_main.jsonl"},
@@ -34,6 +34,7 @@ HUBS = {
 }
 """Copies that a hub has, as `datasets.load_dataset` takes them."""
 NOT_EVERYWHERE = "of facts that not all languages have"
+NO_WRONG = "of facts all whose candidates are right"
 NOT_LAST = "whose template does not end with the object"
 NOT_ASKED = "without question or answer"
 
@@ -231,7 +232,8 @@ def read_bmlama(folder: str | Path, languages: Sequence[str] | None = None) -> F
     """BMLAMA: `{language}.tsv` with a prompt that holds `<mask>`, the answer, candidates and the subject.
 
     Line i is the same fact in every language. Wrong answers are a line's candidates, all of them. A relation is named
-    by its prompt in English (else in the first language), with `[X]` for the subject.
+    by its prompt in English (else in the first language), with `[X]` for the subject and `[Y]`
+    for the answer.
     Raises ValueError for files of different length, and languages no prompt of which ends with the object.
     """
     folder = files.there(folder, "BMLAMA")
@@ -243,7 +245,9 @@ def read_bmlama(folder: str | Path, languages: Sequence[str] | None = None) -> F
         raise ValueError(f"{folder}: line i is one fact, and files have different lengths ({counts}); allowed: equal.")
     rows: list[Row] = []
     left_out: LeftOut = defaultdict(Counter)
-    relations = [row[0].replace(row[-1], "[X]") for row in lines["en" if "en" in lines else names[0]]]
+    relations = [
+        row[0].replace(row[-1], "[X]").replace("<mask>", "[Y]") for row in lines["en" if "en" in lines else names[0]]
+    ]
     for language, table in lines.items():
         file = folder / f"{language}.tsv"
         for number, row in enumerate(table):
@@ -278,7 +282,10 @@ def read_bmike(
     """
     if answer not in ("old", "alt"):
         raise ValueError(f"answer={answer!r}: allowed: 'old', 'alt'.")
+    if isinstance(languages, str):
+        languages = [languages]
     rows: dict[tuple[str, str], Row] = {}
+    known: set[str] = set()
     for path in [paths] if isinstance(paths, (str, Path)) else paths:
         file = files.there(path, "BMIKE-53")
         entries = files.json_value(file)
@@ -286,6 +293,7 @@ def read_bmike(
             where = f"{file}, entry {number}"
             if not isinstance(entry, dict):
                 raise ValueError(f"{where} is no object of questions by language.")
+            known.update(entry)
             for language, question in entry.items():
                 if languages is not None and language not in languages:
                     continue
@@ -304,7 +312,7 @@ def read_bmike(
                 )
                 if rows.setdefault((new["fact"], language), new) != new:
                     raise ValueError(f"{place}: case_id {new['fact']} stands twice, with other words; allowed: once.")
-    names = _chosen(languages, sorted({language for _, language in rows}), "BMIKE-53")
+    names = _chosen(languages, sorted(known), "BMIKE-53")
     facts = _facts(list(rows.values()), n_alternatives, {}, names)
     table = facts.table
     table["alternatives"] = [
@@ -465,7 +473,13 @@ def _facts(rows: list[Row], n_alternatives: int, left_out: LeftOut, languages: S
     left_out = dict(left_out)
     if not everywhere.all():
         left_out[NOT_EVERYWHERE] = Counter(table.loc[~everywhere, "language"])
-    return FactSet.from_answers(table[everywhere], n_alternatives, left_out)
+    table = with_alternatives(table[everywhere], n_alternatives)
+    alone = table["fact"].isin(table.loc[table["alternatives"].map(len) == 0, "fact"])
+    if alone.all():
+        raise ValueError("no fact has a wrong answer: every relation has too few answers; allowed: two or more.")
+    if alone.any():
+        left_out[NO_WRONG] = Counter(table.loc[alone, "language"])
+    return FactSet(table[~alone], left_out)
 
 
 def _records(file: str | Path | None, name: str, hub: bool, columns: Sequence[str]) -> pd.DataFrame:
