@@ -69,7 +69,7 @@ def test_what_is_no_fact_set_is_refused():
         (rows.to_dict("records"), TypeError, "facts is of type list; allowed: a FactSet, or a pandas table"),
         (pd.concat([rows, rows.iloc[:1]]), ValueError, "fact 'x' stands twice in 'en'"),
         (rows.iloc[1:], ValueError, r"have different facts: 'en' lacks 1 of 2, such as 'x'"),
-        (table(relation="town"), ValueError, r"fact 'x' has the relations \['capital', 'town'\]; allowed: one"),
+        (table(relation="town"), ValueError, r"fact 'x' has the relations \['town', 'capital'\]; allowed: one"),
         (table(alternatives=()), ValueError, "fact 'x' has no alternative in 'en'"),
     ):
         with pytest.raises(error, match=told):
@@ -241,6 +241,13 @@ def test_other_right_answers_are_not_drawn():
     out = ul.FactSet.from_answers(rows, 50).table.set_index(["language", "fact"])
     assert out.loc[("en", "f0"), "also_right"] == ("en1",) and out.loc[("en", "f1"), "also_right"] == ("en0",)
     assert len(out.loc[("en", "f0"), "alternatives"]) == 10 and len(out.loc[("en", "f2"), "alternatives"]) == 11
+
+
+def test_another_name_of_the_answer_is_not_drawn():
+    """A fact that has the answer among its aliases is about the same thing: none of its names is wrong."""
+    rows = [row | {"also_right": ("de1", "en1") if row["fact"] == "f0" else ()} for row in words(n=3, answers=3)]
+    out = ul.FactSet.from_answers(rows).table.set_index(["language", "fact"])
+    assert out.loc[("en", "f1"), "alternatives"] == ("en2",) and len(out.loc[("en", "f2"), "alternatives"]) == 2
 
 
 def test_words_that_are_one_in_some_language_are_not_wrong_there():

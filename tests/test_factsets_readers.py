@@ -81,10 +81,15 @@ def test_klar_facts_are_matched_by_index(tmp_path):
     assert "left out" in repr(facts)
     assert readers.read_klar(klar(tmp_path, index=False)).facts[:2] == ("instrument 0", "instrument 1")
     edit(tmp_path / "ja" / "instrument.json", lambda content: content["samples"].pop(0))
-    with pytest.raises(ValueError, match=r"no 'index', and languages have different numbers .*fr: 4, ja: 3"):
+    with pytest.raises(
+        ValueError, match=r"'instrument' have no 'index' in fr, ja, so they cannot be matched \(fr: 4, ja: 3\)"
+    ):
         readers.read_klar(tmp_path)
-    edit(tmp_path / "ja" / "instrument.json", lambda content: content["samples"][0].update(index=1))
-    with pytest.raises(ValueError, match=r"ja.instrument.json: 2 samples lack 'index', others have it"):
+    edit(klar(tmp_path, index=False) / "ja" / "instrument.json", lambda c: [s.update(index=0) for s in c["samples"]])
+    with pytest.raises(ValueError, match=r"no 'index' in fr, so they cannot be matched"):
+        readers.read_klar(tmp_path, ("fr", "ja"))
+    edit(klar(tmp_path, index=False) / "ja" / "instrument.json", lambda content: content["samples"][0].update(index=1))
+    with pytest.raises(ValueError, match=r"ja.instrument.json: 3 samples lack 'index', others have it"):
         readers.read_klar(tmp_path)
 
 
@@ -102,7 +107,7 @@ def test_klar_facts_are_matched_by_index(tmp_path):
         (("", "<subject> plays <mask>."), r"template 0 is ''.*\(of this file: 1\)"),
         ("Quel <subject> <mask>", r"prompt_templates is 'Quel .*; allowed: a list of texts"),
         (({"text": "<subject> <mask>"},), "allowed: a list of texts"),
-        ((), r"template=0: .*fr.instrument.json has 0; allowed: 0 to -1|allowed: a list"),
+        ((), r"template=0: .*fr.instrument.json has 0 in prompt_templates; allowed: files with some"),
     ],
 )
 def test_klar_templates_are_checked(tmp_path, templates, told):
@@ -114,7 +119,9 @@ def test_klar_templates_are_checked(tmp_path, templates, told):
 def test_klar_templates_are_counted(tmp_path):
     klar(tmp_path)
     for number in (2, -1):
-        with pytest.raises(ValueError, match=rf"template={number}: .*instrument.json has 2; allowed: 0 to 1"):
+        with pytest.raises(
+            ValueError, match=rf"template={number}: .*instrument.json has 2 in prompt_templates; allowed: 0 to 1"
+        ):
             readers.read_klar(tmp_path, template=number)
     with pytest.raises(ValueError, match=r"ja.instrument.json: template 1 is .*です'.*of this file: 0\)"):
         readers.read_klar(tmp_path, template=1)
@@ -123,7 +130,7 @@ def test_klar_templates_are_counted(tmp_path):
 @pytest.mark.parametrize(
     ("sample", "told"),
     [
-        ({"object": None}, r"fr.instrument.json.*None stands where a text is due"),
+        ({"object": None}, r"fr.instrument.json, sample 0: None stands where a text is due"),
         ({"object": ""}, "'' stands where a text is due"),
         ({"object": []}, "the list of answers is empty"),
         ({"object": 1.5}, "1.5 stands where"),
@@ -447,7 +454,7 @@ def test_lre(tmp_path):
     ):
         with pytest.raises(ValueError, match=told):
             readers.read_lre(save(tmp_path / "a" / "company_ceo.json", content | change))
-    with pytest.raises(ValueError, match=r"template=2: .*company_ceo.json has 2; allowed: 0 to 1"):
+    with pytest.raises(ValueError, match=r"template=2: .*company_ceo.json has 2 in prompt_templates; allowed: 0 to 1"):
         readers.read_lre(file, template=2)
 
 

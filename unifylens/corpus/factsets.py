@@ -82,8 +82,9 @@ class FactSet(Card):
     ) -> Self:
         """A fact set whose wrong answers are other facts' answers to the same relation in the same language.
 
-        They are drawn: the same facts' answers in every language, different ones, and none that is right: what another
-        fact with the same prompt says is right, too. A row that has `alternatives` keeps those that are not right.
+        They are drawn: the same facts' answers in every language, different ones, and of facts that have no right
+        answer in common with this one; what another fact with the same prompt says is right, too. A row that has
+        `alternatives` keeps those that are not right.
         Raises ValueError as `FactSet` does, and where a relation has too few answers.
         """
         table = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(list(rows))
@@ -266,12 +267,15 @@ def _tuple(values: Any, name: str, where: str) -> tuple[str, ...]:
 
 def _right(table: pd.DataFrame) -> pd.Series:
     """Right answers of every row, its own first: those of all rows that ask the same of the same relation."""
-    own = pd.Series(
-        [(answer, *also) for answer, also in zip(table["answer"], table["also_right"], strict=True)], table.index
-    )
-    question = [table[name] for name in ("language", "relation", "prompt")]
-    of_question = own.groupby(question).transform(lambda rows: [tuple(t for texts in rows for t in texts)] * len(rows))
-    return pd.Series([tuple(dict.fromkeys(a + b)) for a, b in zip(own, of_question, strict=True)], table.index)
+    questions = list(zip(table["language"], table["relation"], table["prompt"], strict=True))
+    own = [(answer, *also) for answer, also in zip(table["answer"], table["also_right"], strict=True)]
+    of_question: dict[tuple[str, str, str], tuple[str, ...]] = {}
+    for question, texts in zip(questions, own, strict=True):
+        of_question[question] = of_question.get(question, ()) + texts
+    right = [
+        tuple(dict.fromkeys(texts + of_question[question])) for question, texts in zip(questions, own, strict=True)
+    ]
+    return pd.Series(right, table.index, dtype=object)
 
 
 def _same_facts(table: pd.DataFrame) -> pd.DataFrame:
@@ -288,9 +292,12 @@ def _same_facts(table: pd.DataFrame) -> pd.DataFrame:
                 f"languages {list(by_language.index)} have different facts: {language!r} lacks {len(lacking)} of "
                 f"{len(everywhere)}, such as {lacking[0]!r}; allowed: the same in all."
             )
-    relations = table.groupby("fact")["relation"].agg(lambda names: sorted(set(names)))
-    if len(several_of := relations[relations.map(len) > 1]):
-        raise ValueError(f"fact {several_of.index[0]!r} has the relations {several_of.iloc[0]}; allowed: one.")
+    pairs = table[["fact", "relation"]].drop_duplicates()
+    if len(several_of := pairs[pairs["fact"].duplicated()]):
+        fact = several_of["fact"].iloc[0]
+        raise ValueError(
+            f"fact {fact!r} has the relations {pairs.loc[pairs['fact'] == fact, 'relation'].tolist()}; allowed: one."
+        )
     return table
 
 
@@ -335,16 +342,15 @@ def _drawn(table: pd.DataFrame, n: int) -> dict[tuple[str, str], tuple[str, ...]
         said = same.pivot(index="fact", columns="language", values="answer")
         right = same.assign(right=_right(same)).pivot(index="fact", columns="language", values="right")
         answers = list(said.itertuples(index=False, name=None))
-        for fact, rights in zip(said.index, right.itertuples(index=False, name=None), strict=True):
-            taken = [set(texts) for texts in rights]
+        rights = [[frozenset(texts) for texts in row] for row in right.itertuples(index=False, name=None)]
+        for fact, own in zip(said.index, rights, strict=True):
             others: list[tuple[str, ...]] = []
             for i in rng(0, f"alternatives to {fact}").permutation(len(answers)):
                 if len(others) == n:
                     break
-                if not any(text in texts for text, texts in zip(answers[i], taken, strict=True)):
+                new = all(answers[i][k] != other[k] for other in others for k in range(len(own)))
+                if new and all(a.isdisjoint(b) for a, b in zip(own, rights[i], strict=True)):
                     others.append(answers[i])
-                    for text, texts in zip(answers[i], taken, strict=True):
-                        texts.add(text)
             for number, language in enumerate(said.columns):
                 drawn[fact, language] = tuple(texts[number] for texts in others)
     return drawn

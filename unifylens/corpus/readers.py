@@ -40,7 +40,7 @@ NOT_ASKED = "without question or answer"
 
 Row = dict[str, Any]
 LeftOut = dict[str, Counter[str]]
-"""Rows that are left out: by reason, how many in which language."""
+"""Numbers of rows, such as of those that are left out: by reason, then by language."""
 
 
 def read_klar(
@@ -56,43 +56,54 @@ def read_klar(
     folder = files.there(folder, "KLAR")
     names = _subfolders(folder, languages)
     rows: list[Row] = []
-    unnumbered: dict[str, dict[str, int]] = {}  # samples without `index`, by relation and language
+    unnumbered: LeftOut = defaultdict(Counter)  # samples without `index`, by relation and language
     for language in names:
         for file in _inside(folder / language, "*.json"):
             content = files.json_value(file)
-            text = _klar_template(files.field(content, "prompt_templates", file), template, file)
+            text = _klar_template(_templates(content, "prompt_templates", template, file), template, file)
             samples = files.field(content, "samples", file)
             if not isinstance(samples, list):
                 raise ValueError(f"{file}: samples is {samples!r:.60}; allowed: a list of objects.")
-            known = {answer for sample in samples for answer in _answers(files.field(sample, "object", file), file)}
+            places = [f"{file}, sample {number}" for number in range(len(samples))]
+            objects = [
+                _answered(files.field(s, "object", where), where) for s, where in zip(samples, places, strict=True)
+            ]
+            known = {name for said in objects for name in (said["answer"], *said["also_right"])}
             if lacking := sum("index" not in sample for sample in samples):
                 if lacking < len(samples):
                     raise ValueError(f"{file}: {lacking} samples lack 'index', others have it; allowed: all or none.")
-                unnumbered.setdefault(file.stem, {})[language] = len(samples)
-            for number, sample in enumerate(samples):
-                where = f"{file}, sample {number}"
+                unnumbered[file.stem][language] = lacking
+            for number, (sample, said, where) in enumerate(zip(samples, objects, places, strict=True)):
                 subject = _said(files.field(sample, "subject", where), where)
                 rows.append(
                     _row(f"{file.stem} {sample.get('index', number)}", file.stem, language, subject)
                     | _filled(text, subject, "<subject>", "<mask>")
-                    | _answered(files.field(sample, "object", where), where)
+                    | said
                     | {"alternatives": _candidates(sample.get("object_candidates"), known, where)}
                 )
     for relation, numbers in unnumbered.items():
-        if len(set(numbers.values())) > 1:
-            counts = ", ".join(f"{language}: {n}" for language, n in numbers.items())
+        each = Counter(row["language"] for row in rows if row["relation"] == relation)
+        if len(set(each.values())) > 1 or set(each) != set(numbers):
+            counts = ", ".join(f"{language}: {n}" for language, n in each.items())
             raise ValueError(
-                f"{folder}: samples of {relation!r} have no 'index', and languages have different numbers of them "
-                f"({counts}), so none can be matched; allowed: an 'index' for each, or equal numbers in one order."
+                f"{folder}: samples of {relation!r} have no 'index' in {', '.join(numbers)}, so they cannot be matched "
+                f"({counts}); allowed: an 'index' for each, or none at all and equal numbers in one order."
             )
     return _facts(rows, n_alternatives, {}, names)
 
 
-def _klar_template(templates: Any, number: int, file: Path) -> str:
+def _templates(content: Any, field: str, number: int, file: Path) -> list[str]:
+    """Templates of a file, if there are so many."""
+    templates = files.field(content, field, file)
     if not isinstance(templates, list) or not all(isinstance(text, str) for text in templates):
-        raise ValueError(f"{file}: prompt_templates is {templates!r:.80}; allowed: a list of texts.")
+        raise ValueError(f"{file}: {field} is {templates!r:.80}; allowed: a list of texts.")
     if not 0 <= number < len(templates):
-        raise ValueError(f"template={number}: {file} has {len(templates)}; allowed: 0 to {len(templates) - 1}.")
+        allowed = f"0 to {len(templates) - 1}" if templates else "files with some"
+        raise ValueError(f"template={number}: {file} has {len(templates)} in {field}; allowed: {allowed}.")
+    return templates
+
+
+def _klar_template(templates: list[str], number: int, file: Path) -> str:
     text = templates[number]
     if not _ends_with(text, "<subject>", "<mask>"):
         fine = [str(i) for i, other in enumerate(templates) if _ends_with(other, "<subject>", "<mask>")]
@@ -298,17 +309,12 @@ def read_bmike(
                 if languages is not None and language not in languages:
                     continue
                 place = f"{where}, {language}"
-                said, other = (question.get(name) for name in ((answer, "alt" if answer == "old" else "old")))
+                values = {name: files.field(question, name, place) for name in ("case_id", "subject", "src", answer)}
+                other = question.get("alt" if answer == "old" else "old")
                 new = (
-                    _row(
-                        str(files.field(question, "case_id", place)),
-                        "question",
-                        language,
-                        _said(files.field(question, "subject", place), place),
-                    )
-                    | {"prompt": _said(files.field(question, "src", place), place)}
-                    | _answered(said if said is not None else files.field(question, answer, place), place)
-                    | {"other": "" if other is None else _said(other, place)}
+                    _row(str(values["case_id"]), "question", language, _said(values["subject"], place))
+                    | {"prompt": _said(values["src"], place), "other": "" if other is None else _said(other, place)}
+                    | _answered(values[answer], place)
                 )
                 if rows.setdefault((new["fact"], language), new) != new:
                     raise ValueError(f"{place}: case_id {new['fact']} stands twice, with other words; allowed: once.")
@@ -341,12 +347,7 @@ def read_lre(
         name = (file.relative_to(path) if path.is_dir() else Path(file.name)).with_suffix("").as_posix()
         content = files.json_value(file)
         relation = str(content.get("name", file.stem)) if isinstance(content, dict) else file.stem
-        templates = files.field(content, field, file)
-        if not isinstance(templates, list) or not all(isinstance(text, str) for text in templates):
-            raise ValueError(f"{file}: {field} is {templates!r:.80}; allowed: a list of texts.")
-        if not 0 <= template < len(templates):
-            raise ValueError(f"template={template}: {file} has {len(templates)}; allowed: 0 to {len(templates) - 1}.")
-        if (text := templates[template]).count("{}") != 1:
+        if (text := _templates(content, field, template, file)[template]).count("{}") != 1:
             raise ValueError(f"{file}: template {template} is {text!r}; allowed: one {{}} (KLAR's files: read_klar).")
         for number, sample in enumerate(files.field(content, "samples", file)):
             where = f"{file}, sample {number}"
