@@ -65,6 +65,7 @@ def test_what_is_no_fact_set_is_refused():
     rows = table()
     for what, error, told in (
         (rows.drop(columns="answer"), ValueError, "missing: answer"),
+        (rows.drop(columns="alternatives"), ValueError, r"missing: alternatives \(FactSet.from_answers draws them\)"),
         (rows.iloc[:0], ValueError, "no rows"),
         (rows.to_dict("records"), TypeError, "facts is of type list; allowed: a FactSet, or a pandas table"),
         (pd.concat([rows, rows.iloc[:1]]), ValueError, "fact 'x' stands twice in 'en'"),

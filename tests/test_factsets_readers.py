@@ -79,6 +79,9 @@ def test_klar_facts_are_matched_by_index(tmp_path):
     assert by_fact(facts, "ja").loc["instrument 4759", "subject"] == "日Lady Gaga"
     assert facts.left_out == {readers.NOT_EVERYWHERE: {"fr": 1}}
     assert "left out" in repr(facts)
+    edit(tmp_path / "ja" / "instrument.json", lambda content: content["samples"].pop())
+    row = by_fact(readers.read_klar(tmp_path), "fr").loc["instrument 4758"]
+    assert row["also_right"] == ("alto",) and row["alternatives"] == ("piano",), "right, though it is not asked"
     assert readers.read_klar(klar(tmp_path, index=False)).facts[:2] == ("instrument 0", "instrument 1")
     edit(tmp_path / "ja" / "instrument.json", lambda content: content["samples"].pop(0))
     with pytest.raises(

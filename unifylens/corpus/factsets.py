@@ -192,7 +192,8 @@ def _cleaned(table: pd.DataFrame, needed: Sequence[str]) -> pd.DataFrame:
             f"{', '.join(needed)}."
         )
     if missing := [name for name in needed if name not in table]:
-        raise ValueError(f"a fact set needs the columns {', '.join(needed)}; missing: {', '.join(missing)}.")
+        hint = " (FactSet.from_answers draws them)" * ("alternatives" in missing)
+        raise ValueError(f"a fact set needs the columns {', '.join(needed)}; missing: {', '.join(missing)}{hint}.")
     if table.empty:
         raise ValueError("the table of facts has no rows; allowed: at least one fact in one language.")
     out = table.reset_index(drop=True)
@@ -265,8 +266,8 @@ def _tuple(values: Any, name: str, where: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(_text(value, name, where) for value in values))
 
 
-def _right(table: pd.DataFrame) -> pd.Series:
-    """Right answers of every row, its own first: those of all rows that ask the same of the same relation."""
+def right_answers(table: pd.DataFrame) -> pd.Series:
+    """Tuples of the right answers of every row, its own first: those of all rows that ask the same."""
     questions = list(zip(table["language"], table["relation"], table["prompt"], strict=True))
     own = [(answer, *also) for answer, also in zip(table["answer"], table["also_right"], strict=True)]
     of_question: dict[tuple[str, str, str], tuple[str, ...]] = {}
@@ -303,7 +304,7 @@ def _same_facts(table: pd.DataFrame) -> pd.DataFrame:
 
 def _consistent(table: pd.DataFrame) -> pd.DataFrame:
     """The table in order, if it is that of one set of facts and no right answer is among the wrong ones."""
-    rows = zip(table["fact"], table["language"], _right(_same_facts(table)), table["alternatives"], strict=True)
+    rows = zip(table["fact"], table["language"], right_answers(_same_facts(table)), table["alternatives"], strict=True)
     for fact, language, right, wrong in rows:
         if not wrong:
             raise ValueError(
@@ -322,7 +323,7 @@ def with_alternatives(table: pd.DataFrame, n_alternatives: int) -> pd.DataFrame:
     if n_alternatives < 1:
         raise ValueError(f"n_alternatives={n_alternatives}: allowed: 1 or more.")
     table = _same_facts(_cleaned(table, COLUMNS[:-1]))
-    right = _right(table)
+    right = right_answers(table)
     given = table["alternatives"] if "alternatives" in table else [()] * len(table)
     drawn = _drawn(table, n_alternatives)
     rows = zip(table["fact"], table["language"], given, right, strict=True)
@@ -340,7 +341,7 @@ def _drawn(table: pd.DataFrame, n: int) -> dict[tuple[str, str], tuple[str, ...]
     drawn: dict[tuple[str, str], tuple[str, ...]] = {}
     for _, same in table.groupby("relation"):
         said = same.pivot(index="fact", columns="language", values="answer")
-        right = same.assign(right=_right(same)).pivot(index="fact", columns="language", values="right")
+        right = same.assign(right=right_answers(same)).pivot(index="fact", columns="language", values="right")
         answers = list(said.itertuples(index=False, name=None))
         rights = [[frozenset(texts) for texts in row] for row in right.itertuples(index=False, name=None)]
         for fact, own in zip(said.index, rights, strict=True):

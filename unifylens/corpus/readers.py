@@ -26,7 +26,7 @@ import pandas as pd
 
 from unifylens.arguments import plain
 from unifylens.corpus import files
-from unifylens.corpus.factsets import FactSet, separator_after, with_alternatives
+from unifylens.corpus.factsets import FactSet, right_answers, separator_after, with_alternatives
 
 HUBS = {
     "eclektic": {"path": "ura-hcmut/ECLeKTic", "data_files": "eclektic_main.jsonl"},
@@ -97,9 +97,9 @@ def _templates(content: Any, field: str, number: int, file: Path) -> list[str]:
     templates = files.field(content, field, file)
     if not isinstance(templates, list) or not all(isinstance(text, str) for text in templates):
         raise ValueError(f"{file}: {field} is {templates!r:.80}; allowed: a list of texts.")
-    if not 0 <= number < len(templates):
+    if type(plain(number)) is not int or not 0 <= number < len(templates):
         allowed = f"0 to {len(templates) - 1}" if templates else "files with some"
-        raise ValueError(f"template={number}: {file} has {len(templates)} in {field}; allowed: {allowed}.")
+        raise ValueError(f"template={number!r}: {file} has {len(templates)} in {field}; allowed: {allowed}.")
     return templates
 
 
@@ -198,8 +198,8 @@ def read_mpararel(
     out. Raises ValueError as `read_mlama` does.
     """
     folder = files.there(folder, "mParaRel")
-    if template < 0:
-        raise ValueError(f"template={template}: allowed: 0 or more.")
+    if type(plain(template)) is not int or template < 0:
+        raise ValueError(f"template={template!r}: allowed: 0 or more.")
     names = _subfolders(_folder(folder / "patterns", "mParaRel"), languages)
     triples = []
     for language in names:
@@ -466,6 +466,8 @@ def _facts(rows: list[Row], n_alternatives: int, left_out: LeftOut, languages: S
     if len(twice):
         fact, language = twice.iloc[0][["fact", "language"]]
         raise ValueError(f"fact {fact!r} stands twice in {language!r}; allowed: once.")
+    # before facts are left out: what they say of the same question is right all the same
+    table["also_right"] = right_answers(table).map(lambda texts: texts[1:])
     counts = table["fact"].map(table.groupby("fact")["language"].nunique())
     everywhere = counts == len(there)
     if not everywhere.any():
