@@ -292,7 +292,7 @@ class Letters:
 
 
 class Model:
-    tokenizer = Letters()
+    name, tokenizer, opening, context = "letters", Letters(), [1], None
 
 
 def asked(facts, monkeypatch, score=lambda text: 0.0):
@@ -349,7 +349,7 @@ def test_encodable_sees_what_is_also_right():
             seen.append(text)
             return super().encode(text, add_special_tokens)
 
-    class Listener:
+    class Listener(Model):
         tokenizer = Listening()
 
     asking.encodable(Listener, other)
