@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from unifylens.corpus import factsets
+from unifylens.corpus import readers
 
 BUILD = "import unifylens as ul; corpus = ul.Corpus.build(ul.Experiment()); corpus.text(language=1, fact=0); "
 ANY_MODEL = "from unifylens import patching, hooks, subspaces, measures; patching.by_head; measures.unification; "
@@ -73,7 +73,7 @@ def test_what_is_missing_is_named_with_its_extra(code, package, extra):
     assert last.endswith(f"pip install 'unifylens[{extra}]'")
 
 
-@pytest.mark.parametrize("read", [factsets.read_eclektic, factsets.read_mlama])
+@pytest.mark.parametrize("read", [readers.read_eclektic, readers.read_mlama])
 def test_readers_of_a_hub_name_their_extra(read, monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(ImportError, match=r"datasets.*pip install 'unifylens\[models\]'"):

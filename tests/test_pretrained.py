@@ -10,7 +10,6 @@ import sys
 from dataclasses import replace
 
 import numpy as np
-import pandas as pd
 import pytest
 import safetensors.torch
 import torch
@@ -18,7 +17,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 import unifylens as ul
 from unifylens import patching
-from unifylens.corpus import factsets
+from unifylens.corpus import factsets, readers
 from unifylens.crosslingual import pairs
 from unifylens.pretrained import asking
 from unifylens.pretrained import models as pretrained
@@ -28,7 +27,7 @@ LANGUAGES = ("en", "de", "ru", "ja")
 
 @pytest.fixture(scope="module")
 def facts():
-    return factsets.from_cldr(LANGUAGES, ("continent", "currency"), per_relation=12)
+    return factsets.from_cldr(LANGUAGES, ("continent", "currency"), per_relation=12).table
 
 
 @pytest.fixture(scope="module")
@@ -179,7 +178,7 @@ def test_nothing_reaches_for_a_network(folder, monkeypatch):
     with pytest.raises(ValueError, match=r"neither a folder here nor one of gemma-3-270m.*hub=True"):
         pretrained.load("google/gemma-2-2b")
     with pytest.raises(ValueError, match="give a local file of its schema, or hub=True to download ura-hcmut/ECLeKTic"):
-        factsets.read_eclektic()
+        readers.read_eclektic()
 
 
 HUB = """
@@ -255,25 +254,6 @@ def test_prompts_are_crossed_as_in_the_dish(tiny_gemma, facts):
         asking.crossed(tiny_gemma, facts, "en", "en", "currency")
 
 
-# --- fact sets -----------------------------------------------------------------------------------------------
-
-
-def test_real_facts_as_few_shot_prompts(facts):
-    german = facts[facts["language"] == "de"].set_index("fact")
-    assert (german["prompt"].str.count("\n") == 4).all()
-    shown = set(german["prompt"].iloc[0].split("\n")[:-1])
-    assert all(f"{row.subject}: {row.answer}" not in shown for row in german.itertuples())
-    assert facts.groupby("language").size().nunique() == 1
-    assert all(row.answer not in row.alternatives for row in facts.itertuples())
-    # the UN has 193 members, of which four are the examples
-    everywhere = factsets.from_cldr(("en", "de"), ("continent",), per_relation=500)
-    assert "Åland Islands" not in set(everywhere["subject"]) and everywhere["fact"].nunique() == 193 - 4
-    with pytest.raises(ValueError, match=r"relation 'currency' has .* allowed: more than shots=40"):
-        factsets.from_cldr(LANGUAGES, ("currency",), shots=40)
-    with pytest.raises(ValueError, match="CLDR has no data for 'xx'"):
-        factsets.from_cldr(("en", "xx"))
-
-
 def klar(folder, languages=("en", "fr")):
     for language in languages:
         samples = [{"subject": f"s{i} {language}", "object": f"o{i % 3} {language}"} for i in range(5)]
@@ -282,23 +262,9 @@ def klar(folder, languages=("en", "fr")):
         (folder / language / "capital.json").write_text(json.dumps(content))
 
 
-def test_klar_is_read_from_its_files(tmp_path):
-    klar(tmp_path)
-    table = factsets.read_klar(tmp_path)
-    assert len(table) == 10 and table["prompt"][0] == "The capital of s0 en is" and table["answer"][0] == "o0 en"
-    assert all(len(row.alternatives) == 2 and row.answer not in row.alternatives for row in table.itertuples())
-    with pytest.raises(ValueError, match=r"language 'pl': no .*json"):
-        factsets.read_klar(tmp_path, ("en", "pl"))
-    (tmp_path / "en" / "capital.json").write_text(json.dumps({"samples": []}))
-    with pytest.raises(ValueError, match="a row lacks 'prompt_templates'; it has samples"):
-        factsets.read_klar(tmp_path)
-    with pytest.raises(FileNotFoundError, match="does not exist"):
-        factsets.read_klar(tmp_path / "nowhere")
-
-
 def test_a_local_file_takes_the_whole_path_to_a_null_result(tiny_gemma, tmp_path):
     klar(tmp_path, ("de", "en", "fr", "ru"))
-    facts = factsets.read_klar(tmp_path, n_alternatives=2)
+    facts = readers.read_klar(tmp_path, n_alternatives=2)
     answers, states = (
         asking.answers(tiny_gemma, facts, progress=False),
         asking.states(tiny_gemma, facts, progress=False),
@@ -310,95 +276,9 @@ def test_a_local_file_takes_the_whole_path_to_a_null_result(tiny_gemma, tmp_path
     assert table["overall"].between(0, 0.7).all()
 
 
-def test_eclektic_and_mlama_are_read_from_local_copies(tmp_path):
-    rows = [
-        {
-            "q_id": i,
-            "original_lang": "en",
-            "title": f"t{i}",
-            **{f"{lang}_{kind}": f"{kind}{i} {lang}" for lang in ("en", "he") for kind in ("q", "a")},
-        }
-        for i in range(4)
-    ]
-    file = tmp_path / "eclektic_main.jsonl"
-    file.write_text("\n".join(map(json.dumps, rows)))
-    table = factsets.read_eclektic(file)
-    assert len(table) == 8 and set(table["original"]) == {"en"} and table["answer"][0] == "a0 en"
-    assert set(table["alternatives"][0]) == {"a1 en", "a2 en", "a3 en"}
-
-    mlama = pd.DataFrame(
-        [
-            (lang, "P36", i, template, f"s{i}", f"o{i}")
-            for lang, template in (("en", "The capital of [X] is [Y] ."), ("de", "[X] hat die Hauptstadt [Y]"))
-            for i in range(3)
-        ]
-        + [("de", "P1", 0, "[Y] ist in [X]", "s", "o")],
-        columns=["language", "predicate_id", "lineid", "template", "sub_label", "obj_label"],
-    )
-    mlama.to_parquet(tmp_path / "mlama.parquet")
-    table = factsets.read_mlama(tmp_path / "mlama.parquet")
-    assert len(table) == 6 and set(table["prompt"]) >= {"The capital of s0 is", "s0 hat die Hauptstadt"}
-    with pytest.raises(ValueError, match=r"allowed are .jsonl, .parquet and .csv"):
-        (tmp_path / "m.txt").touch()
-        factsets.read_mlama(tmp_path / "m.txt")
-    assert set(factsets.read_mlama(tmp_path / "mlama.parquet", ("de",))["language"]) == {"de"}
-    with pytest.raises(ValueError, match="languages: no rows in fr; allowed: de, en"):
-        factsets.read_mlama(tmp_path / "mlama.parquet", ("de", "fr"))
-    with pytest.raises(ValueError, match=r"mlama.parquet: a row lacks 'q_id'; it has language, "):
-        factsets.read_eclektic(tmp_path / "mlama.parquet")
-    # a CSV's numbers and "NA" are texts; a question that a language lacks drops out
-    sheet = pd.DataFrame([(str(i), "en", f"q{i}", a) for i, a in enumerate(["1990", "NA", "1991", ""])])
-    sheet.to_csv(tmp_path / "e.csv", header=["q_id", "original_lang", "en_q", "en_a"], index=False)
-    assert list(factsets.read_eclektic(tmp_path / "e.csv")["answer"]) == ["1990", "NA", "1991"]
-    with pytest.raises(ValueError, match="fact '0' stands twice in 'en'"):
-        file.write_text(json.dumps(rows[0]) + "\n" + json.dumps(rows[0]))
-        factsets.read_eclektic(file)
-
-
-def test_fact_sets_of_a_hub_are_read_by_datasets(tmp_path, monkeypatch):
-    """`datasets` takes folders of the names that copies have on the hub, whatever their splits are called."""
-    pytest.importorskip("datasets")
-    monkeypatch.chdir(tmp_path)
-    for module in ("datasets.config", "huggingface_hub.constants"):
-        monkeypatch.setattr(f"{module}.HF_HUB_OFFLINE", True)
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
-    eclektic, mlama = (tmp_path / factsets.HUBS[name]["path"] for name in ("eclektic", "mlama"))
-    eclektic.mkdir(parents=True)
-    rows = [{"q_id": i, "original_lang": "en", "title": "t", "en_q": f"q{i}", "en_a": f"a{i}"} for i in range(4)]
-    (eclektic / "eclektic_main.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    (eclektic / "eclektic_dev.jsonl").write_text(json.dumps({"something": "else"}))
-    assert list(factsets.read_eclektic(hub=True)["answer"]) == ["a0", "a1", "a2", "a3"]
-    (mlama / "data").mkdir(parents=True)
-    pd.DataFrame(
-        {
-            "language": "en",
-            "predicate_id": "P36",
-            "lineid": range(3),
-            "template": "The capital of [X] is [Y] .",
-            "sub_label": list("abc"),
-            "obj_label": list("xyz"),
-        }
-    ).to_parquet(mlama / "data" / "test-00000-of-00001.parquet")
-    assert list(factsets.read_mlama(hub=True)["answer"]) == ["x", "y", "z"]
-    shutil.rmtree(mlama)
-    with pytest.raises(ConnectionError, match=r"(?s)atutej/m_lama could not be fetched .* allowed: a local file"):
-        factsets.read_mlama(hub=True)
-
-
-def test_tables_that_are_no_fact_sets_are_refused(facts):
-    with pytest.raises(ValueError, match="missing: answer"):
-        factsets.check(facts.drop(columns="answer"))
-    with pytest.raises(ValueError, match="stands twice in 'de'"):
-        factsets.check(pd.concat([facts, facts.iloc[:1]]))
-    with pytest.raises(ValueError, match="have different facts"):
-        factsets.check(facts.iloc[1:])
-    with pytest.raises(ValueError, match="has no alternative"):
-        factsets.check(facts.assign(alternatives=[()] * len(facts)))
-
-
 def test_a_random_model_gives_a_null_result(tiny_gemma):
     """What CI can say of C11: the whole path on a model that knows nothing finds nothing."""
-    facts = factsets.from_cldr((*LANGUAGES, "fr", "es", "uk"), ("continent", "currency"), per_relation=40)
+    facts = factsets.from_cldr((*LANGUAGES, "fr", "es", "uk"), ("continent", "currency"), per_relation=40).table
     found = asking.answers(tiny_gemma, facts, progress=False)
     chance = np.mean([1 / (1 + len(others)) for others in facts["alternatives"]])
     assert abs(found["calibrated"].mean() - chance) < 0.1
@@ -414,7 +294,7 @@ def test_models_that_packages_ship_know_facts(name):
     """Runs where `make reproduce-real` has installed the packages."""
     if importlib.util.find_spec(pretrained.SHIPPED[name].module) is None:
         pytest.skip(f"no package with the weights of {name}")
-    facts = factsets.from_cldr(("en", "fr"), ("language",), per_relation=24)
+    facts = factsets.from_cldr(("en", "fr"), ("language",), per_relation=24).table
     found = asking.answers(pretrained.load(name), facts, progress=False)
     chance = 1 / (1 + len(facts["alternatives"][0]))
     assert found.loc[found["language"] == "en", "calibrated"].mean() > chance + 0.3

@@ -23,7 +23,7 @@ from .config import (
     TrainConfig,
     WorldConfig,
 )
-from .corpus import Corpus, Tokenizer, World, cldr, factsets, interventions, parallel_window
+from .corpus import Corpus, FactSet, Tokenizer, World, cldr, factsets, interventions, parallel_window, readers
 from .corpus.corpus import build_corpus
 from .crosslingual import evaluate, interchange, pairs, states, transfer, unification
 from .environment import profile
@@ -41,6 +41,7 @@ __all__ = [
     "CorpusChange",
     "CorpusConfig",
     "Experiment",
+    "FactSet",
     "Intervention",
     "LanguageConfig",
     "ModelConfig",
@@ -78,6 +79,7 @@ __all__ = [
     "plots",
     "pretrained",
     "profile",
+    "readers",
     "states",
     "store",
     "subspaces",

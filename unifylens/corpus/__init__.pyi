@@ -3,16 +3,19 @@ from . import (
     corpus,
     exposure,
     factsets,
+    files,
     interventions,
     language,
     meanings,
     prompts,
+    readers,
     statistics,
     tokenization,
     world,
 )
 from .corpus import KINDS, Corpus
 from .exposure import Copy, parallel_window
+from .factsets import FactSet
 from .language import Language
 from .tokenization import Tokenizer
 from .world import World
@@ -21,6 +24,7 @@ __all__ = [
     "KINDS",
     "Copy",
     "Corpus",
+    "FactSet",
     "Language",
     "Tokenizer",
     "World",
@@ -28,11 +32,13 @@ __all__ = [
     "corpus",
     "exposure",
     "factsets",
+    "files",
     "interventions",
     "language",
     "meanings",
     "parallel_window",
     "prompts",
+    "readers",
     "statistics",
     "tokenization",
     "world",

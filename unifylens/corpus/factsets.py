@@ -1,31 +1,360 @@
-"""Questions about the same facts in several languages, for models that others trained.
-
-A fact set is a table with one row for each fact in each language: `fact`, `relation`, `language`, `subject`, `prompt`
-(text up to the answer), `answer` and `alternatives` (what else could be answered to that relation, in that language).
-Sets that come from a hub are read from local files of the same schema, and fetched only by `datasets` if asked to.
-"""
+"""Questions about the same facts in several languages: `FactSet`, and real facts as few-shot prompts (`from_cldr`)."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Sequence
-from pathlib import Path
-from typing import Any
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Self, TypeAlias
 
 import numpy as np
 import pandas as pd
 
+from unifylens.arguments import plain
+from unifylens.cards import Card, several
 from unifylens.config import Relation
 from unifylens.corpus import cldr
+from unifylens.errors import suggest
 from unifylens.seeds import rng
 
 COLUMNS = ("fact", "relation", "language", "subject", "prompt", "answer", "alternatives")
-SUBJECT, MASK = "<subject>", "<mask>"
-HUBS = {
-    "eclektic": {"path": "ura-hcmut/ECLeKTic", "data_files": "eclektic_main.jsonl"},
-    "mlama": {"path": "atutej/m_lama"},
-}
-"""Copies that a hub has, as `datasets.load_dataset` takes them."""
+"""What every table of facts has; `separator` and `also_right` may be left out."""
+ORDER = ("fact", "relation", "language", "subject", "prompt", "separator", "answer", "also_right", "alternatives")
+NO_SPACES = ("THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN")
+"""Scripts besides Chinese and Japanese that put no blank between words, as Unicode names of letters begin."""
+
+
+class FactSet(Card):
+    """The same facts asked in several languages: one row a fact and language, checked, and ordered by both.
+
+    Columns of `table` (extra ones are kept):
+
+    - `fact`, `relation`, `language`, `subject`: texts; every fact has one relation, and stands once in every language;
+    - `prompt`: the text up to the answer, without the blanks at its end; `separator`: what stands between it and the
+      answer, blanks or nothing (left out: nothing after Chinese, Japanese, Thai and the like, after `l'` and an opening
+      bracket; else one blank). What is scored is prompt + separator + answer;
+    - `answer`: the right answer; `also_right`: a tuple of other right ones, which never count as wrong (left out: none);
+    - `alternatives`: a tuple of wrong answers, at least one.
+
+    Blanks around texts are taken off, and all is brought into one coding (NFC): a word is one word however it was typed.
+    Raises ValueError naming the fact and language where a text is missing or empty, a right answer stands among the
+    wrong ones, or a language lacks a fact that another has; TypeError for what is no table.
+
+    Your own facts, from words to a set; `from_answers` takes other facts' answers as the wrong ones:
+
+    >>> said = {
+    ...     "en": ("The capital of {} is", {"fr": ("France", "Paris"), "jp": ("Japan", "Tokyo"), "cl": ("Chile", "Santiago")}),
+    ...     "de": ("Die Hauptstadt von {} ist", {"fr": ("Frankreich", "Paris"), "jp": ("Japan", "Tokio"), "cl": ("Chile", "Santiago")}),
+    ... }
+    >>> rows = [
+    ...     {"fact": code, "relation": "capital", "language": language, "subject": name, "answer": answer}
+    ...     | {"prompt": template.format(name)}
+    ...     for language, (template, names) in said.items()
+    ...     for code, (name, answer) in names.items()
+    ... ]
+    >>> facts = ul.FactSet.from_answers(rows)
+    >>> facts
+    FactSet of 6 questions
+      facts         3, in each language
+      languages     de, en
+      relations     capital
+      wrong         2 to a question
+      for example   Die Hauptstadt von Chile ist [Santiago]
+    >>> facts.select(languages="en").table.loc[0, "alternatives"]
+    ('Paris', 'Tokyo')
+    """  # noqa: E501
+
+    def __init__(self, table: pd.DataFrame, left_out: Mapping[str, Mapping[str, int]] | None = None):
+        """Check a table; `left_out` says how many rows of a file are not in it: by reason, then by language."""
+        self._table = _consistent(_cleaned(table, COLUMNS))
+        self.left_out = {why: dict(counts) for why, counts in (left_out or {}).items()}
+
+    @classmethod
+    def of(cls, facts: FactSet | pd.DataFrame) -> FactSet:
+        """A fact set as it is, or a table once it is checked."""
+        return facts if isinstance(facts, FactSet) else cls(facts)
+
+    @classmethod
+    def from_answers(
+        cls,
+        rows: pd.DataFrame | Iterable[Mapping[str, Any]],
+        n_alternatives: int = 3,
+        left_out: Mapping[str, Mapping[str, int]] | None = None,
+    ) -> Self:
+        """A fact set whose wrong answers are other facts' answers to the same relation in the same language.
+
+        They are drawn: the same facts' answers in every language, different ones, and of facts that have no right
+        answer in common with this one; what another fact with the same prompt says is right, too. A row that has
+        `alternatives` keeps those that are not right.
+        Raises ValueError as `FactSet` does, and where a relation has too few answers.
+        """
+        table = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(list(rows))
+        return cls(with_alternatives(table, n_alternatives), left_out)
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """A copy of the table, ordered by language and fact."""
+        return self._table.copy()
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """Names of the languages, in order."""
+        return tuple(self._table["language"].unique())
+
+    @property
+    def relations(self) -> tuple[str, ...]:
+        """Names of the relations, in order."""
+        return tuple(sorted(self._table["relation"].unique()))
+
+    @property
+    def facts(self) -> tuple[str, ...]:
+        """Names of the facts, in order: the order of states' facts (`asking.states`)."""
+        return tuple(self._table["fact"].unique())
+
+    def __len__(self) -> int:
+        """Questions: facts times languages."""
+        return len(self._table)
+
+    def select(
+        self,
+        languages: str | Sequence[str] | None = None,
+        relations: str | Sequence[str] | None = None,
+        facts: str | Sequence[str] | None = None,
+    ) -> FactSet:
+        """The fact set of some languages, relations and facts (None: all).
+
+        Raises ValueError for a name that it does not have, and where nothing is left.
+        """
+        table = self._table
+        for field, given, known in (
+            ("languages", languages, self.languages),
+            ("relations", relations, self.relations),
+            ("facts", facts, self.facts),
+        ):
+            if given is not None:
+                wanted = [given] if isinstance(given, str) else list(given)
+                for name in wanted:
+                    if name not in known:
+                        raise ValueError(f"{field}={name!r}: the fact set has no such name.{suggest(str(name), known)}")
+                table = table[table[field.removesuffix("s")].isin(wanted)]
+        if table.empty:
+            raise ValueError("nothing is left of the fact set; allowed: at least one fact in one language.")
+        return FactSet(table, self.left_out)
+
+    def _card(self) -> tuple[str, dict[str, str]]:
+        first = self._table.iloc[0]
+        numbers = self._table["alternatives"].map(len)
+        low, high = numbers.min(), numbers.max()
+        lines = {
+            "facts": f"{len(self.facts)}, in each language",
+            "languages": several(self.languages),
+            "relations": several(self.relations),
+            "wrong": f"{low} to a question" if low == high else f"{low} to {high} to a question",
+        }
+        if also := int((self._table["also_right"].map(len) > 0).sum()):
+            lines["also right"] = f"other answers to {also} questions"
+        if self.left_out:
+            lines["left out"] = "; ".join(f"{sum(n.values())} rows {why}" for why, n in self.left_out.items())
+        end = first["prompt"].split("\n")[-1]
+        return f"FactSet of {len(self)} questions", {
+            **lines,
+            "for example": f"{'...' * (len(end) > 60)}{end[-60:]}{first['separator']}[{first['answer']}]",
+        }
+
+
+Facts: TypeAlias = FactSet | pd.DataFrame
+"""What functions on facts take: a fact set, or a table of its columns."""
+
+
+def check(facts: Facts) -> pd.DataFrame:
+    """The table of a fact set, ordered by language and fact. Raises as `FactSet` does if it is none."""
+    return FactSet.of(facts).table
+
+
+def separator_after(prompt: str) -> str:
+    """What stands between a prompt and its answer as people write: a blank, or nothing.
+
+    >>> [ul.factsets.separator_after(prompt) for prompt in ("The answer is:", "答えは：", "日本の首都は", "c'est l'")]
+    [' ', '', '', '']
+    """
+    end, before = prompt[-1:], prompt[-2:-1]
+    wide = unicodedata.east_asian_width(end or " ") in "WF" and not unicodedata.name(end, "").startswith("HANGUL")
+    unspaced = wide or unicodedata.name(end or " ", "").startswith(NO_SPACES)
+    opens = unicodedata.category(end or "x") in ("Ps", "Pi")
+    joined = end in "'’-‑" and before.isalpha()
+    return "" if not end or end.isspace() or unspaced or opens or joined else " "
+
+
+def _cleaned(table: pd.DataFrame, needed: Sequence[str]) -> pd.DataFrame:
+    """The table with texts where texts are due, in order of columns; raises for a row that has none."""
+    if not isinstance(table, pd.DataFrame):
+        raise TypeError(
+            f"facts is of type {type(table).__name__}; allowed: a FactSet, or a pandas table with the columns "
+            f"{', '.join(needed)}."
+        )
+    if missing := [name for name in needed if name not in table]:
+        hint = " (FactSet.from_answers draws them)" * ("alternatives" in missing)
+        raise ValueError(f"a fact set needs the columns {', '.join(needed)}; missing: {', '.join(missing)}{hint}.")
+    if table.empty:
+        raise ValueError("the table of facts has no rows; allowed: at least one fact in one language.")
+    out = table.reset_index(drop=True)
+    where = [f"row {row}" for row in out.index]
+    for name in ("fact", "language"):
+        out[name] = [_text(value, name, place) for value, place in zip(out[name], where, strict=True)]
+    where = [f"fact {fact!r} in {lang!r}" for fact, lang in zip(out["fact"], out["language"], strict=True)]
+
+    def cleaned(name: str, clean: Callable[[Any, str, str], Any]) -> pd.Series:
+        values = [clean(value, name, place) for value, place in zip(out[name], where, strict=True)]
+        return pd.Series(values, dtype=object if clean is _tuple else None)
+
+    for name in ("relation", "subject", "answer"):
+        out[name] = cleaned(name, _text)
+    prompts = cleaned("prompt", _prompt)
+    if "separator" not in out:
+        out["separator"] = prompts.map(separator_after)
+    joints = cleaned("separator", _separator)
+    out["prompt"] = prompts.map(str.rstrip)
+    out["separator"] = [
+        _joint(prompt[len(stem) :] + joint) for prompt, stem, joint in zip(prompts, out["prompt"], joints, strict=True)
+    ]
+    if "also_right" not in out:
+        out["also_right"] = [()] * len(out)
+    rights = zip(cleaned("also_right", _tuple), out["answer"], strict=True)
+    out["also_right"] = pd.Series([tuple(t for t in texts if t != answer) for texts, answer in rights], dtype=object)
+    if "alternatives" in out:
+        out["alternatives"] = cleaned("alternatives", _tuple)
+    names = [name for name in ORDER if name in out]
+    return out[[*names, *(name for name in out if name not in names)]]
+
+
+def _text(value: Any, name: str, where: str) -> str:
+    if not isinstance(value, str):
+        missing = value is None or value is pd.NA or value != value
+        what = "missing" if missing else f"{value!r}, of type {type(value).__name__}"
+        raise ValueError(f"{name} of {where} is {what}; allowed: text.")
+    text = unicodedata.normalize("NFC", value).strip()
+    if not text:
+        raise ValueError(f"{name} of {where} is empty: {value!r}; allowed: text.")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{name} of {where} is {value!r}, which holds half a character; allowed: text.") from None
+    return text
+
+
+def _prompt(value: Any, name: str, where: str) -> str:
+    _text(value, name, where)
+    return unicodedata.normalize("NFC", value).lstrip(" ")
+
+
+def _separator(value: Any, name: str, where: str) -> str:
+    if not isinstance(value, str) or value.strip():
+        raise ValueError(f"{name} of {where} is {value!r}; allowed: blanks, or nothing ('').")
+    return value
+
+
+def _joint(blanks: str) -> str:
+    """Several blanks in a row are a slip; line breaks and other blanks are meant."""
+    return blanks if blanks.strip(" ") else blanks[:1]
+
+
+def _tuple(values: Any, name: str, where: str) -> tuple[str, ...]:
+    """Different texts, in order."""
+    if hasattr(values, "tolist"):  # an array, as parquet gives lists
+        values = plain(values)
+    if not isinstance(values, (tuple, list)):
+        raise ValueError(f"{name} of {where} is {values!r}; allowed: a tuple of texts.")
+    return tuple(dict.fromkeys(_text(value, name, where) for value in values))
+
+
+def right_answers(table: pd.DataFrame) -> pd.Series:
+    """Tuples of the right answers of every row, its own first: those of all rows that ask the same."""
+    questions = list(zip(table["language"], table["relation"], table["prompt"], strict=True))
+    own = [(answer, *also) for answer, also in zip(table["answer"], table["also_right"], strict=True)]
+    of_question: dict[tuple[str, str, str], tuple[str, ...]] = {}
+    for question, texts in zip(questions, own, strict=True):
+        of_question[question] = of_question.get(question, ()) + texts
+    right = [
+        tuple(dict.fromkeys(texts + of_question[question])) for question, texts in zip(questions, own, strict=True)
+    ]
+    return pd.Series(right, table.index, dtype=object)
+
+
+def _same_facts(table: pd.DataFrame) -> pd.DataFrame:
+    """The table, if every fact stands once in every language, with one relation."""
+    twice = table[table.duplicated(["fact", "language"])]
+    if len(twice):
+        fact, language = twice.iloc[0][["fact", "language"]]
+        raise ValueError(f"fact {fact!r} stands twice in {language!r}; allowed: once.")
+    by_language = table.groupby("language")["fact"].agg(set)
+    everywhere = set().union(*by_language)
+    for language, facts in by_language.items():
+        if lacking := sorted(everywhere - facts):
+            raise ValueError(
+                f"languages {list(by_language.index)} have different facts: {language!r} lacks {len(lacking)} of "
+                f"{len(everywhere)}, such as {lacking[0]!r}; allowed: the same in all."
+            )
+    pairs = table[["fact", "relation"]].drop_duplicates()
+    if len(several_of := pairs[pairs["fact"].duplicated()]):
+        fact = several_of["fact"].iloc[0]
+        raise ValueError(
+            f"fact {fact!r} has the relations {pairs.loc[pairs['fact'] == fact, 'relation'].tolist()}; allowed: one."
+        )
+    return table
+
+
+def _consistent(table: pd.DataFrame) -> pd.DataFrame:
+    """The table in order, if it is that of one set of facts and no right answer is among the wrong ones."""
+    rows = zip(table["fact"], table["language"], right_answers(_same_facts(table)), table["alternatives"], strict=True)
+    for fact, language, right, wrong in rows:
+        if not wrong:
+            raise ValueError(
+                f"fact {fact!r} has no alternative in {language!r}: too few answers; allowed: one or more."
+            )
+        if both := set(right).intersection(wrong):
+            raise ValueError(
+                f"fact {fact!r} in {language!r}: {min(both)!r} is right, and stands among the alternatives; allowed: "
+                "wrong answers (what is right, too, belongs in `also_right`)."
+            )
+    return table.sort_values(["language", "fact"]).reset_index(drop=True)
+
+
+def with_alternatives(table: pd.DataFrame, n_alternatives: int) -> pd.DataFrame:
+    """A table of facts with wrong answers, as `FactSet.from_answers` says; those of a fact may be none."""
+    if n_alternatives < 1:
+        raise ValueError(f"n_alternatives={n_alternatives}: allowed: 1 or more.")
+    table = _same_facts(_cleaned(table, COLUMNS[:-1]))
+    right = right_answers(table)
+    given = table["alternatives"] if "alternatives" in table else [()] * len(table)
+    drawn = _drawn(table, n_alternatives)
+    rows = zip(table["fact"], table["language"], given, right, strict=True)
+    kept = [
+        tuple(text for text in wrong if text not in texts) or drawn[fact, language]
+        for fact, language, wrong, texts in rows
+    ]
+    return table.assign(
+        also_right=right.map(lambda texts: texts[1:]), alternatives=pd.Series(kept, table.index, dtype=object)
+    )
+
+
+def _drawn(table: pd.DataFrame, n: int) -> dict[tuple[str, str], tuple[str, ...]]:
+    """Wrong answers by fact and language: up to `n` other facts of the relation, the same in every language."""
+    drawn: dict[tuple[str, str], tuple[str, ...]] = {}
+    for _, same in table.groupby("relation"):
+        said = same.pivot(index="fact", columns="language", values="answer")
+        right = same.assign(right=right_answers(same)).pivot(index="fact", columns="language", values="right")
+        answers = list(said.itertuples(index=False, name=None))
+        rights = [[frozenset(texts) for texts in row] for row in right.itertuples(index=False, name=None)]
+        for fact, own in zip(said.index, rights, strict=True):
+            others: list[tuple[str, ...]] = []
+            for i in rng(0, f"alternatives to {fact}").permutation(len(answers)):
+                if len(others) == n:
+                    break
+                new = all(answers[i][k] != other[k] for other in others for k in range(len(own)))
+                if new and all(a.isdisjoint(b) for a, b in zip(own, rights[i], strict=True)):
+                    others.append(answers[i])
+            for number, language in enumerate(said.columns):
+                drawn[fact, language] = tuple(texts[number] for texts in others)
+    return drawn
 
 
 def from_cldr(
@@ -34,7 +363,7 @@ def from_cldr(
     per_relation: int = 40,
     shots: int = 4,
     seed: int = 0,
-) -> pd.DataFrame:
+) -> FactSet:
     """Countries and what is true of them as few-shot prompts: `shots` lines of country and answer, then a country.
 
     Countries are members of the United Nations. The examples of a relation are the same facts in all languages, have
@@ -69,200 +398,14 @@ def from_cldr(
                     "language": language,
                     "subject": called[country],
                     "prompt": f"{before}{called[country]}:",
+                    "separator": " ",
                     "answer": said[answer],
                     "alternatives": tuple(said[other] for other in answers if other != answer),
                 }
                 for country, answer in zip(asked["country"], asked["answer"], strict=True)
             ]
-    return check(pd.DataFrame(rows, columns=COLUMNS))
+    return FactSet(pd.DataFrame(rows))
 
 
 def _plain(word: str) -> str:
     return word.replace("_", " ")
-
-
-def read_klar(folder: str | Path, languages: Sequence[str] | None = None, n_alternatives: int = 3) -> pd.DataFrame:
-    """KLAR (Wang et al. 2025): `{language}/{relation}.json` with `prompt_templates` and `samples` (subject, object).
-
-    The first template is used; sample i of a relation is the same fact in every language.
-    """
-    folder = _there(folder, "KLAR")
-    languages = sorted(p.name for p in folder.iterdir() if p.is_dir()) if languages is None else languages
-    rows = []
-    for language in languages:
-        files = sorted((folder / language).glob("*.json"))
-        if not files:
-            raise ValueError(f"language {language!r}: no {folder / language}/*.json; allowed: languages with files")
-        for file in files:
-            content = json.loads(file.read_text(encoding="utf-8"))
-            template = _field(content, "prompt_templates", file)[0]
-            samples = _field(content, "samples", file)
-            for number, sample in enumerate(samples):
-                subject, answer = _field(sample, "subject", file), _field(sample, "object", file)
-                prompt = template.replace(SUBJECT, subject).split(MASK)[0].rstrip()
-                rows.append((f"{file.stem} {number}", file.stem, language, subject, prompt, answer))
-    return _with_alternatives(rows, n_alternatives)
-
-
-def read_eclektic(
-    file: str | Path | None = None,
-    languages: Sequence[str] | None = None,
-    *,
-    hub: bool = False,
-    n_alternatives: int = 3,
-) -> pd.DataFrame:
-    """ECLeKTic: rows with `q_id`, `original_lang`, and `{language}_q`, `{language}_a` for every language.
-
-    Alternatives are other questions' answers in that language. `original` is where the article was.
-    Raises ValueError for a column or language that is not there, and where no fact is there in all languages.
-    """
-    table = _records(file, "eclektic", hub, ("q_id", "original_lang"))
-    known = [name[:-2] for name in table if name.endswith("_q") and f"{name[:-2]}_a" in table]
-    original = table.set_index(table["q_id"].astype(str))["original_lang"]
-    titles = table["title"] if "title" in table else [""] * len(table)
-    rows = [
-        (str(fact), "question", language, title, question, answer)
-        for language in _chosen(languages, known)
-        for fact, title, question, answer in zip(
-            table["q_id"], titles, table[f"{language}_q"], table[f"{language}_a"], strict=True
-        )
-        if question and answer
-    ]
-    return _with_alternatives(rows, n_alternatives).assign(original=lambda d: d["fact"].map(original))
-
-
-def read_mlama(
-    file: str | Path | None = None,
-    languages: Sequence[str] | None = None,
-    *,
-    hub: bool = False,
-    n_alternatives: int = 3,
-) -> pd.DataFrame:
-    """mLAMA: rows with `language`, `predicate_id`, `lineid`, `template` (`[X]`, `[Y]`), `sub_label`, `obj_label`.
-
-    Only templates that end with the object make prompts for a model that reads from left to right: name `languages` in
-    which that is usual, or few facts are there in all.
-    Raises ValueError for a column or language that is not there, and where no fact is there in all languages.
-    """
-    columns = ["language", "predicate_id", "lineid", "template", "sub_label", "obj_label"]
-    table = _records(file, "mlama", hub, columns)
-    rows = []
-    for values in table.loc[table["language"].isin(_chosen(languages, table["language"].unique())), columns].values:
-        language, relation, line, template, subject, answer = values
-        before, _, after = template.partition("[Y]")
-        if not after.strip(" .。।") and "[X]" in before:
-            prompt = before.replace("[X]", subject).rstrip()
-            rows.append((f"{relation} {line}", relation, language, subject, prompt, answer))
-    return _with_alternatives(rows, n_alternatives)
-
-
-def _chosen(languages: Sequence[str] | None, known: Sequence[str]) -> list[str]:
-    if unknown := sorted(set(languages or ()) - set(known)):
-        raise ValueError(f"languages: no rows in {', '.join(unknown)}; allowed: {', '.join(sorted(known))}")
-    return list(known if languages is None else languages)
-
-
-def _records(file: str | Path | None, name: str, hub: bool, columns: Sequence[str]) -> pd.DataFrame:
-    """Rows of a local file (JSON lines, parquet or CSV), or of the hub's copy; what is missing is an empty text."""
-    if file is not None:
-        path = _there(file, name)
-        read = {".jsonl": _read_jsonl, ".parquet": pd.read_parquet, ".csv": _read_csv}.get(path.suffix)
-        if read is None:
-            raise ValueError(f"{path}: allowed are .jsonl, .parquet and .csv")
-        table = read(path)
-    elif hub:
-        table = _fetched(**HUBS[name])
-    else:
-        raise ValueError(f"{name}: give a local file of its schema, or hub=True to download {HUBS[name]['path']}")
-    if missing := [column for column in columns if column not in table]:
-        raise ValueError(
-            f"{name if file is None else file}: a row lacks {missing[0]!r}; it has {', '.join(map(str, table))}"
-        )
-    return table.astype(object).where(table.notna(), "")
-
-
-def _read_jsonl(path: Path) -> pd.DataFrame:
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return pd.DataFrame([json.loads(line) for line in lines if line.strip()])
-
-
-def _read_csv(path: Path) -> pd.DataFrame:
-    return pd.read_csv(path, dtype=str, keep_default_na=False)  # years stay texts, and so does the code of Namibia
-
-
-def _fetched(**where: str) -> pd.DataFrame:
-    try:
-        import datasets
-
-        splits = datasets.load_dataset(**where)
-    except ImportError:
-        raise ImportError("datasets is not installed: pip install 'unifylens[models]'") from None
-    except Exception as error:
-        raise ConnectionError(
-            f"{where['path']} could not be fetched ({error}); allowed: a local file of its schema"
-        ) from error
-    return pd.concat([split.to_pandas() for split in splits.values()], ignore_index=True)
-
-
-def _there(path: str | Path, name: str) -> Path:
-    path = Path(path).expanduser()
-    if not path.exists():
-        raise FileNotFoundError(f"{name}: {path} does not exist")
-    return path
-
-
-def _field(row: dict[str, Any], name: str, where: object) -> Any:
-    if name not in row:
-        raise ValueError(f"{where}: a row lacks {name!r}; it has {', '.join(map(str, row))}")
-    return row[name]
-
-
-def _with_alternatives(rows: list[tuple], n: int) -> pd.DataFrame:
-    """Add other answers to the same relation in the same language, the same facts' answers in every language."""
-    table = _once(pd.DataFrame(rows, columns=COLUMNS[:-1]))
-    counts = table.groupby("fact")["language"].nunique()
-    table = table[table["fact"].map(counts) == table["language"].nunique()]  # what all languages have
-    if table.empty:
-        raise ValueError("no fact is there in all languages; allowed: fewer languages")
-    alternatives: dict[tuple[str, str], tuple[str, ...]] = {}
-    for _, same in table.groupby("relation"):
-        said = same.pivot(index="fact", columns="language", values="answer")
-        columns = {language: said[language].tolist() for language in said}
-        for row, fact in enumerate(said.index):
-            others = rng(0, f"alternatives to {fact}").permutation(len(said))
-            for language, answers in columns.items():
-                alternatives[fact, language] = _other_answers((answers[i] for i in others), answers[row], n)
-    keys = zip(table["fact"], table["language"], strict=True)
-    return check(table.assign(alternatives=[alternatives[key] for key in keys]).reset_index(drop=True))
-
-
-def _other_answers(answers: Iterable[str], right: str, n: int) -> tuple[str, ...]:
-    """The first `n` different ones that are not right."""
-    answers_in_order: dict[str, None] = {}
-    for answer in answers:
-        if len(answers_in_order) == n:
-            break
-        if answer != right:
-            answers_in_order[answer] = None
-    return tuple(answers_in_order)
-
-
-def _once(table: pd.DataFrame) -> pd.DataFrame:
-    twice = table[table.duplicated(["fact", "language"])]
-    if len(twice):
-        raise ValueError(f"fact {twice['fact'].iloc[0]!r} stands twice in {twice['language'].iloc[0]!r}; allowed: once")
-    return table
-
-
-def check(table: pd.DataFrame) -> pd.DataFrame:
-    """The table, ordered by language and fact. Raises ValueError, naming what is wrong, if it is no fact set."""
-    missing = [name for name in COLUMNS if name not in table]
-    if missing:
-        raise ValueError(f"a fact set needs the columns {', '.join(COLUMNS)}; missing: {', '.join(missing)}")
-    by_language = _once(table).groupby("language")["fact"].agg(frozenset)
-    if by_language.nunique() > 1:
-        raise ValueError(f"languages {list(by_language.index)} have different facts; allowed: the same in all")
-    if (alone := table[table["alternatives"].map(len) == 0]).size:
-        fact = alone.iloc[0]
-        raise ValueError(f"fact {fact['fact']!r} has no alternative in {fact['language']!r}: too few answers")
-    return table.sort_values(["language", "fact"]).reset_index(drop=True)

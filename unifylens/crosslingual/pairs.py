@@ -15,7 +15,7 @@ from torch import Tensor
 
 from unifylens.corpus import cldr
 from unifylens.corpus.corpus import Corpus
-from unifylens.corpus.factsets import check
+from unifylens.corpus.factsets import Facts, check
 from unifylens.corpus.language import Language, lexical_distance
 from unifylens.measures import scores
 from unifylens.measures.association import mantel, square
@@ -60,7 +60,7 @@ def language_pairs(corpus: Corpus) -> pd.DataFrame:
 
 
 def unification_pairs(
-    states: Float[Tensor, "layer language fact d_model"], facts: pd.DataFrame, seed: int = 0
+    states: Float[Tensor, "layer language fact d_model"], facts: Facts, seed: int = 0
 ) -> pd.DataFrame:
     """`scores_by_pair` of a fact set, `facts`, that `states` were read from (`asking.states`).
 
@@ -146,10 +146,10 @@ def answer_pairs(answers: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows).set_index(["first", "second"])
 
 
-def halves(facts: pd.DataFrame, seed: int = 0) -> tuple[list[str], list[str]]:
+def halves(facts: Facts, seed: int = 0) -> tuple[list[str], list[str]]:
     """Two random halves of a fact set, each with half of every relation's facts: choose on one, report on the other."""
-    draw = np.random.default_rng(seed)
-    drawn = {r: draw.permutation(sorted(rows["fact"].unique())).tolist() for r, rows in facts.groupby("relation")}
+    draw, table = np.random.default_rng(seed), check(facts)
+    drawn = {r: draw.permutation(sorted(rows["fact"].unique())).tolist() for r, rows in table.groupby("relation")}
     return (
         [fact for order in drawn.values() for fact in order[: len(order) // 2]],
         [fact for order in drawn.values() for fact in order[len(order) // 2 :]],
@@ -201,7 +201,7 @@ def correlation_by_layer(
     return pd.DataFrame.from_dict(rows, orient="index", columns=["r", "p"]).rename_axis("layer")
 
 
-def covariates(facts: pd.DataFrame, tokens_per_character: pd.Series) -> pd.DataFrame:
+def covariates(facts: Facts, tokens_per_character: pd.Series) -> pd.DataFrame:
     """What else two languages of a fact set may share: one row a pair, index `first`, `second`.
 
     Columns: `same script` (0 or 1); `same names`, the share of subjects that are one string in both; `rarity`, mean

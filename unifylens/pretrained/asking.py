@@ -19,7 +19,7 @@ from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 
 from unifylens import patching
-from unifylens.corpus.factsets import check
+from unifylens.corpus.factsets import Facts, check
 from unifylens.measures.answers import FOUR_ANSWERS
 from unifylens.patching.stream import layer_names
 from unifylens.pretrained.models import Pretrained
@@ -30,7 +30,7 @@ ROWS, QUESTIONS = 32, 8
 NEW_TOKENS = 12
 
 
-def encodable(pretrained: Pretrained, facts: pd.DataFrame) -> pd.DataFrame:
+def encodable(pretrained: Pretrained, facts: Facts) -> pd.DataFrame:
     """How well the tokenizer writes each language: tokens per character, and the share of unknown or byte tokens.
 
     A script that a tokenizer has no pieces for is written in bytes, several tokens a letter.
@@ -38,7 +38,8 @@ def encodable(pretrained: Pretrained, facts: pd.DataFrame) -> pd.DataFrame:
     tokenizer = pretrained.tokenizer
     rows = []
     for language, table in check(facts).groupby("language"):
-        texts = [*table["subject"].unique(), *table["answer"].unique()]
+        also_right = table["also_right"].explode().dropna()
+        texts = [*table["subject"].unique(), *pd.concat([table["answer"], also_right]).unique()]
         ids = [i for text in texts for i in tokenizer.encode(text, add_special_tokens=False)]
         pieces = tokenizer.convert_ids_to_tokens(ids)
         partial = [
@@ -58,30 +59,36 @@ def encodable(pretrained: Pretrained, facts: pd.DataFrame) -> pd.DataFrame:
 
 
 @torch.no_grad()
-def answers(pretrained: Pretrained, facts: pd.DataFrame, *, progress: bool = True) -> pd.DataFrame:
+def answers(pretrained: Pretrained, facts: Facts, *, progress: bool = True) -> pd.DataFrame:
     """The fact set with `log_probability` (nats, of the whole right answer), and two answers: `right`, `calibrated`.
 
-    `right`: whether the right answer is likelier than every alternative. Some words are likely whatever is asked, and
-    long ones are unlikely, so `calibrated` asks the same of log-probabilities less their mean over the questions of the
-    relation in the language (after Zhao et al. 2021, arXiv 2102.09690, without their neutral prompts).
+    `right`: whether the likeliest right answer (`answer`, or one that is `also_right`) is likelier than every
+    alternative. Some words are likely whatever is asked, and long ones are unlikely, so `calibrated` asks the same of
+    log-probabilities less their mean over the questions of the relation in the language that offer the answer (after
+    Zhao et al. 2021, arXiv 2102.09690, without their neutral prompts). An also-right answer that one question alone
+    offers has no such mean, and does not count there.
     Raises ValueError if `facts` is no fact set.
     """
     facts = check(facts)
     out = facts.assign(log_probability=0.0, right=False, calibrated=False)
     groups = list(facts.groupby(["language", "relation"]))
     for _, group in tqdm(groups, desc="log-probabilities", unit="relation", disable=not progress):
-        texts = [(answer, *others) for answer, others in zip(group["answer"], group["alternatives"], strict=True)]
-        questions = [
-            _question(pretrained, prompt, options) for prompt, options in zip(group["prompt"], texts, strict=True)
-        ]
+        right = [(answer, *also) for answer, also in zip(group["answer"], group["also_right"], strict=True)]
+        texts = [(*due, *others) for due, others in zip(right, group["alternatives"], strict=True)]
+        asked = zip(group["prompt"], group["separator"], texts, strict=True)
+        questions = [_question(pretrained, prompt, joint, options) for prompt, joint, options in asked]
         said = pd.DataFrame({"row": group.index, "text": texts, "score": _scores(pretrained, questions)})
-        said = said.explode(["text", "score"]).astype({"score": float})
-        said["calibrated"] = said["score"] - said.groupby("text")["score"].transform("mean")
-        first = ~said["row"].duplicated()  # the right answer
-        due, others = said[first].set_index("row"), said[~first].groupby("row")
-        out.loc[due.index, "log_probability"] = due["score"]
-        out.loc[due.index, "right"] = due["score"] > others["score"].max()
-        out.loc[due.index, "calibrated"] = due["calibrated"] > others["calibrated"].max()
+        said = said.explode(["text", "score"], ignore_index=True).astype({"score": float})
+        by_text = said.groupby("text")["score"]
+        said["calibrated"] = said["score"] - by_text.transform("mean")
+        place = said.groupby("row").cumcount()
+        due = place < said["row"].map(dict(zip(group.index, map(len, right), strict=True)))
+        first = said[place == 0].set_index("row")
+        others, once = said[~due].groupby("row"), (place > 0) & (by_text.transform("size") == 1)
+        out.loc[first.index, "log_probability"] = first["score"]
+        out.loc[first.index, "right"] = said[due].groupby("row")["score"].max() > others["score"].max()
+        calibrated = said[due & ~once].groupby("row")["calibrated"].max()
+        out.loc[first.index, "calibrated"] = calibrated > others["calibrated"].max()
     return out
 
 
@@ -89,8 +96,8 @@ Question = tuple[list[int], list[list[int]]]
 """What a prompt and its answers begin with in common, and what each answer goes on with, in tokens."""
 
 
-def _question(pretrained: Pretrained, prompt: str, options: Sequence[str]) -> Question:
-    full = [_ids(pretrained, f"{prompt} {option}") for option in options]
+def _question(pretrained: Pretrained, prompt: str, separator: str, options: Sequence[str]) -> Question:
+    full = [_ids(pretrained, f"{prompt}{separator}{option}") for option in options]
     stem = _common([_ids(pretrained, prompt), *full])
     return full[0][:stem], [tokens[stem:] for tokens in full]
 
@@ -171,7 +178,7 @@ def _copies(cache: Any, n: int) -> Any:
 
 
 @torch.no_grad()
-def generated(pretrained: Pretrained, facts: pd.DataFrame, *, progress: bool = True) -> pd.Series:
+def generated(pretrained: Pretrained, facts: Facts, *, progress: bool = True) -> pd.Series:
     """What the model goes on with, greedily, up to the end of the line: one text a row of the fact set."""
     facts, tokenizer = check(facts), pretrained.tokenizer
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
@@ -199,7 +206,7 @@ def generated(pretrained: Pretrained, facts: pd.DataFrame, *, progress: bool = T
 
 @torch.no_grad()
 def states(
-    pretrained: Pretrained, facts: pd.DataFrame, *, progress: bool = True
+    pretrained: Pretrained, facts: Facts, *, progress: bool = True
 ) -> Float[Tensor, "layer language fact d_model"]:
     """Residual stream at each prompt's last token, from the embedding to after the last block.
 
@@ -254,7 +261,7 @@ class Crossed:
 
 def crossed(
     pretrained: Pretrained,
-    facts: pd.DataFrame,
+    facts: Facts,
     source: str,
     target: str,
     relation: str,
@@ -280,7 +287,7 @@ def crossed(
         for lang in (source, target)
     }
     first = {
-        (lang, fact): _question(pretrained, row["prompt"], [row["answer"]])[1][0][0]
+        (lang, fact): _question(pretrained, row["prompt"], row["separator"], [row["answer"]])[1][0][0]
         for lang in (source, target)
         for fact, row in table.loc[lang].iterrows()
     }
