@@ -4,7 +4,6 @@
 """
 
 import re
-import sys
 from importlib import metadata
 from pathlib import Path
 
@@ -216,7 +215,7 @@ VARIANTS = {
     "MPT": ("mpt", {"d_model": 32, "n_layers": 2, "n_heads": 4, "max_seq_len": 256}),
     "StableLM": ("stablelm", LLAMA),
     "StableLM, parallel": ("stablelm", {**LLAMA, "use_parallel_residual": True, "qk_layernorm": True}),
-    "Cohere (Command R)": ("cohere", {**LLAMA, "logit_scale": 0.25}),
+    "Cohere": ("cohere", {**LLAMA, "logit_scale": 0.25}),
     "Cohere, normed queries": ("cohere", {**LLAMA, "use_qk_norm": True}),
     "Cohere 2": ("cohere2", {**LLAMA, **WINDOW, "layer_types": ["sliding_attention", "full_attention"]}),
     "OLMo": ("olmo", {**LLAMA, "clip_qkv": 1.0}),
@@ -467,8 +466,33 @@ NOT_CAUSAL = "is not causal"
 DIFFERS = "differs in TransformerLens from what transformers computes when run whole"
 DIFFERS_CACHED = "differs in TransformerLens from what transformers computes where it goes on from a cached prefix"
 
-REFUSED = {}
-"""Variants that `load` refuses, with the words it does so in; the others compute what they do in transformers."""
+REFUSED = {
+    "OpenAI GPT": NOT_RUN,
+    "GPT-BigCode, multi-head": NOT_WRAPPED,
+    "Falcon, new decoder": NOT_WRAPPED,
+    "Granite MoE hybrid": NOT_RUN,
+    "RecurrentGemma": NOT_RUN,
+    "BERT": NOT_CAUSAL,
+    **dict.fromkeys(
+        ("Gemma 3n", "Phi MoE", "BioGPT", "Persimmon", "Helium", "CTRL", "XLNet", "RoBERTa", "XLM-RoBERTa"),
+        NOT_WRAPPED,
+    ),
+    **dict.fromkeys(("Qwen 3 Next", "Qwen 3.5", "LFM 2", "OLMo hybrid", "Jamba", "Bamba"), NO_CACHE),
+    **dict.fromkeys(("Zamba 2", "Nemotron-H", "Falcon H1"), NO_CACHE),
+    **dict.fromkeys(("Mamba", "Mamba 2", "Falcon Mamba", "RWKV"), DIFFERS),
+    **dict.fromkeys(("ModernBERT", "DistilBERT", "T5", "mT5", "BART", "mBART", "M2M-100 (NLLB)"), NO_DECODER),
+}
+"""Variants that `load` refuses, and the words it does so in; the others compute what they do in transformers."""
+REFUSED_BY_3 = {
+    "Falcon, ALiBi": DIFFERS_CACHED,
+    "MPT": DIFFERS_CACHED,
+    "Cohere": DIFFERS,
+    "Cohere, normed queries": NOT_WRAPPED,
+    "Cohere 2": DIFFERS,
+    "HunYuan": DIFFERS,
+}
+"""Those that TransformerLens 3 computes differently, and 4 as transformers does."""
+REFUSED_HERE = REFUSED | (REFUSED_BY_3 if metadata.version("transformer-lens").startswith("3.") else {})
 
 
 def words():
@@ -491,8 +515,8 @@ def save(name, tokenizer, path):
 
     family, sizes = VARIANTS[name]
     special = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
-    config = AutoConfig.for_model(family, vocab_size=len(tokenizer), **sizes, **special)
-    kinds = (AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoModelForMaskedLM)
+    config = AutoConfig.for_model(family, vocab_size=len(tokenizer) + 6, **sizes, **special)
+    kinds = (AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoModelForMaskedLM)[config.is_encoder_decoder :]
     kind = next(kind for kind in kinds if type(config) in kind._model_mapping)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -510,7 +534,26 @@ BEGIN, END = "<!-- families: `python tests/families.py` writes this -->\n", "<!-
 
 def readme_list():
     """What the README says of them."""
-    return ""
+    equal = [name for name in VARIANTS if name not in REFUSED | REFUSED_BY_3]
+    return (
+        f"{BEGIN}Tested on tiny random weights: log-probabilities, states and generated text are those of plain "
+        f"transformers, to 1e-5, whole and with caches. With TransformerLens 3.9 and 4: {_listed(equal)}. With 4 only "
+        f"(3.9 computes them differently, and `load` says so): {_listed(REFUSED_BY_3)}. Refused by name: "
+        f"{_listed(REFUSED)}.\n{END}"
+    )
+
+
+def _listed(names):
+    """Families, with their variants in brackets."""
+    variants = {}
+    for name in names:
+        family, _, variant = name.partition(", ")
+        variants.setdefault(family, []).append(variant)
+    written = []
+    for family, kinds in variants.items():
+        further = ", ".join(kind for kind in kinds if kind)
+        written.append(f"{family} ({'also ' * ('' in kinds)}{further})" if further else family)
+    return ", ".join(written)
 
 
 if __name__ == "__main__":

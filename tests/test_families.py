@@ -3,14 +3,14 @@
 import pandas as pd
 import pytest
 import torch
-from families import REFUSED, VARIANTS, readme_list, README, save, words
+from families import README, REFUSED_HERE, VARIANTS, readme_list, save, words
 
 from unifylens.corpus import factsets
 from unifylens.pretrained import asking
 from unifylens.pretrained import models as pretrained
 
 torch.set_num_threads(1)
-EQUAL = [name for name in VARIANTS if name not in REFUSED]
+EQUAL = [name for name in VARIANTS if name not in REFUSED_HERE]
 SHOTS = "of a is b \n of c is d e \n of f is g \n of h is i j k \n of l is m \n"
 ASKED = {"en": ("p", "q r", "s"), "de": ("t u", "v", "w x y")}
 ANSWERS = ("A B", "C", "D E F")
@@ -43,10 +43,10 @@ def tokenizer():
 class Plain:
     """What transformers alone says: one text at a time, whole, without caches or hooks of ours."""
 
-    def __init__(self, folder, tokenizer):
-        from transformers import AutoModelForCausalLM
+    def __init__(self, folder):
+        from transformers import AutoModelForCausalLM, AutoTokenizer
 
-        self.tokenizer = tokenizer
+        self.tokenizer = AutoTokenizer.from_pretrained(folder)
         self.model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
         depth = self.model.config.num_hidden_layers
         lists = [module for module in self.model.modules() if isinstance(module, torch.nn.ModuleList)]
@@ -84,26 +84,26 @@ def test_a_family_says_what_it_says_to_transformers(name, tokenizer, facts, tmp_
     """Shared caches, padding and hooks change nothing, whatever the attention is, answers run together or alone."""
     monkeypatch.setattr(asking, "NEW_TOKENS", 4)
     folder = save(name, tokenizer, tmp_path)
-    loaded, plain = pretrained.load(folder), Plain(folder, tokenizer)
+    loaded, plain = pretrained.load(folder), Plain(folder)
     said = asking.answers(loaded, facts, progress=False)
     due = [[plain.score(row.prompt, text) for text in (row.answer, *row.alternatives)] for row in facts.itertuples()]
     assert said["log_probability"].tolist() == pytest.approx([first for first, *_ in due], rel=1e-5, abs=1e-5)
     assert said["right"].tolist() == [first > max(others) for first, *others in due]
     states = asking.states(loaded, facts, progress=False).flatten(1, 2)
     for row, prompt in enumerate(facts["prompt"]):
-        _, theirs = plain.run(tokenizer.encode(prompt))
+        _, theirs = plain.run(plain.tokenizer.encode(prompt))
         torch.testing.assert_close(states[:, row], theirs, rtol=0, atol=1e-5 * max(1, float(theirs.abs().max())))
     assert asking.generated(loaded, facts, progress=False).tolist() == [plain.go_on(p, 4) for p in facts["prompt"]]
 
 
-@pytest.mark.parametrize("name", REFUSED)
+@pytest.mark.parametrize("name", REFUSED_HERE)
 def test_other_families_are_refused_by_name(name, tokenizer, tmp_path):
     folder = save(name, tokenizer, tmp_path)
-    with pytest.raises(ValueError, match=rf"(?s)\(family '{VARIANTS[name][0]}'\) .*{REFUSED[name]}.*; allowed: "):
+    with pytest.raises(ValueError, match=rf"(?s)\(family '{VARIANTS[name][0]}'\) .*{REFUSED_HERE[name]}.*; allowed: "):
         pretrained.load(folder)
 
 
 def test_the_readme_lists_what_is_tested():
     """`python tests/families.py` renews the list."""
-    assert len(VARIANTS) >= 43 and set(REFUSED) < set(VARIANTS)
+    assert len(VARIANTS) >= 43 and set(REFUSED_HERE) < set(VARIANTS)
     assert readme_list() in README.read_text(encoding="utf-8")

@@ -175,16 +175,16 @@ def _no_device(device: Any) -> ValueError:
 
 def _context(config: Any) -> int | None:
     longest = getattr(config, "max_position_embeddings", None) or getattr(config, "max_seq_len", None)  # MPT's name
-    return None if getattr(config, "alibi", False) else longest
+    return None if getattr(config, "alibi", False) or not longest or longest < 0 else longest
 
 
 def _bridge(name: str, model: Any, tokenizer: Any, device: torch.device) -> TransformerBridge:
     """The model on its device with hook names, if it computes what it did before."""
     model = model.eval().to(device)
     model.config.architectures = [type(model).__name__]  # files may name another head, or none
-    # TransformerLens changes special tokens, and would load a tokenizer anew to have one that prepends <bos>
-    own = copy.deepcopy(tokenizer)
-    own.init_kwargs["add_bos_token"] = True
+    # TransformerLens would else load the tokenizer anew, to have one that prepends <bos>
+    own = copy.copy(tokenizer)
+    own.init_kwargs = {"name_or_path": name, "add_bos_token": True}
 
     def wrap() -> TransformerBridge:
         return TransformerBridge.boot_transformers(

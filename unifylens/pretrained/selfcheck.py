@@ -15,12 +15,13 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from unifylens.patching.stream import LAST_STEP, layer_names
 
-PREFIX, REST = 32, 8
+PREFIX, REST = 24, 6
 """Tokens that are run as a prefix, and on its cache."""
 TOLERANCE = 1e-5
 """Largest difference, in sizes of the largest number of the layer (at least 1)."""
 ROUNDING = 1e-4
 """Difference that rounding alone may make in deep models, where shapes of matrix products differ."""
+DIFFERS = "differs in TransformerLens from what transformers computes"
 
 
 class Pass(NamedTuple):
@@ -29,6 +30,10 @@ class Pass(NamedTuple):
     logits: Float[Tensor, "row pos d_vocab"]
     states: list[Float[Tensor, "row pos d_model"]]
     cache: Any = None
+
+    def at(self, positions: slice) -> Pass:
+        """What it computes at some positions."""
+        return Pass(self.logits[:, positions], [states[:, positions] for states in self.states])
 
 
 def wrapped(
@@ -42,43 +47,62 @@ def wrapped(
     Raises ValueError, naming the family, for a model that is not causal, that keeps no such cache, that TransformerLens
     cannot wrap, or that differs, saying where and by how much.
     """
-    family = f"{name} (family {model.config.model_type!r})"
     version = metadata.version("transformer-lens")
-    elsewhere = f"allowed: a family of the README's list, or another version of TransformerLens (this is {version})"
+    told = partial(
+        "{} (family {!r}) {}; allowed: {}".format,
+        name,
+        model.config.model_type,
+    )
+    elsewhere = f"a family of the README's list, or another version of TransformerLens (this is {version})"
     prefix = max(1, tokens.shape[1] - REST)
     with torch.no_grad():
-        out = model(tokens, output_hidden_states=True, use_cache=False)
-        # the last of them is normalised
-        due = Pass(out.logits, list(out.hidden_states[:-1]))
+        try:
+            out = model(tokens, output_hidden_states=True, use_cache=False)
+        except Exception as error:  # each family fails in its own way, as do TransformerLens' adapters
+            raise ValueError(told(f"cannot run in transformers ({line(error)})", "another model")) from error
+        due = Pass(out.logits, list(out.hidden_states[:-1]))  # the last of them is normalised
         if not due.logits.isfinite().all():
-            raise ValueError(f"{family} gives numbers that are not finite; allowed: undamaged weights")
+            raise ValueError(told("gives numbers that are not finite", "undamaged weights"))
         try:
             bridge = wrap()
-        except Exception as error:  # each adapter fails in its own way
-            raise ValueError(f"{family} cannot be wrapped by TransformerLens ({line(error)}); {elsewhere}") from error
+        except Exception as error:
+            raise ValueError(told(f"cannot be wrapped by TransformerLens ({line(error)})", elsewhere)) from error
         try:
             before = _pass(bridge, tokens[:, :prefix])
         except Exception as error:
-            raise ValueError(f"{family} cannot run in TransformerLens ({line(error)}); {elsewhere}") from error
-        apart = distance(before, due, slice(None, prefix))
-        slack = TOLERANCE if apart <= TOLERANCE else _rounding(family, elsewhere, bridge, tokens, due, before)
+            raise ValueError(told(f"cannot run in TransformerLens ({line(error)})", elsewhere)) from error
+
+        def rounding() -> float:
+            """How far rounding takes apart what is run whole and as a prefix: one more pass, asked for by doubt."""
+            whole = _pass(bridge, tokens)
+            apart, what = distance(whole, due)
+            if not apart <= TOLERANCE:
+                raise ValueError(told(f"{DIFFERS} when run whole, by {apart:.1g} of the largest of {what}", elsewhere))
+            apart, what = distance(before, whole.at(slice(None, prefix)))
+            if not apart <= ROUNDING:
+                reason = f"what it says of a prefix changes when later tokens come, by {apart:.1g} of the largest of"
+                raise ValueError(
+                    told(f"is not causal ({reason} {what})", "models that predict the next token (decoders)")
+                )
+            return max(TOLERANCE, 2 * apart)
+
+        if not distance(before, due.at(slice(None, prefix)))[0] <= TOLERANCE:
+            rounding()
         try:
             cache = copies(before.cache, 2)
             cache.batch_select_indices(torch.tensor([0, 1], device=tokens.device))
             after = _pass(bridge, tokens[:, prefix:].expand(2, -1), cache)
         except Exception as error:
             raise ValueError(
-                f"{family} keeps no key-value cache that several answers can go on from ({line(error)}); allowed: "
-                "models of attention alone, not state-space, recurrent or mixed ones"
+                told(
+                    f"keeps no key-value cache that several answers can go on from ({line(error)})",
+                    "models of attention alone, not state-space, recurrent or mixed ones",
+                )
             ) from error
-        apart = distance(after, due, slice(prefix, None))
-        if not apart <= slack:
-            slack = max(TOLERANCE, _rounding(family, elsewhere, bridge, tokens, due, before))
-        if not apart <= slack:
-            raise ValueError(
-                f"{family} differs in TransformerLens from what transformers computes where it goes on from a cached "
-                f"prefix, by {apart:.1g} of the largest number; {elsewhere}"
-            )
+        apart, what = distance(after, due.at(slice(prefix, None)))
+        if not apart <= TOLERANCE and not apart <= rounding():
+            where = f"where it goes on from a cached prefix, by {apart:.1g} of the largest of {what}"
+            raise ValueError(told(f"{DIFFERS} {where}", elsewhere))
     return bridge
 
 
@@ -106,15 +130,17 @@ def few_tokens(name: str, model: Any, tokenizer: Any, longest: int | None) -> In
     return known[torch.randint(len(known), (1, n), generator=torch.Generator().manual_seed(0))].to(model.device)
 
 
-def distance(ours: Pass, due: Pass, positions: slice) -> float:
-    """Largest difference of logits and of states in any layer, in sizes of the largest number there (at least 1)."""
-    apart = [float("inf")] if len(ours.states) != len(due.states) else []
-    for mine, theirs in zip((ours.logits, *ours.states), (due.logits, *due.states), strict=False):
-        if mine.shape[-1] != theirs.shape[-1]:
-            return float("inf")
-        size = max(1.0, float(theirs.abs().max()))
-        apart.append(float((mine - theirs[:, positions]).abs().max().nan_to_num(float("inf"))) / size)
-    return max(apart)
+def distance(ours: Pass, due: Pass) -> tuple[float, str]:
+    """Largest difference of logits and of states in any layer, in sizes of the largest number there, and where."""
+    if len(ours.states) != len(due.states):
+        return float("inf"), "states (of another number of layers)"
+    names = ["logits", *(f"states of layer {layer}" for layer in range(len(due.states)))]
+    apart = []
+    for mine, theirs in zip((ours.logits, *ours.states), (due.logits, *due.states), strict=True):
+        same = mine.shape[1:] == theirs.shape[1:]
+        difference = float((mine - theirs).abs().max().nan_to_num(float("inf"))) if same else float("inf")
+        apart.append(difference / max(1.0, float(theirs.abs().max())))
+    return max(zip(apart, names, strict=True))
 
 
 def _pass(bridge: TransformerBridge, tokens: Int[Tensor, "row pos"], cache: Any = None) -> Pass:
@@ -131,30 +157,7 @@ def _pass(bridge: TransformerBridge, tokens: Int[Tensor, "row pos"], cache: Any 
     return Pass(out.logits.unflatten(0, (rows, -1)), [kept[layer] for layer in names], out.get("past_key_values"))
 
 
-def _rounding(
-    family: str, elsewhere: str, bridge: TransformerBridge, tokens: Int[Tensor, "1 pos"], due: Pass, before: Pass
-) -> float:
-    """How far rounding takes apart what is run whole and as a prefix: one more pass, which only doubt asks for.
-
-    Raises ValueError for a model that differs from transformers, or that is not causal.
-    """
-    whole = _pass(bridge, tokens)
-    apart = distance(whole, due, slice(None))
-    if not apart <= TOLERANCE:
-        raise ValueError(
-            f"{family} differs in TransformerLens from what transformers computes when run whole, by {apart:.1g} of "
-            f"the largest number; {elsewhere}"
-        )
-    rounding = distance(before, whole, slice(None, before.logits.shape[1]))
-    if not rounding <= ROUNDING:
-        raise ValueError(
-            f"{family} is not causal: what it says of a prefix changes when later tokens come, by {rounding:.1g} of "
-            "the largest number; allowed: models that predict the next token (decoders)"
-        )
-    return 2 * rounding
-
-
 def line(error: Exception) -> str:
-    """The error's first line, cut."""
-    text = (str(error).strip() or type(error).__name__).splitlines()[0]
+    """The error's first sentence, cut."""
+    text = (str(error).strip() or type(error).__name__).splitlines()[0].split(". ")[0]
     return text if len(text) <= 200 else f"{text[:200]}..."
