@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache, partial
 from importlib import metadata
 from typing import Any, NamedTuple
 
@@ -29,7 +30,7 @@ class Pass(NamedTuple):
 
     logits: Float[Tensor, "row pos d_vocab"]
     states: list[Float[Tensor, "row pos d_model"]]
-    cache: Any = None
+    past: Any = None
 
     def at(self, positions: slice) -> Pass:
         """What it computes at some positions."""
@@ -48,70 +49,60 @@ def wrapped(
     cannot wrap, or that differs, saying where and by how much.
     """
     version = metadata.version("transformer-lens")
-    told = partial(
-        "{} (family {!r}) {}; allowed: {}".format,
-        name,
-        model.config.model_type,
-    )
     elsewhere = f"a family of the README's list, or another version of TransformerLens (this is {version})"
+
+    def refusal(reason: str, allowed: str = elsewhere) -> ValueError:
+        return ValueError(f"{name} (family {model.config.model_type!r}) {reason}; allowed: {allowed}")
+
+    @contextmanager
+    def refused(reason: str, allowed: str = elsewhere) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # families and TransformerLens' adapters fail each in its own way
+            raise refusal(f"{reason} ({line(error)})", allowed) from error
+
+    @cache
+    def rounding() -> float:
+        """How far rounding takes apart what is run whole and as a prefix: one more pass, which doubt asks for."""
+        whole = _pass(bridge, tokens)
+        apart, what = distance(whole, due)
+        if not apart <= TOLERANCE:
+            raise refusal(f"{DIFFERS} when run whole, by {apart:.1g} of the largest of {what}")
+        apart, what = distance(before, whole.at(slice(None, prefix)))
+        if not apart <= ROUNDING:
+            change = f"what it says of a prefix changes when later tokens come, by {apart:.1g} of the largest of {what}"
+            raise refusal(f"is not causal ({change})", "models that predict the next token (decoders)")
+        return max(TOLERANCE, 2 * apart)
+
     prefix = max(1, tokens.shape[1] - REST)
     with torch.no_grad():
-        try:
+        with refused("cannot run in transformers", "another model"):
             out = model(tokens, output_hidden_states=True, use_cache=False)
-        except Exception as error:  # each family fails in its own way, as do TransformerLens' adapters
-            raise ValueError(told(f"cannot run in transformers ({line(error)})", "another model")) from error
         due = Pass(out.logits, list(out.hidden_states[:-1]))  # the last of them is normalised
         if not due.logits.isfinite().all():
-            raise ValueError(told("gives numbers that are not finite", "undamaged weights"))
-        try:
+            raise refusal("gives numbers that are not finite", "undamaged weights")
+        with refused("cannot be wrapped by TransformerLens"):
             bridge = wrap()
-        except Exception as error:
-            raise ValueError(told(f"cannot be wrapped by TransformerLens ({line(error)})", elsewhere)) from error
-        try:
+        with refused("cannot run in TransformerLens"):
             before = _pass(bridge, tokens[:, :prefix])
-        except Exception as error:
-            raise ValueError(told(f"cannot run in TransformerLens ({line(error)})", elsewhere)) from error
-
-        def rounding() -> float:
-            """How far rounding takes apart what is run whole and as a prefix: one more pass, asked for by doubt."""
-            whole = _pass(bridge, tokens)
-            apart, what = distance(whole, due)
-            if not apart <= TOLERANCE:
-                raise ValueError(told(f"{DIFFERS} when run whole, by {apart:.1g} of the largest of {what}", elsewhere))
-            apart, what = distance(before, whole.at(slice(None, prefix)))
-            if not apart <= ROUNDING:
-                reason = f"what it says of a prefix changes when later tokens come, by {apart:.1g} of the largest of"
-                raise ValueError(
-                    told(f"is not causal ({reason} {what})", "models that predict the next token (decoders)")
-                )
-            return max(TOLERANCE, 2 * apart)
-
         if not distance(before, due.at(slice(None, prefix)))[0] <= TOLERANCE:
             rounding()
-        try:
-            cache = copies(before.cache, 2)
-            cache.batch_select_indices(torch.tensor([0, 1], device=tokens.device))
-            after = _pass(bridge, tokens[:, prefix:].expand(2, -1), cache)
-        except Exception as error:
-            raise ValueError(
-                told(
-                    f"keeps no key-value cache that several answers can go on from ({line(error)})",
-                    "models of attention alone, not state-space, recurrent or mixed ones",
-                )
-            ) from error
+        with refused("keeps no key-value cache that several answers can go on from", "models of attention alone"):
+            past = copies(before.past, 2)
+            past.batch_select_indices(torch.tensor([0, 1], device=tokens.device))
+            after = _pass(bridge, tokens[:, prefix:].expand(2, -1), past)
         apart, what = distance(after, due.at(slice(prefix, None)))
         if not apart <= TOLERANCE and not apart <= rounding():
-            where = f"where it goes on from a cached prefix, by {apart:.1g} of the largest of {what}"
-            raise ValueError(told(f"{DIFFERS} {where}", elsewhere))
+            raise refusal(f"{DIFFERS} where it goes on from a cached prefix, by {apart:.1g} of the largest of {what}")
     return bridge
 
 
-def copies(cache: Any, n: int) -> Any:
+def copies(past: Any, n: int) -> Any:
     """A key-value cache for `n` rows, to be written to."""
-    cache = copy.deepcopy(cache)
-    if cache is not None:
-        cache.batch_repeat_interleave(n)
-    return cache
+    past = copy.deepcopy(past)
+    if past is not None:
+        past.batch_repeat_interleave(n)
+    return past
 
 
 def few_tokens(name: str, model: Any, tokenizer: Any, longest: int | None) -> Int[Tensor, "1 pos"]:
@@ -143,7 +134,7 @@ def distance(ours: Pass, due: Pass) -> tuple[float, str]:
     return max(zip(apart, names, strict=True))
 
 
-def _pass(bridge: TransformerBridge, tokens: Int[Tensor, "row pos"], cache: Any = None) -> Pass:
+def _pass(bridge: TransformerBridge, tokens: Int[Tensor, "row pos"], past: Any = None) -> Pass:
     """The bridge as `asking` enters it, with hooks before each layer and before the unembedding."""
     rows, kept = tokens.shape[0], {}
 
@@ -153,7 +144,7 @@ def _pass(bridge: TransformerBridge, tokens: Int[Tensor, "row pos"], cache: Any 
     names = layer_names(bridge.cfg.n_layers)[:-1]
     hooks = [(layer, partial(keep, layer=layer)) for layer in names]
     with bridge.hooks([*hooks, (LAST_STEP, lambda state, **_: state.flatten(0, 1))]):
-        out = bridge.original_model(tokens, past_key_values=cache, use_cache=True)
+        out = bridge.original_model(tokens, past_key_values=past, use_cache=True)
     return Pass(out.logits.unflatten(0, (rows, -1)), [kept[layer] for layer in names], out.get("past_key_values"))
 
 
