@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from unifylens.corpus.factsets import Facts, check
 from unifylens.measures.answers import FOUR_ANSWERS
 from unifylens.patching.stream import layer_names
 from unifylens.pretrained.models import Pretrained
+from unifylens.pretrained.selfcheck import copies
 from unifylens.seeds import rng
 
 ROWS, QUESTIONS = 32, 8
@@ -102,8 +102,23 @@ def _question(pretrained: Pretrained, prompt: str, separator: str, options: Sequ
     return full[0][:stem], [tokens[stem:] for tokens in full]
 
 
-def _ids(pretrained: Pretrained, text: str) -> list[int]:
-    return pretrained.tokenizer.encode(text)
+def _ids(pretrained: Pretrained, text: str, more: int = 0) -> list[int]:
+    """Tokens of a text that goes on: special ones before it, once, and none after it.
+
+    Raises ValueError where the text, with `more` tokens, is longer than the model's context, or has no token.
+    """
+    bare, opening = pretrained.tokenizer.encode(text, add_special_tokens=False), pretrained.opening
+    ids = bare if bare[: len(opening)] == opening else [*opening, *bare]
+    longest = pretrained.context
+    if longest is not None and len(ids) + more > longest:
+        further = f" and {more} more" if more else ""
+        raise ValueError(
+            f"{text[-60:]!r} ends a text of {len(ids)} tokens{further}; {pretrained.name} takes up to {longest} "
+            "(its context); allowed: shorter prompts, such as with fewer shots"
+        )
+    if not ids:
+        raise ValueError(f"{text!r} has no tokens in {pretrained.name}; allowed: texts that its tokenizer can write")
+    return ids
 
 
 def _common(rows: list[list[int]]) -> int:
@@ -123,7 +138,7 @@ def _scores(pretrained: Pretrained, questions: list[Question]) -> list[list[floa
     scores: list[list[float]] = [[] for _ in questions]
     for batch in _of_one_length({i: stem for i, (stem, _) in enumerate(questions)}, QUESTIONS):
         stems = torch.tensor([questions[i][0][common:] for i in batch], device=device)
-        out = network(stems, past_key_values=_copies(shared, len(batch)), use_cache=True, logits_to_keep=1)
+        out = network(stems, past_key_values=copies(shared, len(batch)), use_cache=True, logits_to_keep=1)
         first, past = out.logits[:, -1].log_softmax(-1), out.past_key_values
         rows = [(place, option) for place, i in enumerate(batch) for option in questions[i][1]]
         row_scores = torch.stack([first[place, option[0]] for place, option in rows])
@@ -169,39 +184,38 @@ def _shared(pretrained: Pretrained, prompts: list[list[int]]) -> tuple[Any, int]
     return pretrained.network(tokens, use_cache=True, logits_to_keep=1).past_key_values if common else None, common
 
 
-def _copies(cache: Any, n: int) -> Any:
-    """The cache for `n` rows, to be written to."""
-    cache = copy.deepcopy(cache)
-    if cache is not None:
-        cache.batch_repeat_interleave(n)
-    return cache
-
-
 @torch.no_grad()
 def generated(pretrained: Pretrained, facts: Facts, *, progress: bool = True) -> pd.Series:
     """What the model goes on with, greedily, up to the end of the line: one text a row of the fact set."""
-    facts, tokenizer = check(facts), pretrained.tokenizer
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    ends = [tokenizer.eos_token_id, tokenizer.encode("\n", add_special_tokens=False)[-1]]
+    facts = check(facts)
     said: dict[int, str] = {}
     groups = list(facts.groupby(["language", "relation"]))
     for _, group in tqdm(groups, desc="generating", unit="relation", disable=not progress):
-        prompts = {row: _ids(pretrained, text) for row, text in group["prompt"].items()}
-        shared, _ = _shared(pretrained, list(prompts.values()))
+        prompts = {row: _ids(pretrained, text, more=NEW_TOKENS) for row, text in group["prompt"].items()}
+        shared, common = _shared(pretrained, list(prompts.values()))
         for rows in _of_one_length(prompts, ROWS):
-            tokens = torch.tensor([prompts[row] for row in rows], device=pretrained.device)
-            out = pretrained.network.generate(
-                tokens,
-                attention_mask=torch.ones_like(tokens),
-                past_key_values=_copies(shared, len(rows)),
-                max_new_tokens=NEW_TOKENS,
-                do_sample=False,
-                pad_token_id=pad,
-                eos_token_id=ends,
-            )
-            for row, new in zip(rows, out[:, tokens.shape[1] :], strict=True):
-                said[row] = tokenizer.decode(new, skip_special_tokens=True).strip().split("\n")[0].strip()
+            tokens = torch.tensor([prompts[row][common:] for row in rows], device=pretrained.device)
+            said |= zip(rows, _greedily(pretrained, tokens, copies(shared, len(rows))), strict=True)
     return pd.Series(said).sort_index()
+
+
+def _greedily(pretrained: Pretrained, tokens: Int[Tensor, "row pos"], past: Any) -> list[str]:
+    """The likeliest token again and again, up to where each row's text ends, or NEW_TOKENS.
+
+    Ends of lines are seen in the text: tokenizers drop line breaks, or write several of them as one token.
+    """
+    tokenizer, new = pretrained.tokenizer, torch.empty(len(tokens), 0, dtype=torch.int64)
+    texts, ended = [""] * len(tokens), [False] * len(tokens)
+    while not all(ended) and new.shape[1] < NEW_TOKENS:
+        out = pretrained.network(tokens, past_key_values=past, use_cache=True, logits_to_keep=1)
+        tokens, past = out.logits[:, -1].argmax(-1, keepdim=True), out.past_key_values
+        new = torch.cat([new, tokens.cpu()], 1)
+        for row, ids in enumerate(new.tolist()):
+            if not ended[row]:
+                text = tokenizer.decode(ids, skip_special_tokens=True)
+                ended[row] = ids[-1] == tokenizer.eos_token_id or "\n" in text
+                texts[row] = text.split("\n")[0].strip()
+    return texts
 
 
 @torch.no_grad()
@@ -226,7 +240,7 @@ def states(
                 tokens,
                 names_filter=names,
                 return_type=None,
-                past_key_values=_copies(shared, len(batch)),
+                past_key_values=copies(shared, len(batch)),
                 use_cache=True,
                 logits_to_keep=1,
             )

@@ -5,6 +5,7 @@ Needs the extra `models`. Weights are never committed, and nothing reaches for t
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import logging
 import shutil
@@ -12,7 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,14 @@ from tqdm.auto import tqdm
 from transformer_lens.model_bridge import TransformerBridge
 
 from unifylens import environment
-from unifylens.hardware import free_bytes
+from unifylens.hardware import free_bytes, size_text
+from unifylens.pretrained import folders, selfcheck
 
+CPU = torch.device("cpu")
 NEEDED = 1.5
 """Memory that loading takes, in sizes of the weights in float32 (measured: 1.4 for Gemma-3-270M)."""
+HARMLESS = (".inv_freq", ".masked_bias", ".attn.bias", ".attention.bias", ".position_ids")
+"""Ends of names under which older files keep what is computed, not learnt."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,18 @@ class Pretrained:
         """Where it is."""
         return next(self.network.parameters()).device
 
+    @property
+    def context(self) -> int | None:
+        """How many tokens it takes at most, as its config says; None where positions have no limit (ALiBi)."""
+        return _context(self.network.config)
+
+    @cached_property
+    def opening(self) -> list[int]:
+        """Special tokens that its tokenizer puts before every text."""
+        bare, whole = self.tokenizer.encode("a", add_special_tokens=False), self.tokenizer.encode("a")
+        starts = (i for i in range(len(whole)) if whole[i : i + len(bare)] == bare)
+        return whole[: next(starts, 0)]
+
     def __repr__(self) -> str:
         """What it is, and under which terms."""
         cfg = self.model.cfg
@@ -96,73 +113,195 @@ class Pretrained:
 def load(name: str | Path, *, hub: bool = False, device: str | torch.device = "cpu") -> Pretrained:
     """A model in float32: one of `SHIPPED`, a local folder in Hugging Face's format, or with `hub=True` a hub's name.
 
-    A shipped model is converted once (minutes) into the cache folder. The licence is in what is returned.
+    A shipped model is converted once (minutes) into the cache folder. The licence is in what is returned. Code that a
+    model brings is never run, and of models that read pictures, too, the language model is taken. Every model is
+    compared, on a few tokens, with what transformers computes (`selfcheck`).
 
-    Raises ImportError where a package is missing, FileNotFoundError for a folder without a model, ValueError for
-    another name, ConnectionError for what a hub does not give, and MemoryError, before any weights are fetched or
-    loaded, where they would not fit.
+    Raises ImportError where a package is missing, FileNotFoundError for a folder that lacks a part of a model,
+    ValueError for another name, for a device that is not there, for a folder whose weights are not all of the model's,
+    and for a family that TransformerLens computes differently, ConnectionError for what a hub does not give, and
+    MemoryError, before any weights are fetched or loaded, where they would not fit.
     """
+    place = _device(device)
     if str(name) in SHIPPED:
         shipped = SHIPPED[str(name)]
-        return _boot(str(name), _converted(str(name), shipped), device, licence=shipped.licence)
+        return _boot(str(name), _converted(str(name), shipped), place, licence=shipped.licence)
     folder = Path(name).expanduser()
     if folder.is_dir():
-        weights = [*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin")]
-        for wanted, present in {"config.json": (folder / "config.json").is_file(), "weights": bool(weights)}.items():
-            if not present:
-                raise FileNotFoundError(f"{folder} has no {wanted}; allowed: a folder that `save_pretrained` wrote")
-        return _boot(folder.name, folder, device, licence=_licence(folder))
+        folders.examine(folder)
+        return _boot(folder.name, folder, place, licence=_licence(folder))
     if not hub:
         raise ValueError(
             f"{str(name)!r} is neither a folder here nor one of {', '.join(SHIPPED)}; to download it from a hub: "
             f"load({str(name)!r}, hub=True)"
         )
-    try:
-        return _boot(str(name), str(name), device)
-    except OSError as error:  # what transformers raises: no network, no such name, terms not accepted
-        raise ConnectionError(f"{name} could not be fetched ({error}); allowed: a local folder of the model") from error
+    return _boot(str(name), str(name), place)
 
 
 def untrained_like(pretrained: Pretrained, seed: int = 0) -> Pretrained:
-    """The control: a model of the same shape with random weights, as its family is initialised, and its tokenizer."""
+    """The control: a model of the same shape with random weights, as its family is initialised, and its tokenizer.
+
+    It is on the device of the model.
+    """
     from transformers import AutoModelForCausalLM
 
+    name = f"untrained {pretrained.name}"
     with _quiet(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = AutoModelForCausalLM.from_config(pretrained.network.config, attn_implementation="eager")
-        bridge = _bridge(f"untrained {pretrained.name}", model, pretrained.tokenizer, pretrained.device)
-    return Pretrained(f"untrained {pretrained.name}", bridge, pretrained.tokenizer, "none")
+        model = AutoModelForCausalLM.from_config(
+            pretrained.network.config, attn_implementation="eager", trust_remote_code=False
+        )
+        bridge = _bridge(name, model, pretrained.tokenizer, pretrained.device)
+    return Pretrained(name, bridge, pretrained.tokenizer, "none")
 
 
-def _bridge(folder: str, model: Any, tokenizer: Any, device: str | torch.device) -> TransformerBridge:
-    return TransformerBridge.boot_transformers(
-        folder, hf_model=model.eval(), tokenizer=tokenizer, device=device, dtype=torch.float32
-    )
+def _device(device: str | torch.device) -> torch.device:
+    """The device, once a number was put on it. Raises ValueError for one that is not there."""
+    try:
+        place = torch.device(device)
+        torch.zeros(1, device=place)
+    except (RuntimeError, TypeError, AssertionError, NotImplementedError) as error:
+        raise _no_device(device) from error
+    if place.type == "meta" or isinstance(device, bool):
+        raise _no_device(device)
+    return place
 
 
-def _check_memory(name: str, n_parameters: int) -> None:
-    needed, free = int(NEEDED * 4 * n_parameters), free_bytes(torch.device("cpu"))
-    if needed > free:
-        raise MemoryError(
-            f"{name} needs about {needed / 2**30:.1f} GiB to load and {free / 2**30:.1f} GiB are free; close other "
-            "programs (kernels of other notebooks, too), or take a smaller model"
+def _no_device(device: Any) -> ValueError:
+    cards = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    here = ["cpu", *cards, *["mps"] * torch.backends.mps.is_available()]
+    return ValueError(f"device={device!r} is no device of this machine; allowed: {', '.join(here)}")
+
+
+def _context(config: Any) -> int | None:
+    longest = getattr(config, "max_position_embeddings", None) or getattr(config, "max_seq_len", None)  # MPT's name
+    return None if getattr(config, "alibi", False) or not longest or longest < 0 else longest
+
+
+def _bridge(name: str, model: Any, tokenizer: Any, device: torch.device) -> TransformerBridge:
+    """The model on its device with hook names, if it computes what it did before."""
+    model = model.eval().to(device)
+    model.config.architectures = [type(model).__name__]  # files may name another head, or none
+    # TransformerLens would else load the tokenizer anew, to have one that prepends <bos>
+    own = copy.copy(tokenizer)
+    own.init_kwargs = {"name_or_path": name, "add_bos_token": True}
+
+    def wrap() -> TransformerBridge:
+        return TransformerBridge.boot_transformers(
+            name, hf_model=model, tokenizer=own, device=device, dtype=torch.float32, trust_remote_code=False
         )
 
+    return selfcheck.wrapped(name, model, wrap, selfcheck.few_tokens(name, model, tokenizer, _context(model.config)))
 
-def _boot(name: str, source: Path | str, device: str | torch.device, licence: str | None = None) -> Pretrained:
+
+def _check_memory(name: str, n_parameters: int, device: torch.device = CPU) -> None:
+    """Raise MemoryError if the weights do not fit, here (where they are loaded first) or on the device."""
+    for place, sizes in {CPU: NEEDED, device: NEEDED if device == CPU else 1.0}.items():
+        needed, free = int(sizes * 4 * n_parameters), free_bytes(place)
+        if needed > free:
+            raise MemoryError(
+                f"{name} needs about {size_text(needed)} to load and {size_text(free)} are free ({place}); close other "
+                "programs (kernels of other notebooks, too), or take a smaller model"
+            )
+
+
+def _boot(name: str, source: Path | str, device: torch.device, licence: str | None = None) -> Pretrained:
     """The model of a folder (Path), or of a hub (str), whose model card says what its `licence` is."""
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-    where = {"local_files_only": isinstance(source, Path)}
+    where: dict[str, Any] = {"local_files_only": isinstance(source, Path), "trust_remote_code": False}
     with _quiet():
-        config = AutoConfig.from_pretrained(source, **where)
-        with torch.device("meta"):
-            empty = AutoModelForCausalLM.from_config(config)
-        _check_memory(name, empty.num_parameters())
-        tokenizer = AutoTokenizer.from_pretrained(source, **where)
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, attn_implementation="eager", **where)
+        with _in_words(source):
+            config = AutoConfig.from_pretrained(source, **where)
+        _check_family(name, config)
+        with _in_words(source), torch.device("meta"):
+            empty = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        _check_memory(name, empty.num_parameters(), device)
+        with _in_words(source):
+            tokenizer = AutoTokenizer.from_pretrained(source, **where)
+        model = _text_model(_whole(source, where), config)
+        n_rows = model.get_input_embeddings().weight.shape[0]
+        if len(tokenizer) > n_rows:
+            raise ValueError(
+                f"{source} has a tokenizer of {len(tokenizer)} tokens for an embedding of {n_rows}; allowed: the "
+                "tokenizer that it was trained with (new tokens need model.resize_token_embeddings)"
+            )
+        if not tokenizer.encode("a", add_special_tokens=False):
+            raise ValueError(f"{source} has a tokenizer without words; allowed: the tokenizer that it was trained with")
         bridge = _bridge(str(source), model, tokenizer, device)
     return Pretrained(name, bridge, tokenizer, licence or _card_licence(source))
+
+
+def _check_family(name: str, config: Any) -> None:
+    """Raise ValueError, naming the family, for one that is no causal language model."""
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    for part in (config, config.get_text_config(decoder=True)):
+        if part.is_encoder_decoder or type(part) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+            raise ValueError(
+                f"{name} (family {part.model_type!r}) is no causal language model; allowed: models that predict the "
+                "next token (decoders), not encoders or encoder-decoders"
+            )
+
+
+def _whole(source: Path | str, where: dict[str, Any]) -> Any:
+    """The model, every weight of it read. Raises ValueError, naming the first few that were not."""
+    from transformers import AutoModelForCausalLM
+
+    with _in_words(source):
+        model, read = AutoModelForCausalLM.from_pretrained(
+            source,
+            dtype=torch.float32,
+            attn_implementation="eager",
+            ignore_mismatched_sizes=True,  # refused below, by name
+            output_loading_info=True,
+            **where,
+        )
+    wrong = {
+        "missing": sorted(read["missing_keys"]),
+        "of another shape": sorted(name for name, *_ in read["mismatched_keys"]),
+        "not the model's": sorted(name for name in read["unexpected_keys"] if not name.endswith(HARMLESS)),
+    }
+    told = [f"{len(names)} {what} ({folders.few(names)})" for what, names in wrong.items() if names]
+    if told:
+        raise ValueError(
+            f"{source} has other weights than its config.json says: {'; '.join(told)}; allowed: a folder that "
+            "`save_pretrained` wrote, of the model itself (not compiled, nor in a wrapper that renames weights)"
+        )
+    quantized = sorted({str(w.dtype) for w in model.parameters() if w.dtype != torch.float32})
+    if quantized:
+        raise ValueError(f"{source} has weights in {', '.join(quantized)} (quantized); allowed: plain weights")
+    return model
+
+
+def _text_model(model: Any, config: Any) -> Any:
+    """The language model of one that reads pictures, too, for which TransformerLens would install packages."""
+    from transformers import AutoModelForCausalLM
+
+    text = config.get_text_config(decoder=True)
+    if text is config:
+        return model
+    with torch.device("meta"):
+        alone = AutoModelForCausalLM.from_config(text, attn_implementation="eager", trust_remote_code=False)
+    setattr(alone, alone.base_model_prefix, model.get_decoder())
+    alone.set_output_embeddings(model.get_output_embeddings())
+    return alone
+
+
+@contextmanager
+def _in_words(source: Path | str) -> Iterator[None]:
+    """What transformers raises, as one sentence with the folder or name."""
+    try:
+        yield
+    except Exception as error:  # of every kind
+        if isinstance(error, OSError) and not isinstance(source, Path):  # no network, no such name, terms not accepted
+            raise ConnectionError(
+                f"{source} could not be fetched ({error}); allowed: a local folder of the model"
+            ) from error
+        raise ValueError(
+            f"{source} could not be loaded by transformers ({selfcheck.line(error)}); allowed: a folder that "
+            "`save_pretrained` wrote, or a hub's model whose code is in transformers"
+        ) from error
 
 
 def _licence(folder: Path) -> str:
@@ -195,7 +334,7 @@ def _converted(name: str, shipped: Shipped) -> Path:
     try:
         file = shipped.gguf(scratch)
         with tqdm(total=3, desc=f"converting {name}", unit="step") as bar, _quiet(), _read_once():
-            where = {"gguf_file": file.name, "local_files_only": True}
+            where = {"gguf_file": file.name, "local_files_only": True, "trust_remote_code": False}
             tokenizer = AutoTokenizer.from_pretrained(file.parent, **where)
             bar.update()
             model = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, **where)
