@@ -380,8 +380,16 @@ def _refuse_unclear(tokens: Int[Tensor, "row pos"], pad: int | None, name: str) 
 
 def _context(model: Model) -> int | None:
     """Longest prompt that a model can read; None where positions are computed as far as they are asked for."""
-    kinds = {kind.__name__ for kind in type(model).__mro__}
-    network = getattr(model, "original_model", None)
-    native = type(network).__module__.startswith("transformer_lens.model_bridge.sources.native")
     learned = getattr(model.cfg, "positional_embedding_type", None) == "standard" and hasattr(model, "pos_embed")
-    return model.cfg.n_ctx if "HookedTransformer" in kinds or native or learned else None
+    return model.cfg.n_ctx if learned or is_hooked(model) or is_native(model) else None
+
+
+def is_hooked(model: Model) -> bool:
+    """Whether it is a `HookedTransformer`; the class itself is gone from TransformerLens 4."""
+    return "HookedTransformer" in {kind.__name__ for kind in type(model).__mro__}
+
+
+def is_native(model: Model) -> bool:
+    """Whether it is TransformerLens' own network in a bridge, such as the dish's with TransformerLens 4."""
+    network = type(getattr(model, "original_model", None))
+    return network.__module__.startswith("transformer_lens.model_bridge.sources.native")

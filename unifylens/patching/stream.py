@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from unifylens.arguments import plain
-from unifylens.patching.prompts import Prompts, as_prompts, by_length, in_order
+from unifylens.patching.prompts import Prompts, as_prompts, by_length, in_order, is_hooked, is_native
 from unifylens.patching.tensors import is_whole
 
 BATCH_ROWS = 2048
@@ -90,13 +90,8 @@ def block_of(name: str) -> int:
 
 def can_resume(model: Model) -> bool:
     """Whether a run can start at a block: where blocks read the residual stream alone, no mask made from tokens."""
-    simple = _is_hooked(model) and model.cfg.positional_embedding_type != "shortformer"
+    simple = is_hooked(model) and model.cfg.positional_embedding_type != "shortformer"
     return simple and model.tokenizer is None
-
-
-def _is_hooked(model: Model) -> bool:
-    """Whether it is a `HookedTransformer`; the class itself is gone from TransformerLens 4."""
-    return "HookedTransformer" in {kind.__name__ for kind in type(model).__mro__}
 
 
 def residual(model: Model, layer: int) -> str:
@@ -122,7 +117,7 @@ def check_names(known: set[str], names: Iterable[str]) -> None:
 
 def check_switches(model: Model, names: Iterable[str]) -> None:
     """Raise ValueError for a hook that a `HookedTransformer` does not run as it is set."""
-    for name in names if _is_hooked(model) else ():
+    for name in names if is_hooked(model) else ():
         switch = SWITCHES.get(name.rpartition(".")[2])
         if switch and not getattr(model.cfg, switch):
             raise ValueError(f"the model does not run {name} while {switch} is off; call model.set_{switch}(True).")
@@ -132,7 +127,7 @@ def check_edits(model: Model, names: Iterable[str]) -> None:
     """Raise ValueError for a hook at which a model passes over edits, or they reach a part alone."""
     check_switches(model, names)
     for name in names:
-        if name.endswith(".hook_attn_in") and _is_hooked(model) and model.cfg.use_split_qkv_input:
+        if name.endswith(".hook_attn_in") and is_hooked(model) and model.cfg.use_split_qkv_input:
             raise ValueError(
                 f"the model passes over edits at {name} while use_split_qkv_input is on; call "
                 "model.set_use_split_qkv_input(False)."
@@ -181,12 +176,14 @@ def run_prompts(
     prompts = as_prompts(model, prompts)
     names = layer_names(model.cfg.n_layers)
     where = [prompts.place(at, name) for at, name in ((position, "position"), (logits_at, "logits_at"))]
+    # nothing but `logits_at` is unembedded, as that is dear; networks of `transformers` need all positions until then
+    end = names[-1] if is_hooked(model) or is_native(model) else LAST_STEP
     logits, states, ran = [], [], []
     for rows in (some for same in by_length(prompts) for some in same.split(BATCH_ROWS)):
         tokens, (at, last) = prompts.part(rows).tokens, (each[rows] for each in where)
         row, kept = torch.arange(len(rows)), []
         fwd_hooks = [(name, partial(_keep, kept=kept, where=(row, at))) for name in names]
-        fwd_hooks.append((names[-1], partial(_only, where=(row, last))))  # nothing else is unembedded: it is dear
+        fwd_hooks.append((end, partial(_only, where=(row, last))))
         logits.append(model.run_with_hooks(tokens, fwd_hooks=fwd_hooks)[:, 0].float().cpu())
         states.append(kept)
         ran.append(rows)
