@@ -17,7 +17,8 @@ def prompts(corpus: Corpus, rows: ArrayLike | Tensor | None = None, template: in
     Roles are the slots of the template that stand before the answer (`subject`: its last token, `relation`, `language`)
     and `answer`, the last token before it. Rows as in `Corpus.prompts`, whose errors it raises.
 
-    >>> ul.crosslingual.prompts(run.corpus, [0, 5, 80])
+    >>> prompts = ul.crosslingual.prompts(run.corpus, [0, 5, 80])
+    >>> prompts
     Prompts: 3 rows of 3 tokens; roles: subject, relation, answer, last
     """
     tokens = corpus.prompts(rows, template)

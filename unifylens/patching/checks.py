@@ -36,7 +36,8 @@ def selfcheck(
     Raises ValueError, naming check, layer and difference, for the first that fails: a difference above rounding, which
     is the square root of the precision times the largest logit.
 
-    >>> ul.patching.selfcheck(run.model, run.corpus.prompts()[:4])["largest difference"].max()
+    >>> table = ul.patching.selfcheck(run.model, run.corpus.prompts()[:4])
+    >>> float(table["largest difference"].max())
     0.0
     """
     target = as_prompts(model, tokens, "tokens")

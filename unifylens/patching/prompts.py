@@ -253,11 +253,9 @@ def sources_of(model: Model, source: Any) -> list[Prompts]:
 
 def _is_row(given: Any) -> bool:
     """Whether it is one prompt, and not a table of them."""
-    if isinstance(given, Prompts):
-        return False
-    if isinstance(given, (list, tuple)):
-        return not any(isinstance(x, (list, tuple)) or getattr(x, "ndim", 0) for x in given)
-    return getattr(given, "ndim", 0) == 1
+    if hasattr(given, "ndim") or not isinstance(given, Sequence):
+        return getattr(given, "ndim", None) == 1
+    return not any(hasattr(x, "__iter__") and getattr(x, "ndim", 1) for x in given)
 
 
 def _table(given: Any, name: str) -> tuple[Int[Tensor, "row pos"], Int[Tensor, " row"]]:

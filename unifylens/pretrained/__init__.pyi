@@ -1,4 +1,4 @@
-from . import asking, models
+from . import asking, models, prompts
 from .models import Pretrained, load
 
 __all__ = [
@@ -6,4 +6,5 @@ __all__ = [
     "asking",
     "load",
     "models",
+    "prompts",
 ]
