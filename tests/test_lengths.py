@@ -618,24 +618,35 @@ def test_a_prompt_is_edited_once_while_generating(kind):
     steer = partial(hooks.steer, vector=100 * torch.arange(16.0).sin(), positions=[-1, -2])
     expected = greedy(model, tokens, name, steer)
     assert not torch.equal(expected, greedy(model, tokens, name, lambda x, hook: x))
-    once = hooks.on_prompt(steer)
-    assert torch.equal(generated(model, tokens, [(name, once)]), expected)
-    assert torch.equal(generated(model, tokens, [(name, once)]), expected)  # tokens in between: a new prompt
+    for cached in (True, False):
+        once = [(name, hooks.on_prompt(steer))]
+        assert torch.equal(generated(model, tokens, once, use_past_kv_cache=cached), expected)
+    if type(getattr(model, "original_model", None)).__name__ == "NativeModel":  # which has no cache
+        return
     with pytest.raises(ValueError, match=r"positions=-2: .* hooks\.on_prompt\(function\) edits the prompt once"):
         generated(model, tokens, [(name, steer)])
     mask = torch.ones(2, 5) > 0
     with pytest.raises(ValueError, match=r"of shape \[2, 1\]\. While a model generates .* hooks\.on_prompt"):
         generated(model, tokens, [(name, partial(hooks.steer, vector=torch.ones(16), positions=mask))])
-    with pytest.raises(ValueError, match="the prompt of 5 positions came again with 6: without a key-value cache"):
-        generated(model, tokens, [(name, hooks.on_prompt(steer))], use_past_kv_cache=False)
 
 
-def test_a_prompt_of_one_token_is_edited_once():
-    calls = []
-    once = hooks.on_prompt(lambda x, hook: calls.append(x.shape[1]) or x)
-    for n in (1, 1, 1, 4, 1, 4, 4, 3, 1):
-        once(torch.zeros(2, n, 3), hook=None)
-    assert calls == [1, 4, 4, 4, 3]
+def test_only_a_prompt_is_edited_whatever_comes_again():
+    class At:
+        name = "blocks.0.hook_resid_pre"
+
+    calls, draw = [], torch.Generator().manual_seed(0)
+    once = hooks.on_prompt(lambda x, hook: calls.append(x.shape[1]) or x + 1)
+    new, prompt, other = (torch.randn(2, n, 3, generator=draw) for n in (1, 4, 5))
+    assert torch.equal(once(prompt, At), prompt + 1) and torch.equal(once(new, At), new)
+    again = torch.cat([prompt, new], 1)
+    assert torch.equal(once(again, At), torch.cat([prompt + 1, new], 1))
+    assert torch.equal(once(torch.cat([again, new], 1), At), torch.cat([prompt + 1, new, new], 1)) and calls == [4]
+    assert torch.equal(once(other, At), other + 1) and torch.equal(once(prompt, At), prompt + 1) and calls == [4, 5, 4]
+    one = hooks.on_prompt(lambda x, hook: x + 1)  # a prompt of one token
+    assert torch.equal(one(new, At), new + 1) and torch.equal(one(new, At), new)
+    At.name = "blocks.0.attn.hook_pattern"
+    with pytest.raises(ValueError, match=r"on_prompt at blocks\.0\.attn\.hook_pattern: allowed are activations by pos"):
+        once(torch.rand(2, 4, 3, 3), At)
 
 
 # --- the source's own positions ---------------------------------------------------------------------------------

@@ -201,14 +201,13 @@ def impose_pattern(
 
 
 def on_prompt(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """A hook that edits a prompt once while a model generates with a key-value cache, and none of the tokens after it.
+    """A hook that edits a prompt alone while a model generates: `on_prompt(partial(steer, vector=v, positions=-1))`.
 
-    The first call sees the whole prompt and later ones the new token alone, where positions of the prompt are gone and
-    -1 is the new token. Make a fresh one for every prompt: `on_prompt(partial(steer, vector=v, positions=-1))`. Used
-    again after tokens were generated, it edits the next prompt, too, unless that is one token long.
+    With a key-value cache the first call sees the whole prompt and later ones the new token alone, where positions of
+    the prompt are gone and -1 is the new token: these are left as they are. Without one the prompt comes again with
+    what was added, and its own positions get the same edit again. Make a fresh one for every prompt.
 
-    Raises ValueError, while generating, where the prompt comes again with what was added, as it does without a cache:
-    then positions from the end would move.
+    Raises ValueError at attention patterns, which have no positions of their own.
 
     >>> from functools import partial
     >>> prompt, vector = run.corpus.prompts()[:2, :2], 100 * torch.ones(16)
@@ -218,24 +217,29 @@ def on_prompt(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     >>> said.shape
     torch.Size([2, 3])
     """
-    seen, generated = 0, False
+    prompt: Tensor | None = None
+    edited: Tensor | None = None
 
-    def edited(activation: Tensor, hook: HookPoint) -> Tensor:
-        nonlocal seen, generated
-        n = activation.shape[1]
-        if seen and n == 1:
-            generated = True
+    def edit(activation: Tensor, hook: HookPoint) -> Tensor:
+        nonlocal prompt, edited
+        if (hook.name or "").endswith(("hook_pattern", "hook_attn_scores")):
+            raise ValueError(f"on_prompt at {hook.name}: allowed are activations by position, [row, pos, ...].")
+        if prompt is not None and activation.shape[1] == 1:
             return activation
-        if 0 < seen < n and not generated:
-            raise ValueError(
-                f"at {hook.name} the prompt of {seen} positions came again with {n}: without a key-value cache it "
-                "cannot be told from a new prompt. Generate with the cache (use_past_kv_cache=True, use_cache=True), "
-                "or make a fresh on_prompt for every prompt."
-            )
-        seen, generated = n, False
-        return function(activation, hook=hook)
+        if prompt is not None and _goes_on(activation, prompt):
+            return torch.cat([edited, activation[:, prompt.shape[1] :]], 1)
+        prompt, edited = activation.clone(), function(activation, hook=hook).clone()
+        return edited.clone()
 
-    return edited
+    return edit
+
+
+def _goes_on(activation: Tensor, prompt: Tensor) -> bool:
+    """Whether an activation is that of a prompt with more behind it; in a causal model that changes no position."""
+    n = prompt.shape[1]
+    if activation.shape[1] <= n or activation[:, :n].shape != prompt.shape:
+        return False
+    return torch.allclose(activation[:, :n], prompt, rtol=1e-2, atol=1e-3 * float(prompt.abs().max()))
 
 
 def mean_cache(caches: Sequence[Mapping[str, Tensor]], names: Sequence[str] | None = None) -> dict[str, Tensor]:
