@@ -84,7 +84,7 @@ def plain():
     return made("plain")
 
 
-TARGET, SOURCE, OTHER = torch.randint(0, VOCABULARY, (3, ROWS, LENGTH), generator=torch.Generator().manual_seed(0))
+TARGET, SOURCE, OTHER = torch.randint(1, VOCABULARY, (3, ROWS, LENGTH), generator=torch.Generator().manual_seed(0))
 RIGHT, WRONG = torch.tensor([3, 1, 4]), torch.tensor([5, 9, 2])
 DIFFERENCE = {"difference": patching.logit_difference(RIGHT, WRONG)}
 quiet = {"progress": False}
@@ -238,7 +238,7 @@ def test_the_source_may_run_in_another_checkpoint(kind):
 
 @pytest.mark.parametrize("length", [3, 7])
 def test_prompts_of_another_length_are_patched_from_the_end(model, length):
-    source = torch.randint(0, VOCABULARY, (ROWS, length), generator=torch.Generator().manual_seed(3))
+    source = torch.randint(1, VOCABULARY, (ROWS, length), generator=torch.Generator().manual_seed(3))
     table = patching.by_layer_and_position(model, TARGET, source, DIFFERENCE, positions=[-1, -2], **quiet)
     expected = [
         by_hand(model, {residual(row.layer): (every, row.position)}, sources=(source,)) for row in table.itertuples()
@@ -541,7 +541,7 @@ def test_layers_are_whole_numbers_of_any_kind(plain):
 # --- refusals ------------------------------------------------------------------------------------------------
 
 by_layer = patching.by_layer_and_position
-LONGER = torch.zeros(ROWS, 7, dtype=torch.long)
+LONGER = torch.ones(ROWS, 7, dtype=torch.long)
 
 
 def by_neurons(model, **options):
@@ -574,12 +574,12 @@ BAD = {
     ),
     "token below 0": (lambda m: by_layer(m, TARGET * 0 - 1, SOURCE, DIFFERENCE), ["target holds token -1"]),
     "sources of unequal lengths": (
-        lambda m: by_layer(m, TARGET, [SOURCE, LONGER], DIFFERENCE, positions=[-1]),
-        ["lengths [5, 7]", "one length"],
+        lambda m: by_layer(m, TARGET, [SOURCE, LONGER], DIFFERENCE, positions=[3]),
+        ["row 0", "lengths [5, 7]", "one length", "positions=[-1]", "role"],
     ),
     "unequal lengths": (
         lambda m: by_layer(m, TARGET, LONGER, DIFFERENCE),
-        ["lengths [5, 7]", "positions=[-1]", "pad to one length on the left"],
+        ["lengths [5, 7]", "positions=[-1]", "by role"],
     ),
     "unequal lengths at all positions": (
         lambda m: patching.by_head(m, TARGET, LONGER, DIFFERENCE),
@@ -787,7 +787,7 @@ def test_prompts_of_plain_runs_may_come_from_elsewhere(plain):
             (TARGET[0], r"torch.int64 of shape \[5\]; it must be token IDs"),
             (TARGET / 2, "prompts is torch.float32"),
             (TARGET > 5, "prompts is torch.bool"),
-            ([[1, 2], [3]], "rows of unequal length"),
+            ([[1, 2], []], "row 1 of prompts is empty"),
             (["Paris is"], "hold no numbers"),
         ):
             with pytest.raises(ValueError, match=told):
@@ -828,8 +828,9 @@ def test_edits_may_be_one_or_come_one_by_one(plain):
         ),
         (lambda m: patching.by_path(m, TARGET, SOURCE, DIFFERENCE, position=[1]), "position=.1.; allowed: one"),
         (lambda m: patching.by_path(m, TARGET, SOURCE, DIFFERENCE, position=True), "position=True; allowed: one"),
-        (lambda m: by_layer(m, ["a b", "c d"], SOURCE, DIFFERENCE), "prompts of type list hold no numbers"),
-        (lambda m: by_layer(m, TARGET, [[1, 2], [3]], DIFFERENCE), "or rows of unequal length"),
+        (lambda m: by_layer(m, ["a b", "c d"], SOURCE, DIFFERENCE), "target of type list hold no numbers"),
+        (lambda m: by_layer(m, TARGET, [[1, 2], [3]], DIFFERENCE), "lengths .1, 2, 5."),
+        (lambda m: patching.by_head(m, TARGET, [[1, 2], [3]], DIFFERENCE), "source 0 has 2 prompts, target 3"),
         (lambda m: by_layer(m, TARGET, SOURCE, DIFFERENCE["difference"]), "metrics is a Metric; allowed: a dict"),
         (lambda m: by_layer(m, TARGET > 5, SOURCE, DIFFERENCE), "target is torch.bool of shape"),
         (lambda m: by_layer(m, TARGET, SOURCE, DIFFERENCE, batch_size=2.0), "batch_size=2.0: .* a whole number, 1 or"),

@@ -14,7 +14,7 @@ from unifylens.patching import edits
 pytestmark = pytest.mark.skipif(not HOOKED, reason="a bridge runs all its blocks, wherever it starts")
 
 N_LAYERS = 3
-TARGET, SOURCE = torch.randint(20, (2, 12, 4), generator=torch.Generator().manual_seed(0))
+TARGET, SOURCE = torch.randint(1, 20, (2, 12, 4), generator=torch.Generator().manual_seed(0))
 DIFFERENCE = {"difference": patching.logit_difference(TARGET[:, 0], SOURCE[:, 1])}
 KINDS = {
     "usual": {},

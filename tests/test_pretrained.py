@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ import unifylens as ul
 from unifylens import patching
 from unifylens.corpus import factsets, readers
 from unifylens.crosslingual import pairs
-from unifylens.pretrained import asking
+from unifylens.pretrained import asking, prompts
 from unifylens.pretrained import models as pretrained
 
 LANGUAGES = ("en", "de", "ru", "ja")
@@ -356,3 +357,85 @@ def test_calibration_takes_off_what_is_likely_whatever_is_asked(tiny_gemma, fact
     monkeypatch.setattr(asking, "_scores", scores)
     found = asking.answers(tiny_gemma, few, progress=False)
     assert found["right"].mean() < 0.5 and found["calibrated"].all()
+
+
+# --- roles -----------------------------------------------------------------------------------------------------
+
+
+class Slow:
+    """A tokenizer without offsets."""
+
+    is_fast = False
+
+    def __init__(self, tokenizer):
+        self.encode, self.all_special_ids = tokenizer.encode, tokenizer.all_special_ids
+
+
+@pytest.mark.parametrize("fast", [True, False])
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_subjects_stand_at_the_last_token_of_their_last_mention(tiny_gemma, facts, language, fast):
+    if not fast:
+        tiny_gemma = replace(tiny_gemma, tokenizer=Slow(tiny_gemma.tokenizer))
+    found = prompts.prompts(tiny_gemma, facts, language, "currency")
+    table = factsets.check(facts).query("language == @language and relation == 'currency'")
+    tokenizer, at = tiny_gemma.tokenizer, found.roles["subject"].tolist()
+    assert found.tolist() == [tokenizer.encode(text) for text in table["prompt"]] and list(found.roles) == [
+        "subject",
+        "last",
+    ]
+    for row in range(len(table)):
+        prompt, subject = table[["prompt", "subject"]].iloc[row]
+        before = tokenizer.encode(prompt[: prompt.rindex(subject) + len(subject)])
+        assert at[row] == len(before) - 1 and found.tolist()[row][: len(before)] == before
+
+
+def test_a_subject_is_found_where_it_is_a_word_and_not_in_the_examples(tiny_gemma, facts):
+    def subject_in(prompt, subject="Oman"):
+        table = facts.assign(prompt=prompt, subject=subject)
+        found = prompts.prompts(tiny_gemma, table, "en", "currency")
+        at = int(found.roles["subject"][0])
+        return tiny_gemma.tokenizer.decode(found.tolist()[0][: at + 1])
+
+    assert subject_in("Oman: rial\nThe capital of Oman, next to Romania, is") == "Oman: rial\nThe capital of Oman"
+    assert subject_in("オマーンの首都は", "オマーン") == "オマーン"
+    assert subject_in("Oman's capital is", "Oman") == "Oman"
+    for fast in (tiny_gemma, replace(tiny_gemma, tokenizer=Slow(tiny_gemma.tokenizer))):
+        for text in ("", "Mali:", "oman:"):
+            with pytest.raises(ValueError, match="the subject 'Oman' does not stand in its prompt"):
+                prompts.prompts(fast, facts.assign(prompt=text, subject="Oman"), "en")
+
+
+def test_what_a_tokenizer_appends_is_no_part_of_a_prompt(tiny_gemma, facts):
+    from tokenizers.processors import TemplateProcessing
+    from transformers import PreTrainedTokenizerFast
+
+    raw = Tokenizer.from_str(tiny_gemma.tokenizer.backend_tokenizer.to_str())
+    raw.post_processor = TemplateProcessing(single="<bos> $A <eos>", special_tokens=[("<bos>", 1), ("<eos>", 2)])
+    ends = PreTrainedTokenizerFast(tokenizer_object=raw, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>")
+    plain, found = (
+        prompts.prompts(replace(tiny_gemma, tokenizer=tokenizer), facts, "de")
+        for tokenizer in (tiny_gemma.tokenizer, ends)
+    )
+    assert found.tolist() == [[1, *row] for row in plain.tolist()]
+    assert torch.equal(found.roles["subject"], plain.roles["subject"] + 1)
+
+
+def test_facts_of_a_pretrained_model_are_patched_by_role(tiny_gemma, facts):
+    target, source = (prompts.prompts(tiny_gemma, facts, language, "continent") for language in ("de", "ja"))
+    metric = {"m": patching.Metric(lambda logits: logits[:, 5])}
+    table = patching.by_layer_and_role(tiny_gemma.model, target, source, metric, layers=[1], progress=False)
+    due, name = [], patching.residual(tiny_gemma.model, 1)
+    for row, (here, there) in enumerate(zip(target.tolist(), source.tolist(), strict=True)):
+        _, cache = tiny_gemma.model.run_with_cache(torch.tensor([there]))
+        places = {"positions": int(target.roles["subject"][row]), "source_positions": int(source.roles["subject"][row])}
+        hook = (name, partial(patching.hooks.patch, source=cache[name], **places))
+        with torch.no_grad():
+            due.append(float(tiny_gemma.model.run_with_hooks(torch.tensor([here]), fwd_hooks=[hook])[0, -1, 5]))
+    assert table["m"][0] == pytest.approx(np.mean(due), abs=1e-5) and table["role"].tolist() == ["subject", "last"]
+    assert table["m"].nunique() == 2
+    for options, told in (
+        ({"language": "fr"}, "language='fr': the fact set has de"),
+        ({"relation": "x"}, "relation='x'"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            prompts.prompts(tiny_gemma, facts, **{"language": "de", **options})

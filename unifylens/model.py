@@ -34,6 +34,8 @@ except ImportError:  # TransformerLens 4
     HOOKED = False
 
 Parameters = dict[str, Tensor]
+PAD_ID = 0
+"""Token ID of padding, as every corpus has it."""
 LOCAL_WINDOW = 2
 """Positions that a token sees in a local block: its own and the one before."""
 
@@ -43,7 +45,7 @@ _ONE_AT_A_TIME = threading.Lock()  # the global generator and the warning filter
 def shape_of(config: ModelConfig, d_vocab: int, n_ctx: int) -> Shape:
     """TransformerLens' configuration of a model."""
     d_head = config.d_model // config.n_heads
-    return Shape(
+    shape = Shape(
         n_layers=config.n_layers,
         d_model=config.d_model,
         n_ctx=n_ctx,
@@ -65,6 +67,8 @@ def shape_of(config: ModelConfig, d_vocab: int, n_ctx: int) -> Shape:
         parallel_attn_mlp=config.parallel_attn_mlp,
         device="cpu",
     )
+    shape.pad_token_id = PAD_ID  # which configurations of `transformers` have, too
+    return shape
 
 
 def build_model(config: ModelConfig, d_vocab: int, n_ctx: int, seed: int = 0) -> Model:

@@ -253,7 +253,12 @@ class Corpus(Card):
     @property
     def slots(self) -> tuple[str, ...]:
         """Places in a prompt that `positions` knows of."""
-        return tuple(self._rendered.ends[0])
+        return self.slots_of(0)
+
+    def slots_of(self, template: int = 0) -> tuple[str, ...]:
+        """Places in the prompts of a template that `positions` knows of. Raises ValueError for another template."""
+        self._check_template(template)
+        return tuple(self._rendered.ends[template])
 
     def position(self, slot: str = "answer", template: int = 0) -> int:
         """Where a slot ends, if it is the same place in all prompts (else `positions`). Raises ValueError if not."""
@@ -284,8 +289,9 @@ class Corpus(Card):
         return tokens
 
     def prompts(self, rows: ArrayLike | Tensor | None = None, template: int = 0) -> Int[Tensor, "row pos"]:
-        """Token IDs up to and including the last token before the answer, padded on the right.
+        """Token IDs up to and including the last token before the answer, padded on the right where words differ.
 
+        Patching takes the padding off; `ul.crosslingual.prompts` gives them without, and says where roles stand.
         Raises ValueError for rows that are not there: allowed are numbers, or a mask `[n_rows]`.
         """
         import torch

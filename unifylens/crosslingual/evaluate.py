@@ -19,6 +19,7 @@ from unifylens.corpus.exposure import KINDS, Copy
 from unifylens.corpus.tokenization import PAD_ID
 from unifylens.measures.answers import AnswerType
 from unifylens.model import untrained_like
+from unifylens.patching.prompts import Prompts
 from unifylens.patching.stream import Model, run_prompts
 from unifylens.seeds import rng
 
@@ -212,7 +213,9 @@ def states(
     model, corpus = model_and_corpus(model, corpus)
     facts = corpus.fact_numbers(facts)
     rows = corpus.rows(facts)
-    _, by_layer = run_prompts(model, corpus.prompts(rows), torch.from_numpy(corpus.positions(position)[rows]))
+    # positions are known, and what pads after them is run along: no causal model sees it
+    prompts, at = Prompts(corpus.prompts(rows)), torch.from_numpy(corpus.positions(position)[rows])
+    _, by_layer = run_prompts(model, prompts, at)
     return torch.stack(by_layer).unflatten(1, (corpus.n_languages, len(facts)))
 
 
@@ -222,7 +225,7 @@ def _all_answers(model: Model | Trained, corpus: Corpus | None) -> tuple[Corpus,
     if corpus.seen.all():
         raise ValueError("every fact is seen in every language (corpus.parallel=1): no transfer to measure.")
     questions = Questions.all(corpus)
-    return corpus, questions, questions.answered_by(lambda tokens, at: run_prompts(model, tokens, at, at))
+    return corpus, questions, questions.answered_by(lambda tokens, at: run_prompts(model, Prompts(tokens), at, at))
 
 
 def transfer(model: Model | Trained, corpus: Corpus | None = None) -> pd.DataFrame:
@@ -323,7 +326,7 @@ def unification(
     at = torch.from_numpy(corpus.positions(position)[questions.rows.numpy()])
 
     def by_layer(network: Model) -> list[list[dict[str, float]]]:
-        _, states = run_prompts(network, questions.prompts, at)
+        _, states = run_prompts(network, Prompts(questions.prompts), at)
         return [
             [measures.unification_variants(x, y, relation, subject) for x, y in questions.pairs(s, facts == "parallel")]
             for s in states

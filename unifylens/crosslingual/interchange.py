@@ -21,10 +21,12 @@ from torch import Tensor
 from unifylens import patching
 from unifylens.corpus.corpus import Corpus
 from unifylens.crosslingual.evaluate import main_layer, model_and_corpus, states
+from unifylens.crosslingual.roles import prompts
 from unifylens.measures.answers import FOUR_ANSWERS as ANSWERS
 from unifylens.patching import hooks, subspaces
 from unifylens.patching.edits import Edit
 from unifylens.patching.metrics import Metric
+from unifylens.patching.prompts import Prompts
 from unifylens.patching.stream import Model
 from unifylens.patching.subspaces import Subspace
 from unifylens.seeds import rng
@@ -52,6 +54,12 @@ class Pairs:
     def target(self) -> Int[Tensor, "pair pos"]:
         """Target prompts."""
         return self.corpus.prompts(self.target_language * self.corpus.n_facts + self.target_fact)
+
+    def with_roles(self) -> tuple[Prompts, Prompts]:
+        """Target and source prompts with where their roles stand, as `crosslingual.prompts` gives them."""
+        n = self.corpus.n_facts
+        target, source = self.target_language * n + self.target_fact, self.source_language * n + self.source_fact
+        return prompts(self.corpus, target), prompts(self.corpus, source)
 
     def prompts(self, language: int) -> Int[Tensor, "pair pos"]:
         """The source facts asked in another language, for means over languages."""

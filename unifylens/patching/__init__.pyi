@@ -1,7 +1,10 @@
-from . import edits, hooks, metrics, places, routes, stream, subspaces
-from .edits import UNEDITED, Batch, Edit, experiment, patch_at, steer_at
+from . import checks, edits, hooks, metrics, places, positions, prompts, routes, stream, subspaces
+from .checks import selfcheck
+from .edits import UNEDITED, Edit, experiment, patch_at, steer_at
 from .metrics import Metric, answered, answered_among, logit_difference, probability
-from .places import by_component, by_head, by_layer_and_position, by_neurons
+from .places import by_component, by_head, by_layer_and_position, by_layer_and_role, by_neurons
+from .positions import Batch
+from .prompts import Prompts
 from .routes import by_path
 from .stream import last_logits, layer_names, residual, run_prompts
 from .subspaces import Subspace
@@ -11,14 +14,17 @@ __all__ = [
     "Batch",
     "Edit",
     "Metric",
+    "Prompts",
     "Subspace",
     "answered",
     "answered_among",
     "by_component",
     "by_head",
     "by_layer_and_position",
+    "by_layer_and_role",
     "by_neurons",
     "by_path",
+    "checks",
     "edits",
     "experiment",
     "hooks",
@@ -28,10 +34,13 @@ __all__ = [
     "metrics",
     "patch_at",
     "places",
+    "positions",
     "probability",
+    "prompts",
     "residual",
     "routes",
     "run_prompts",
+    "selfcheck",
     "steer_at",
     "stream",
     "subspaces",

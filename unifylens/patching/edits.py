@@ -1,13 +1,14 @@
 """Patching experiments on any model with TransformerLens hook names: one core, and named partials on top.
 
 Every experiment runs `target` prompts, edits activations while they run (mostly by putting in those of `source`
-prompts, row by row), and measures the logits at the last position. Prompts are token IDs `[row, pos]`, of one length
-(pad on the left).
+prompts, row by row), and measures the logits at the last position. Prompts are token IDs: a table `[row, pos]`, rows of
+any length, or `Prompts`, which know where roles stand. Rows of one length run together, so nothing is padded; what a
+table is padded with (by the model's tokenizer, or as its `cfg` says) is taken off first.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from numbers import Real
@@ -24,22 +25,20 @@ from unifylens.arguments import plain
 from unifylens.hardware import FLOAT, free_bytes
 from unifylens.patching import hooks
 from unifylens.patching.metrics import Metric
+from unifylens.patching.positions import Batch, Place
+from unifylens.patching.prompts import Prompts, as_prompts, by_length, in_order, sources_of
 from unifylens.patching.stream import (
     Hook,
     Model,
-    Tokens,
-    as_tensor,
-    as_tokens,
+    Rows,
     can_resume,
     check_edits,
     check_names,
     check_switches,
-    holds_numbers,
-    is_whole,
-    last_logits,
-    prompts_of,
+    logits_of_table,
     resid_post,
 )
+from unifylens.patching.tensors import as_tensor, is_whole
 
 MOST_ROWS = 512
 """Rows run at a time where memory allows: four times as many gain 10 to 20 % on a CPU (benchmarks/patching.py)."""
@@ -47,17 +46,6 @@ SHARE_OF_FREE_MEMORY = 0.5
 
 
 # --- the core ------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Some rows of an experiment while they run."""
-
-    rows: Int[Tensor, " chosen"]
-    """Which rows of all prompts these are."""
-    target: Tokens
-    source: Mapping[str, Tensor]
-    """The source run's activations at the hooks that the edit reads; the mean, where there are several sources."""
 
 
 @dataclass(frozen=True)
@@ -72,43 +60,40 @@ class Edit:
     """Hook names at which it needs the source run's activations."""
     by_row: Mapping[str, int] = field(default_factory=dict)
     """Number of rows, by name, of what has one for each target prompt, such as a mask of positions."""
+    place: Place | None = None
+    """Where it acts, for checks before anything runs; None, for edits of one's own, says nothing."""
 
 
-def patch_at(name: str, labels: Mapping[str, Any], **where: Any) -> Edit:
-    """The edit that patches one activation; `where` as in `hooks.patch`."""
-    positions = hooks.mask_or_numbers(where.pop("positions", None))
+def patch_at(name: str, labels: Mapping[str, Any], *, role: str | None = None, **where: Any) -> Edit:
+    """The edit that patches one activation; `where` as in `hooks.patch`, or where a `role` stands in each row.
+
+    A role of the source is put where the same role stands in the target.
+    """
+    place = Place(where.pop("positions", None), role)
 
     def at(batch: Batch) -> list[Hook]:
-        here = of_batch(positions, batch)
-        return [(name, partial(hooks.patch, source=batch.source[name], positions=here, **where))]
+        return [(name, partial(hooks.patch, **place.source(batch, name), **where))]
 
-    return Edit(labels, at, (name,), rows_of(positions))
+    return Edit(labels, at, (name,), place.by_row(), place)
 
 
-def steer_at(name: str, labels: Mapping[str, Any], vector: Float[Tensor, "*row d"], **where: Any) -> Edit:
-    """The edit that adds a vector, `[d]` or one for each row `[row, d]`; `where` as in `hooks.steer`.
+def steer_at(
+    name: str, labels: Mapping[str, Any], vector: Float[Tensor, "*row d"], *, role: str | None = None, **where: Any
+) -> Edit:
+    """The edit that adds a vector, `[d]` or one for each row `[row, d]`; `where` as in `hooks.steer`, or at a `role`.
 
     Raises ValueError for a vector of another shape, `experiment` for another number of rows than it has prompts.
     """
-    vector, positions = as_tensor(vector), hooks.mask_or_numbers(where.pop("positions", None))
+    vector, place = as_tensor(vector), Place(where.pop("positions", None), role)
     if vector.ndim not in (1, 2):
         raise ValueError(f"vector has shape {list(vector.shape)}; allowed: [d], or one for each row [row, d].")
 
     def at(batch: Batch) -> list[Hook]:
         added = vector if vector.ndim == 1 else vector[batch.rows]
-        return [(name, partial(hooks.steer, vector=added, positions=of_batch(positions, batch), **where))]
+        return [(name, partial(hooks.steer, vector=added, positions=place.here(batch), **where))]
 
-    return Edit(labels, at, by_row={**rows_of(positions), **({"vector": len(vector)} if vector.ndim == 2 else {})})
-
-
-def of_batch(positions: hooks.Positions, batch: Batch) -> hooks.Positions:
-    """What `mask_or_numbers` gives, for a batch: of a mask of all prompts its rows, numbers as they are."""
-    return positions[batch.rows] if isinstance(positions, Tensor) else positions
-
-
-def rows_of(positions: hooks.Positions) -> dict[str, int]:
-    """`Edit.by_row` of what `mask_or_numbers` gives: a mask has rows, numbers are the same in every row."""
-    return {"positions": len(positions)} if isinstance(positions, Tensor) else {}
+    by_row = {**place.by_row(), **({"vector": len(vector)} if vector.ndim == 2 else {})}
+    return Edit(labels, at, by_row=by_row, place=place)
 
 
 UNEDITED = Edit({}, lambda batch: [])
@@ -118,11 +103,11 @@ UNEDITED = Edit({}, lambda batch: [])
 @torch.no_grad()
 def experiment(
     model: Model,
-    target: Tokens,
+    target: Rows,
     edits: Edit | Iterable[Edit],
     metrics: Mapping[str, Callable[[Float[Tensor, "row vocab"]], float]],
     *,
-    source: Tokens | Sequence[Tokens] | None = None,
+    source: Rows | Sequence[Rows] | None = None,
     source_model: Model | None = None,
     batch_size: int | None = None,
     progress: bool = True,
@@ -130,21 +115,23 @@ def experiment(
     """Run `target` prompts under one or several edits: a row each, its labels and the metrics, in the edits' order.
 
     Row i of `target` is patched from row i of `source`; of several sources, such as one fact in several languages, from
-    their mean. They run in `source_model` (None: in `model`), of the same shape and vocabulary, such as another
-    checkpoint. A metric maps the logits at the last position to a number; a `Metric` is computed batch by batch, for
-    any other function all logits are kept. `batch_size` rows are run at a time (None: what memory allows).
+    their mean (of unequal lengths, at positions from the end or at roles). They run in `source_model` (None: in
+    `model`), of the same shape and vocabulary, such as another checkpoint. A metric maps the logits at the last
+    position to a number; a `Metric` is computed batch by batch, for any other function all logits are kept.
+    `batch_size` rows are run at a time (None: what memory allows).
 
-    Raises ValueError, naming what does not fit: prompts, metrics and models before anything runs, a place when it is
-    edited, a function that gives no number at the end. No hook stays behind after an error.
+    Raises ValueError, naming what does not fit: prompts, metrics, models and roles before anything runs, a place or a
+    hook that never runs when it is edited, a function that gives no number at the end. No hook stays behind after an
+    error.
 
     >>> prompts, metrics = run.corpus.prompts()[:8], {"right": ul.patching.answered(run.corpus.answers[:8])}
     >>> without = ul.patching.Edit({"edit": "no MLP"}, lambda batch: [("blocks.0.hook_mlp_out", lambda x, hook: 0 * x)])
     >>> list(ul.patching.experiment(run.model, prompts, [without], metrics, progress=False))
     ['edit', 'right']
     """
-    target, sources = as_tokens(target), prompts_of(source)
     sender = model if source_model is None else source_model
-    edits = _edits(edits)
+    target, sources = as_prompts(model, target, "target"), sources_of(sender, source)
+    edits = edits_of(edits)
     reads = sorted({name for edit in edits for name in edit.reads})
     _check(model, sender, target, sources, edits, metrics, reads)
     if clashes := {label for edit in edits for label in edit.labels} & set(metrics):
@@ -156,32 +143,36 @@ def experiment(
         raise ValueError(
             f"batch_size={batch_size!r}: allowed is a whole number, 1 or more, or None for what memory allows."
         )
-    size = int(batch_size or 0) or rows_at_a_time(model, target.shape[1], len(edits), reads)
     device = next(model.parameters()).device
     # reading them takes one more run of all blocks, which few edits would not make up for
     between = (
         [resid_post(block) for block in range(model.cfg.n_layers - 1)] if can_resume(model) and len(edits) > 2 else []
     )
     edited: set[str] = set()
+    ran: list[Tensor] = []
     values: list[dict[str, list[Tensor]]] = [{name: [] for name in metrics} for _ in edits]
     with tqdm(total=len(target) * len(edits), desc="patching", unit="prompt", disable=not progress) as bar:
-        for rows in torch.arange(len(target)).split(size):
-            read = read_activations(sender, [tokens[rows].to(device) for tokens in sources], reads)
-            batch = Batch(rows, target[rows].to(device), read)
-            residuals = read_activations(model, [batch.target], between)
+        for rows in batches(target, sources, lambda n: batch_size or rows_at_a_time(model, n, len(edits), reads)):
+            prompts, of_sources = target.part(rows), [prompts.part(rows) for prompts in sources]
+            runs = read_activations(sender, [prompts.tokens.to(device) for prompts in of_sources], reads)
+            batch = Batch(rows, prompts.tokens.to(device), prompts, of_sources, runs)
+            (residuals,) = read_activations(model, [batch.target], between) or [{}]
             for edit, columns in zip(edits, values, strict=True):
                 chosen = list(edit.hooks(batch))
                 new = {name for name, _ in chosen} - edited
                 check_names(known, new)
                 check_edits(model, new)
                 edited |= new
-                logits = last_logits(model, batch.target, chosen, residuals)
+                counted, idle = watched(chosen)
+                logits = logits_of_table(model, batch.target, counted, residuals)
+                refuse_idle(idle, edit)
                 for name, metric in metrics.items():
                     columns[name].append(metric.at(rows, logits).cpu() if isinstance(metric, Metric) else logits.cpu())
                 bar.update(len(rows))
+            ran.append(rows)
 
     def number(name: str, parts: list[Tensor]) -> float:
-        metric, whole = metrics[name], torch.cat(parts)
+        metric, whole = metrics[name], in_order(parts, ran)
         value = whole.double().mean().item() if isinstance(metric, Metric) else plain(metric(whole))
         if not isinstance(value, Real):
             shown = f"values of shape {list(np.shape(value))}" if isinstance(value, list) else repr(value)
@@ -196,12 +187,47 @@ def experiment(
     )
 
 
-def read_activations(model: Model, sources: Sequence[Tokens], names: Sequence[str]) -> dict[str, Tensor]:
-    """Activations at some hooks, as their mean over the sources."""
+def batches(
+    target: Prompts, sources: Sequence[Prompts], size: Callable[[int], int]
+) -> Iterator[Int[Tensor, " chosen"]]:
+    """Rows that run together: of one length, and as many as `size` says for prompts of it."""
+    for same in by_length(target, *sources):
+        yield from same.split(int(size(int(target.lengths[same[0]]))))
+
+
+def watched(fwd_hooks: Sequence[Hook]) -> tuple[list[Hook], set[tuple[int, str]]]:
+    """The same hooks, and those of them, by number and name, that have not run yet."""
+    idle = {(number, name) for number, (name, _) in enumerate(fwd_hooks)}
+
+    def counted(place: tuple[int, str], function: Callable[..., Tensor]) -> Hook:
+        def run(*args: Any, **kwargs: Any) -> Tensor:
+            idle.discard(place)
+            return function(*args, **kwargs)
+
+        return place[1], run
+
+    return [counted((number, name), function) for number, (name, function) in enumerate(fwd_hooks)], idle
+
+
+def refuse_idle(idle: set[tuple[int, str]], edit: Edit) -> None:
+    """Raise ValueError for a hook that has not run."""
+    if idle:
+        labels = f" {dict(edit.labels)}" if edit.labels else ""
+        raise ValueError(
+            f"the edit{labels} at {min(idle)[1]} did nothing, as the model never runs that hook; allowed: hooks that a "
+            "run's cache holds (model.run_with_cache)."
+        )
+
+
+def read_activations(model: Model, sources: Sequence[Tensor], names: Sequence[str]) -> list[dict[str, Tensor]]:
+    """Activations at some hooks, of each source; nothing where there are no names."""
     if not names:
-        return {}
-    caches = [model.run_with_cache(tokens, names_filter=list(names), return_type=None)[1] for tokens in sources]
-    return hooks.mean_cache(caches, names)
+        return []
+    runs = []
+    for tokens in sources:
+        cache = model.run_with_cache(tokens, names_filter=list(names), return_type=None)[1]
+        runs.append({name: hooks.lookup(cache, name) for name in names})
+    return runs
 
 
 def rows_at_a_time(model: Model, n_positions: int, n_edits: int, reads: Sequence[str]) -> int:
@@ -218,7 +244,7 @@ def rows_at_a_time(model: Model, n_positions: int, n_edits: int, reads: Sequence
 # --- names and checks ----------------------------------------------------------------------------------------
 
 
-def _edits(given: Edit | Iterable[Edit]) -> list[Edit]:
+def edits_of(given: Edit | Iterable[Edit]) -> list[Edit]:
     """One edit or several as a list. Raises ValueError for anything else."""
     edits = [given] if isinstance(given, Edit) or not isinstance(given, Iterable) else list(given)
     if strange := [edit for edit in edits if not isinstance(edit, Edit)]:
@@ -229,8 +255,8 @@ def _edits(given: Edit | Iterable[Edit]) -> list[Edit]:
 def _check(
     model: Model,
     sender: Model,
-    target: Tokens,
-    sources: Sequence[Tokens],
+    target: Prompts,
+    sources: Sequence[Prompts],
     edits: Sequence[Edit],
     metrics: Mapping[str, Callable],
     reads: Sequence[str],
@@ -248,19 +274,10 @@ def _check(
             raise ValueError(
                 f"source_model has {field_name}={theirs}, the model {ours}; they must be equal to be patched."
             )
-    for name, tokens in (("target", target), *((f"source {i}", tokens) for i, tokens in enumerate(sources))):
-        if tokens.ndim != 2 or not tokens.numel() or not holds_numbers(tokens):
+    for i, prompts in enumerate(sources):
+        if len(prompts) != len(target):
             raise ValueError(
-                f"{name} is {tokens.dtype} of shape {list(tokens.shape)}; it must be token IDs [row, pos], one row and "
-                "position or more."
-            )
-        if len(tokens) != len(target):
-            raise ValueError(f"{name} has {len(tokens)} prompts, target {len(target)}; row i is patched into row i.")
-        strange = tokens[(tokens < 0) | (tokens >= model.cfg.d_vocab)]
-        if len(strange):
-            raise ValueError(
-                f"{name} holds token {int(strange[0])}; the model's vocabulary has {model.cfg.d_vocab}: were the "
-                "prompts made for another model?"
+                f"source {i} has {len(prompts)} prompts, target {len(target)}; row i is patched into row i."
             )
     for name, metric in metrics.items():
         if not callable(metric):
@@ -273,6 +290,8 @@ def _check(
     for name, n in (item for edit in edits for item in edit.by_row.items()):
         if n != len(target):
             raise ValueError(f"{name} has {n} rows, target {len(target)}; allowed: one for each prompt of target.")
-    if len({tokens.shape for tokens in sources}) > 1:
-        lengths = [tokens.shape[1] for tokens in sources]
-        raise ValueError(f"the sources' prompts have lengths {lengths}; a mean over them needs one length.")
+    for edit in edits:
+        if edit.place is not None:
+            edit.place.check(target, sources if edit.reads else ())
+        elif edit.reads:
+            Place().check_mean(sources)

@@ -6,7 +6,7 @@ Fix what follows `hook` with `functools.partial`, and run
 Activations are `[row, pos, d]` (residual stream, attention and MLP outputs, neurons) or `[row, pos, head, d_head]`
 (`hook_q`, `hook_k`, `hook_v`, `hook_z`, `hook_result`). `positions` names the same positions in every row, negative
 ones counted from the end, or is a mask `[row, pos]`, one that may differ by row; None means all. Numbers, masks,
-vectors and sources may be torch's, numpy's or pandas'.
+vectors and sources may be torch's, numpy's or pandas'. Sums and products of half precision are taken in single.
 
 In a TransformerBridge an edit at `hook_resid_mid` reaches the MLP alone; for the residual stream after attention, edit
 `hook_attn_out` (or `hook_resid_pre`).
@@ -25,13 +25,13 @@ from torch import Tensor
 
 from unifylens.arguments import array, numbers
 from unifylens.errors import suggest
-from unifylens.patching.stream import as_tensor
 from unifylens.patching.subspaces import Subspace
+from unifylens.patching.tensors import as_tensor, at_least_single
 
 if TYPE_CHECKING:
     from transformer_lens.hook_points import HookPoint
 
-__all__ = ["impose_pattern", "keep", "mean_cache", "patch", "project_out", "steer", "swap"]
+__all__ = ["impose_pattern", "keep", "mean_cache", "on_prompt", "patch", "project_out", "steer", "swap"]
 
 Positions = int | Sequence[int] | Bool[Tensor, "row pos"] | ArrayLike | None
 Heads = int | Sequence[int] | Tensor | ArrayLike | None
@@ -44,6 +44,7 @@ def patch(
     *,
     source: Source,
     positions: Positions = None,
+    source_positions: Positions = None,
     heads: Heads = None,
     subspace: Subspace | None = None,
 ) -> Float[Tensor, "row pos *d"]:
@@ -51,6 +52,7 @@ def patch(
 
     `source` is a cache (the entry of the hook's name is taken) or one activation. Its prompts may have another length
     if `positions` are numbers: they count in each run on its own, so -1 is the last position of both.
+    `source_positions` says where in the source to take what is put at `positions`: as many in each row, in their order.
     Raises KeyError if the cache lacks the hook's name, ValueError for what does not fit.
 
     >>> from functools import partial
@@ -62,8 +64,12 @@ def patch(
     """
     given = _entry(source, hook).to(activation)
     positions = mask_or_numbers(positions)
-    _fits(given, activation, hook, same_length=positions is None or isinstance(positions, Tensor))
-    there = given[_index(given, hook, positions, heads)]
+    elsewhere = source_positions is not None
+    _fits(given, activation, hook, same_length=not elsewhere and (positions is None or isinstance(positions, Tensor)))
+    if elsewhere:
+        there = _moved(given, activation, hook, positions, source_positions)[_index(activation, hook, positions, heads)]
+    else:
+        there = given[_index(given, hook, positions, heads)]
 
     def change(here: Tensor) -> Tensor:
         return there if subspace is None else here + subspace.project(there - here)
@@ -160,7 +166,9 @@ def steer(
         raise ValueError(
             f"vector has shape {list(vector.shape)}; at {hook.name} it must be [{width}] or [{rows}, {width}]."
         )
-    by_row = vector.to(activation).expand(rows, width).reshape(rows, *[1] * (activation.ndim - 2), width)
+    precision = torch.promote_types(activation.dtype, torch.float32)
+    by_row = vector.to(activation.device, precision).expand(rows, width)
+    by_row = by_row.reshape(rows, *[1] * (activation.ndim - 2), width)
     shift = scale * by_row.expand_as(activation)
     return _edit(
         activation, hook, lambda here: here + shift[_index(activation, hook, positions, heads)], positions, heads
@@ -192,6 +200,48 @@ def impose_pattern(
     return _heads_inside(patch(by_query[1], hook, source=by_query[0], positions=queries, heads=heads))
 
 
+def on_prompt(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A hook that edits a prompt alone while a model generates: `on_prompt(partial(steer, vector=v, positions=-1))`.
+
+    With a key-value cache the first call sees the whole prompt and later ones the new token alone, where positions of
+    the prompt are gone and -1 is the new token: these are left as they are. Without one the prompt comes again with
+    what was added, and its own positions get the same edit again. Make a fresh one for every prompt.
+
+    Raises ValueError at attention patterns, which have no positions of their own.
+
+    >>> from functools import partial
+    >>> prompt, vector = run.corpus.prompts()[:2, :2], 100 * torch.ones(16)
+    >>> once = ul.hooks.on_prompt(partial(ul.hooks.steer, vector=vector, positions=0))
+    >>> with run.model.hooks(fwd_hooks=[("blocks.0.hook_resid_post", once)]):
+    ...     said = run.model.generate(prompt, max_new_tokens=1, stop_at_eos=False, verbose=False)
+    >>> said.shape
+    torch.Size([2, 3])
+    """
+    prompt: Tensor | None = None
+    edited: Tensor | None = None
+
+    def edit(activation: Tensor, hook: HookPoint) -> Tensor:
+        nonlocal prompt, edited
+        if (hook.name or "").endswith(("hook_pattern", "hook_attn_scores")):
+            raise ValueError(f"on_prompt at {hook.name}: allowed are activations by position, [row, pos, ...].")
+        if prompt is not None and activation.shape[1] == 1:
+            return activation
+        if prompt is not None and _goes_on(activation, prompt):
+            return torch.cat([edited, activation[:, prompt.shape[1] :]], 1)
+        prompt, edited = activation.clone(), function(activation, hook=hook).clone()
+        return edited.clone()
+
+    return edit
+
+
+def _goes_on(activation: Tensor, prompt: Tensor) -> bool:
+    """Whether an activation is that of a prompt with more behind it; in a causal model that changes no position."""
+    n = prompt.shape[1]
+    if activation.shape[1] <= n or activation[:, :n].shape != prompt.shape:
+        return False
+    return torch.allclose(activation[:, :n], prompt, rtol=1e-2, atol=1e-3 * float(prompt.abs().max()))
+
+
 def mean_cache(caches: Sequence[Mapping[str, Tensor]], names: Sequence[str] | None = None) -> dict[str, Tensor]:
     """Mean of several runs' activations, such as of one fact asked in several languages, as a source to patch from.
 
@@ -205,12 +255,12 @@ def mean_cache(caches: Sequence[Mapping[str, Tensor]], names: Sequence[str] | No
         names = [name for name, entry in caches[0].items() if entry is not None and entry.is_floating_point()]
     mean = {}
     for name in names:
-        entries = [_lookup(cache, name) for cache in caches]
+        entries = [lookup(cache, name) for cache in caches]
         if len({entry.shape for entry in entries}) > 1:
             raise ValueError(
                 f"caches differ at {name}: shapes {[list(entry.shape) for entry in entries]}; a mean needs one shape."
             )
-        mean[name] = torch.stack(entries).mean(0)
+        mean[name] = at_least_single(torch.stack(entries)).mean(0).to(entries[0].dtype)
     return mean
 
 
@@ -228,8 +278,34 @@ def _edit(
     """A copy with the asked part changed; the activation itself belongs to the model."""
     at = _index(activation, hook, positions, heads)
     edited = activation.clone()
-    edited[at] = change(activation[at]).to(edited.dtype)
+    edited[at] = change(at_least_single(activation[at])).to(edited.dtype)
     return edited
+
+
+def _moved(
+    given: Tensor, activation: Tensor, hook: HookPoint, positions: Positions, source_positions: Positions
+) -> Tensor:
+    """The source's activation with what stands at its own positions where it is put here."""
+    here, there = _places(activation, hook, positions), _places(given, hook, mask_or_numbers(source_positions))
+    counts = [rows.bincount(minlength=len(activation)) for rows, _ in (here, there)]
+    if (other := counts[0] != counts[1]).any():
+        row = int(other.nonzero()[0, 0])
+        raise ValueError(
+            f"source_positions names {int(counts[1][row])} positions of row {row}, positions {int(counts[0][row])}; "
+            "allowed: as many."
+        )
+    moved = activation.new_zeros(activation.shape)
+    moved[here] = given[there]
+    return moved
+
+
+def _places(activation: Tensor, hook: HookPoint, positions: Positions) -> tuple[Tensor, Tensor]:
+    """Rows and columns of positions, row by row."""
+    rows, columns = _index(activation, hook, positions, None)
+    if isinstance(rows, Tensor):
+        return rows, columns
+    n = len(activation)
+    return torch.arange(n).repeat_interleave(len(columns)), columns.repeat(n)
 
 
 def _index(activation: Tensor, hook: HookPoint, positions: Positions, heads: Heads) -> tuple:
@@ -242,11 +318,15 @@ def _index(activation: Tensor, hook: HookPoint, positions: Positions, heads: Hea
         if positions.dtype != torch.bool or positions.shape != activation.shape[:2]:
             raise ValueError(
                 f"positions is a {positions.dtype} tensor of shape {list(positions.shape)}; allowed: numbers, or a "
-                f"mask (torch.bool) of shape {list(activation.shape[:2])}."
+                f"mask (torch.bool) of shape {list(activation.shape[:2])}.{_while_generating(n_positions)}"
             )
         rows, columns = positions.nonzero(as_tuple=True)
     else:
-        rows, columns = slice(None), _numbers(positions, n_positions, "positions", f"the prompt at {hook.name}")
+        try:
+            columns = _numbers(positions, n_positions, "positions", f"the prompt at {hook.name}")
+        except ValueError as error:
+            raise ValueError(f"{error}{_while_generating(n_positions)}") from None
+        rows = slice(None)
     if heads is None:
         return rows, columns
     if activation.ndim != 4:
@@ -256,6 +336,16 @@ def _index(activation: Tensor, hook: HookPoint, positions: Positions, heads: Hea
         )
     chosen = _numbers(heads, activation.shape[2], "heads", hook.name)
     return (rows if isinstance(rows, slice) else rows[:, None]), columns[:, None], chosen
+
+
+def _while_generating(n_positions: int) -> str:
+    """What else may be wrong where there is one position alone."""
+    if n_positions > 1:
+        return ""
+    return (
+        " While a model generates with a key-value cache, a hook sees the new token alone; hooks.on_prompt(function) "
+        "edits the prompt once."
+    )
 
 
 def mask_or_numbers(positions: Positions) -> Positions:
@@ -288,10 +378,11 @@ def _centre(around: ArrayLike | Tensor, activation: Tensor, hook: HookPoint) -> 
 
 
 def _entry(source: Source, hook: HookPoint) -> Tensor:
-    return as_tensor(source) if isinstance(source, (Tensor, np.ndarray)) else _lookup(source, hook.name)
+    return as_tensor(source) if isinstance(source, (Tensor, np.ndarray)) else lookup(source, hook.name)
 
 
-def _lookup(cache: Mapping[str, Tensor], name: str) -> Tensor:
+def lookup(cache: Mapping[str, Tensor], name: str) -> Tensor:
+    """A cache's entry. Raises KeyError, with the nearest name there is, where the hook was not in that run."""
     try:
         entry = cache[name]
     except KeyError:
@@ -311,5 +402,5 @@ def _fits(given: Tensor, activation: Tensor, hook: HookPoint, same_length: bool)
     if same_length and given.shape[1] != activation.shape[1]:
         raise ValueError(
             f"the source's prompts have {given.shape[1]} positions, these {activation.shape[1]}: name the positions to "
-            "patch by numbers, such as positions=-1 for the last, or use prompts of one length."
+            "patch by numbers, such as positions=-1 for the last, say source_positions, or use prompts of one length."
         )

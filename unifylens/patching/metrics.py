@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from unifylens.patching.stream import as_tensor
+from unifylens.patching.tensors import as_tensor, at_least_single
 
 
 class Metric:
@@ -35,7 +35,7 @@ class Metric:
         return self._values(logits, [column[rows].to(logits.device) for column in self.columns])
 
     def _values(self, logits: Float[Tensor, "row vocab"], columns: Sequence[Tensor]) -> Float[Tensor, " row"]:
-        values = self.value(logits, *columns)
+        values = self.value(at_least_single(logits), *columns)
         if not isinstance(values, Tensor) or values.shape != (len(logits),):
             shape = list(getattr(values, "shape", ()))
             shapes = ", ".join(str(list(column.shape)) for column in columns) or "none"

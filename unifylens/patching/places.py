@@ -1,4 +1,4 @@
-"""Patching by place: layer and position, head, component, group of neurons."""
+"""Patching by place: layer and position or role, head, component, group of neurons."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ import pandas as pd
 
 from unifylens.arguments import chosen
 from unifylens.patching import hooks
-from unifylens.patching.edits import Batch, Edit, experiment, of_batch, patch_at, rows_of
-from unifylens.patching.stream import Hook, Model, Tokens, as_tokens, has_hook, prompts_of, residual
+from unifylens.patching.edits import Edit, experiment, patch_at
+from unifylens.patching.positions import Batch, Place
+from unifylens.patching.prompts import LAST, Prompts, as_prompts, sources_of
+from unifylens.patching.stream import Hook, Model, Rows, has_hook, residual
 from unifylens.patching.subspaces import Subspace, neurons
 
 
 def by_layer_and_position(
     model: Model,
-    target: Tokens,
-    source: Tokens | Sequence[Tokens],
+    target: Rows,
+    source: Rows | Sequence[Rows],
     metrics: Mapping[str, Callable],
     *,
     layers: int | Sequence[int] | None = None,
@@ -29,50 +31,115 @@ def by_layer_and_position(
     """Patch the residual stream at each layer and position. Columns: layer, position, the metrics.
 
     Layers are numbered as in `unifylens.states`: 0 is the embedding, k is after block k - 1 (None: all). `positions`
-    default to all, which needs prompts of one length; `options` as in `experiment`.
+    default to all, which needs prompts of one length; they count in each prompt on its own, from the end if negative.
+    `options` as in `experiment`.
 
     >>> prompts, metrics = run.corpus.prompts(), {"as source": ul.patching.answered(run.corpus.answers[8:16])}
     >>> table = ul.patching.by_layer_and_position(run.model, prompts[:8], prompts[8:16], metrics, progress=False)
     >>> len(table), list(table)
     (9, ['layer', 'position', 'as source'])
     """
-    target, sources = as_tokens(target), prompts_of(source)
-    lengths = {tokens.shape[-1] for tokens in (target, *sources)}
+    target, sources = _prompts(model, target, source, options)
+    lengths = sorted({length for prompts in (target, *sources) for length in prompts.lengths.tolist()})
     if positions is None and len(lengths) > 1:
         raise ValueError(
-            f"prompts of source and target have lengths {sorted(lengths)}; name positions counted from the end of "
-            "each, such as positions=[-1], or pad to one length on the left."
+            f"prompts of source and target have lengths {lengths}; name positions counted from the end of each, such "
+            "as positions=[-1], or patch by role (by_layer_and_role)."
         )
-    n_layers = model.cfg.n_layers
-    layers = range(n_layers + 1) if layers is None else chosen(layers, n_layers + 1, "layers", "the model").tolist()
-    n = target.shape[-1]
-    positions = range(n) if positions is None else chosen(positions, n, "positions", "target", from_end=True).tolist()
+    shortest = int(target.lengths.min())
+    whose = "target" if target.length else "the shortest prompt of target"
+    positions = range(shortest) if positions is None else chosen(positions, shortest, "positions", whose, from_end=True)
     edits = [
-        patch_at(residual(model, layer), {"layer": layer, "position": position}, positions=position, subspace=subspace)
-        for layer in layers
-        for position in positions
+        patch_at(name, {"layer": layer, "position": position}, positions=position, subspace=subspace)
+        for layer, name in _layers(model, layers)
+        for position in map(int, positions)
     ]
     return experiment(model, target, edits, metrics, source=sources, **options)
 
 
+def by_layer_and_role(
+    model: Model,
+    target: Prompts,
+    source: Prompts | Sequence[Prompts],
+    metrics: Mapping[str, Callable],
+    *,
+    roles: str | Sequence[str] | None = None,
+    layers: int | Sequence[int] | None = None,
+    subspace: Subspace | None = None,
+    **options: Any,
+) -> pd.DataFrame:
+    """Patch the residual stream at each layer where a role stands in each prompt. Columns: layer, role, the metrics.
+
+    A role of the source is put where the same role stands in the target: of prompts of any length and order of words.
+    `roles` default to all that the target has (`last` where no other role stands there); layers and `options` as in
+    `by_layer_and_position`. Raises ValueError, naming role and row, where target or a source lacks one.
+
+    >>> pairs = ul.interchange.pairs(run.corpus, n_pairs=4)
+    >>> target, source = pairs.with_roles()
+    >>> metrics = {"as source": pairs.shares()["source object, target language"]}
+    >>> table = ul.patching.by_layer_and_role(run.model, target, source, metrics, progress=False)
+    >>> table["role"].unique().tolist()
+    ['subject', 'relation', 'answer']
+    """
+    target, sources = _prompts(model, target, source, options)
+    if roles is None:
+        roles = _different(target, sources)
+        if roles == [LAST]:
+            raise ValueError(
+                "target has no role but 'last'; allowed: Prompts(tokens, roles={'subject': positions}), or "
+                "roles=['last']."
+            )
+    edits = [
+        patch_at(name, {"layer": layer, "role": role}, role=role, subspace=subspace)
+        for layer, name in _layers(model, layers)
+        for role in ([roles] if isinstance(roles, str) else roles)
+    ]
+    return experiment(model, target, edits, metrics, source=sources, **options)
+
+
+def _prompts(model: Model, target: Rows, source: Rows | Sequence[Rows], options: Mapping) -> tuple[Prompts, list]:
+    sender = options.get("source_model")
+    return as_prompts(model, target, "target"), sources_of(model if sender is None else sender, source)
+
+
+def _layers(model: Model, layers: int | Sequence[int] | None) -> list[tuple[int, str]]:
+    """Numbers and hook names of some layers, or all."""
+    n = model.cfg.n_layers + 1
+    given = range(n) if layers is None else chosen(layers, n, "layers", "the model").tolist()
+    return [(layer, residual(model, layer)) for layer in given]
+
+
+def _different(target: Prompts, sources: Sequence[Prompts]) -> list[str]:
+    """Roles of the target, but for `last` where another stands in the same place everywhere."""
+    every = (target, *sources)
+    ends = [
+        role
+        for role in target.roles
+        if all(role in prompts.roles and (prompts.roles[role] == prompts.roles[LAST]).all() for prompts in every)
+    ]
+    return [role for role in target.roles if role != LAST or ends == [LAST]]
+
+
 def by_head(
     model: Model,
-    target: Tokens,
-    source: Tokens | Sequence[Tokens],
+    target: Rows,
+    source: Rows | Sequence[Rows],
     metrics: Mapping[str, Callable],
     *,
     positions: hooks.Positions = None,
+    role: str | None = None,
     **options: Any,
 ) -> pd.DataFrame:
-    """Patch each attention head's result (before W_O). Columns: block, head, the metrics.
+    """Patch each attention head's result (before W_O), at some positions or a role. Columns: block, head, the metrics.
 
     >>> prompts, metrics = run.corpus.prompts(), {"as source": ul.patching.answered(run.corpus.answers[8:16])}
     >>> table = ul.patching.by_head(run.model, prompts[:8], prompts[8:16], metrics, positions=-1, progress=False)
     >>> len(table), list(table)
     (4, ['block', 'head', 'as source'])
     """
+    where = {"positions": positions, "role": role}
     edits = [
-        patch_at(f"blocks.{block}.attn.hook_z", {"block": block, "head": head}, heads=head, positions=positions)
+        patch_at(f"blocks.{block}.attn.hook_z", {"block": block, "head": head}, heads=head, **where)
         for block in range(model.cfg.n_layers)
         for head in range(model.cfg.n_heads)
     ]
@@ -81,16 +148,18 @@ def by_head(
 
 def by_component(
     model: Model,
-    target: Tokens,
-    source: Tokens | Sequence[Tokens],
+    target: Rows,
+    source: Rows | Sequence[Rows],
     metrics: Mapping[str, Callable],
     *,
     positions: hooks.Positions = None,
+    role: str | None = None,
     **options: Any,
 ) -> pd.DataFrame:
     """Patch each block's attention and MLP output. Columns: block, component, the metrics."""
+    where = {"positions": positions, "role": role}
     edits = [
-        patch_at(f"blocks.{block}.hook_{name}_out", {"block": block, "component": component}, positions=positions)
+        patch_at(f"blocks.{block}.hook_{name}_out", {"block": block, "component": component}, **where)
         for block in range(model.cfg.n_layers)
         for name, component in (("attn", "attention"), ("mlp", "MLP"))
         if has_hook(model, f"blocks.{block}.hook_{name}_out")
@@ -100,28 +169,27 @@ def by_component(
 
 def by_neurons(
     model: Model,
-    target: Tokens,
-    source: Tokens | Sequence[Tokens],
+    target: Rows,
+    source: Rows | Sequence[Rows],
     metrics: Mapping[str, Callable],
     *,
     groups: Mapping[str, Mapping[int, Sequence[int]]],
     positions: hooks.Positions = None,
+    role: str | None = None,
     **options: Any,
 ) -> pd.DataFrame:
     """Patch groups of MLP neurons: `groups[name][block]` lists them. Columns: group, the metrics."""
-    positions = hooks.mask_or_numbers(positions)
+    place = Place(positions, role)
 
     def edit(group: str, members: Mapping[int, Sequence[int]]) -> Edit:
         parts = {f"blocks.{b}.mlp.hook_post": neurons(ns, model.cfg.d_mlp) for b, ns in members.items()}
 
         def at(batch: Batch) -> list[Hook]:
-            here = of_batch(positions, batch)
             return [
-                (name, partial(hooks.patch, source=batch.source[name], positions=here, subspace=part))
-                for name, part in parts.items()
+                (name, partial(hooks.patch, **place.source(batch, name), subspace=part)) for name, part in parts.items()
             ]
 
-        return Edit({"group": group}, at, tuple(parts), rows_of(positions))
+        return Edit({"group": group}, at, tuple(parts), place.by_row(), place)
 
     edits = [edit(group, members) for group, members in groups.items()]
     return experiment(model, target, edits, metrics, source=source, **options)

@@ -12,8 +12,11 @@ import torch
 from torch import Tensor
 
 from unifylens.patching import hooks
-from unifylens.patching.edits import Batch, Edit, experiment, read_activations
-from unifylens.patching.stream import Hook, Model, Tokens, as_tokens, has_hook, is_whole, resid_post
+from unifylens.patching.edits import Edit, experiment, read_activations
+from unifylens.patching.positions import Batch, Place
+from unifylens.patching.prompts import as_prompts, sources_of
+from unifylens.patching.stream import Hook, Model, Rows, has_hook, resid_post
+from unifylens.patching.tensors import at_least_single, is_whole
 
 
 @dataclass(frozen=True)
@@ -56,15 +59,18 @@ def components(model: Model) -> list[Component]:
 
 def by_path(
     model: Model,
-    target: Tokens,
-    source: Tokens,
+    target: Rows,
+    source: Rows | Sequence[Rows],
     metrics: Mapping[str, Callable],
     *,
     position: int = -1,
+    role: str | None = None,
     receivers: str | Sequence[str] | None = None,
     **options: Any,
 ) -> pd.DataFrame:
-    """Patch one path at a time: what a head or MLP sends at a position, as one later head or MLP or the logits read it.
+    """Patch one path at a time: what a head or MLP sends, as one later head or MLP or the logits read it.
+
+    It is sent at a position, or where a `role` stands in each row.
 
     The receiver alone sees the sender's output of the source run, and everything else as it was (path patching, Wang et
     al. 2022, arXiv 2211.00593); what the receiver then writes goes on to all that follow. Receiver `logits` is the
@@ -79,35 +85,40 @@ def by_path(
             "by_path needs outputs that add to the residual stream one after the other; this model normalises or "
             "scales them, or runs attention and MLP side by side. Use by_head and by_component."
         )
-    target, source = as_tokens(target), as_tokens(source)
-    shortest = min(tokens.shape[-1] for tokens in (target, source))
     if not is_whole(position):
         raise ValueError(f"position={position!r}; allowed: one whole number.")
-    if not -shortest <= position < shortest:
+    sender = options.get("source_model")
+    target, sources = as_prompts(model, target, "target"), sources_of(model if sender is None else sender, source)
+    shortest = min(int(prompts.lengths.min()) for prompts in (target, *sources))
+    if role is None and not -shortest <= position < shortest:
         raise ValueError(f"position={position}: the prompts have {shortest}; allowed: {-shortest} to {shortest - 1}.")
+    place = Place(int(position)) if role is None else Place(role=role)
     senders = components(model)
     known = [*(component.name for component in senders), LOGITS.name]
     wanted = known if receivers is None else [receivers] if isinstance(receivers, str) else list(receivers)
     if strange := [name for name in wanted if name not in known]:
         raise ValueError(f"receivers holds {strange[0]!r}; allowed: {', '.join(known)}.")
     edits = [
-        _path(model, sender, receiver, position)
+        _path(model, sender, receiver, place)
         for sender in senders
         for receiver in [*senders, LOGITS]
         if receiver.name in wanted and receiver.reads(sender)
     ]
-    return experiment(model, target, edits, metrics, source=source, **options)
+    return experiment(model, target, edits, metrics, source=sources, **options)
 
 
-def _path(model: Model, sender: Component, receiver: Component, position: int) -> Edit:
+def _path(model: Model, sender: Component, receiver: Component, place: Place) -> Edit:
     """The edit that lets one receiver alone read the source run's output of one sender."""
 
     def at(batch: Batch) -> list[Hook]:
-        here = read_activations(model, [batch.target], [sender.output])[sender.output][:, position]
-        sent = batch.source[sender.output][:, position] - here
+        (own,) = read_activations(model, [batch.target], [sender.output])
+        where = place.source(batch, sender.output)
+        here, there = (one_a_row(x, where["positions"]) for x in (own[sender.output], where["source"]))
+        sent = there - here
         if sender.head is not None:
-            sent = sent[:, sender.head] @ model.blocks[sender.block].attn.W_O[sender.head]
-        add = partial(hooks.steer, vector=sent, positions=position)
+            output = model.blocks[sender.block].attn.W_O[sender.head]
+            sent = at_least_single(sent[:, sender.head]) @ at_least_single(output)
+        add = partial(hooks.steer, vector=sent, positions=where["positions"])
         if receiver is LOGITS:
             return [(resid_post(model.cfg.n_layers - 1), add)]
         answer: dict[str, Tensor] = {}
@@ -115,7 +126,11 @@ def _path(model: Model, sender: Component, receiver: Component, position: int) -
         model.run_with_hooks(batch.target, fwd_hooks=[(receiver.enters, add), keep], return_type=None)
         return [(receiver.output, partial(hooks.patch, source=answer[receiver.output], heads=receiver.head))]
 
-    return Edit({"sender": sender.name, "receiver": receiver.name}, at, (sender.output,))
+    def one_a_row(x: Tensor, positions: hooks.Positions) -> Tensor:
+        return x[positions] if isinstance(positions, Tensor) else x[:, positions]
+
+    labels = {"sender": sender.name, "receiver": receiver.name}
+    return Edit(labels, at, (sender.output,), place=place)
 
 
 def _output(block: int, head: int | None) -> str:

@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
-from numpy.typing import ArrayLike
 from torch import Tensor
 
-from unifylens.arguments import array, plain
+from unifylens.arguments import plain
+from unifylens.patching.prompts import Prompts, as_prompts, by_length, in_order, is_hooked, is_native
+from unifylens.patching.tensors import is_whole
 
 BATCH_ROWS = 2048
 """Prompts run at a time."""
@@ -28,6 +28,8 @@ SWITCHES = {
 """Settings of a `HookedTransformer` without which it does not run some hooks."""
 
 Tokens = Int[Tensor, "row pos"]
+Rows = Tokens | Prompts | Sequence[Sequence[int] | Tensor]
+"""Prompts as users hand them over: a table, `Prompts`, or rows of any length."""
 Hook = tuple[str, Callable[..., Tensor]]
 
 
@@ -50,62 +52,24 @@ class Model(Protocol):
         """Weights; they say on which device it computes."""
 
 
-def as_tensor(values: ArrayLike | Tensor) -> Tensor:
-    """Values as torch has them. Raises ValueError or TypeError for what holds no numbers."""
-    return values if isinstance(values, Tensor) else torch.as_tensor(array(values).copy())  # torch wants to own them
+def last_logits(model: Model, tokens: Rows, fwd_hooks: Sequence[Hook] = ()) -> Float[Tensor, "row vocab"]:
+    """Logits at each prompt's last token under some hooks, which see rows of one length at a time.
+
+    Raises ValueError for what are no prompts, as `as_prompts` does.
+    """
+    prompts = as_prompts(model, tokens)
+    rows = list(by_length(prompts))
+    return in_order([logits_of_table(model, prompts.part(some).tokens, fwd_hooks) for some in rows], rows)
 
 
-def holds_numbers(tensor: Tensor) -> bool:
-    """Whether it holds whole numbers, as token IDs are, and no masks."""
-    return not tensor.is_floating_point() and not tensor.is_complex() and tensor.dtype != torch.bool
-
-
-def is_whole(value: Any) -> bool:
-    """Whether it is a whole number, of Python or numpy."""
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-
-
-def as_tokens(prompts: ArrayLike | Tensor) -> Tokens:
-    """Prompts as a tensor. Raises ValueError for what holds no numbers, such as texts."""
-    try:
-        return as_tensor(prompts)
-    except (ValueError, TypeError):
-        raise ValueError(
-            f"prompts of type {type(prompts).__name__} hold no numbers, or rows of unequal length; allowed: token IDs "
-            "[row, pos]."
-        ) from None
-
-
-def token_ids(prompts: ArrayLike | Tensor) -> Tokens:
-    """Prompts as a tensor of token IDs. Raises ValueError for anything else."""
-    tokens = as_tokens(prompts)
-    if tokens.ndim != 2 or not holds_numbers(tokens):
-        raise ValueError(f"prompts is {tokens.dtype} of shape {list(tokens.shape)}; it must be token IDs [row, pos].")
-    return tokens
-
-
-def prompts_of(source: Tokens | Sequence[Tokens] | None) -> list[Tokens]:
-    """The sources' prompts, none, one or several, as tensors. Raises ValueError as `as_tokens` does."""
-    if source is None:
-        return []
-    if isinstance(source, Tensor) or hasattr(source, "__array__"):
-        return [as_tokens(source)]
-    several = list(source)
-    rows = [row for row in several if isinstance(row, (list, tuple))]
-    if rows and not any(isinstance(x, (list, tuple)) for row in rows for x in row):
-        return [as_tokens(several)]  # rows of numbers
-    return [as_tokens(tokens) for tokens in several]
-
-
-def last_logits(
+def logits_of_table(
     model: Model, tokens: Tokens, fwd_hooks: Sequence[Hook] = (), residuals: Mapping[str, Tensor] | None = None
 ) -> Float[Tensor, "row vocab"]:
     """Logits at the last position under some hooks; where the model has `LAST_STEP`, only these are computed.
 
     `residuals` are those of the same tokens after each block, by hook name, without these hooks: blocks before the
-    first with a hook are then left out, as they would give the same again. Raises ValueError for what are no prompts.
+    first with a hook are then left out, as they would give the same again.
     """
-    tokens = token_ids(tokens)
     last = [(LAST_STEP, lambda x, hook: x[:, -1:])] if LAST_STEP in model.hook_dict else []
     block = min((block_of(name) for name, _ in fwd_hooks), default=0)
     known = (residuals or {}).get(resid_post(block - 1))
@@ -126,13 +90,8 @@ def block_of(name: str) -> int:
 
 def can_resume(model: Model) -> bool:
     """Whether a run can start at a block: where blocks read the residual stream alone, no mask made from tokens."""
-    simple = _is_hooked(model) and model.cfg.positional_embedding_type != "shortformer"
+    simple = is_hooked(model) and model.cfg.positional_embedding_type != "shortformer"
     return simple and model.tokenizer is None
-
-
-def _is_hooked(model: Model) -> bool:
-    """Whether it is a `HookedTransformer`; the class itself is gone from TransformerLens 4."""
-    return "HookedTransformer" in {kind.__name__ for kind in type(model).__mro__}
 
 
 def residual(model: Model, layer: int) -> str:
@@ -158,7 +117,7 @@ def check_names(known: set[str], names: Iterable[str]) -> None:
 
 def check_switches(model: Model, names: Iterable[str]) -> None:
     """Raise ValueError for a hook that a `HookedTransformer` does not run as it is set."""
-    for name in names if _is_hooked(model) else ():
+    for name in names if is_hooked(model) else ():
         switch = SWITCHES.get(name.rpartition(".")[2])
         if switch and not getattr(model.cfg, switch):
             raise ValueError(f"the model does not run {name} while {switch} is off; call model.set_{switch}(True).")
@@ -168,7 +127,7 @@ def check_edits(model: Model, names: Iterable[str]) -> None:
     """Raise ValueError for a hook at which a model passes over edits, or they reach a part alone."""
     check_switches(model, names)
     for name in names:
-        if name.endswith(".hook_attn_in") and _is_hooked(model) and model.cfg.use_split_qkv_input:
+        if name.endswith(".hook_attn_in") and is_hooked(model) and model.cfg.use_split_qkv_input:
             raise ValueError(
                 f"the model passes over edits at {name} while use_split_qkv_input is on; call "
                 "model.set_use_split_qkv_input(False)."
@@ -204,26 +163,31 @@ def layer_names(n_layers: int) -> list[str]:
 @torch.no_grad()
 def run_prompts(
     model: Model,
-    prompts: Int[Tensor, "row pos"],
-    position: Int[Tensor, " row"] | int = -1,
-    logits_at: Int[Tensor, " row"] | int = -1,
+    prompts: Rows,
+    position: Int[Tensor, " row"] | int | str = -1,
+    logits_at: Int[Tensor, " row"] | int | str = -1,
 ) -> tuple[Float[Tensor, "row vocab"], list[Float[Tensor, "row d_model"]]]:
     """Logits at `logits_at`, and the residual stream at `position`, by layer from the embedding on.
 
-    Raises ValueError for prompts that are no token IDs.
+    Both are a number for all rows (-1: each row's last token), one for each row, or a role of `Prompts`. Numbers by row
+    count in what is handed over, padding included. Raises ValueError for prompts that are no token IDs, and for a
+    position that a row lacks.
     """
-    prompts = token_ids(prompts)
+    prompts = as_prompts(model, prompts)
     names = layer_names(model.cfg.n_layers)
-    logits, states = [], []
-    n = len(prompts)
-    where = [torch.as_tensor(at).expand(n) for at in (position, logits_at)]
-    for batch, at, last in zip(*(x.split(BATCH_ROWS) for x in (prompts, *where)), strict=True):
-        row, kept = torch.arange(len(batch)), []
+    where = [prompts.place(at, name) for at, name in ((position, "position"), (logits_at, "logits_at"))]
+    # nothing but `logits_at` is unembedded, as that is dear; networks of `transformers` need all positions until then
+    end = names[-1] if is_hooked(model) or is_native(model) else LAST_STEP
+    logits, states, ran = [], [], []
+    for rows in (some for same in by_length(prompts) for some in same.split(BATCH_ROWS)):
+        tokens, (at, last) = prompts.part(rows).tokens, (each[rows] for each in where)
+        row, kept = torch.arange(len(rows)), []
         fwd_hooks = [(name, partial(_keep, kept=kept, where=(row, at))) for name in names]
-        fwd_hooks.append((names[-1], partial(_only, where=(row, last))))  # nothing else is unembedded: it is dear
-        logits.append(model.run_with_hooks(batch, fwd_hooks=fwd_hooks)[:, 0].float().cpu())
+        fwd_hooks.append((end, partial(_only, where=(row, last))))
+        logits.append(model.run_with_hooks(tokens, fwd_hooks=fwd_hooks)[:, 0].float().cpu())
         states.append(kept)
-    return torch.cat(logits), [torch.cat(parts) for parts in zip(*states, strict=True)]
+        ran.append(rows)
+    return in_order(logits, ran), [in_order(parts, ran) for parts in zip(*states, strict=True)]
 
 
 def _keep(state: Float[Tensor, "row pos d_model"], kept: list[Tensor], where: tuple[Tensor, Tensor], **_: Any) -> None:

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from unifylens.arguments import array, numbers, plain
-from unifylens.patching.stream import as_tensor, holds_numbers
+from unifylens.patching.tensors import as_tensor, at_least_single, holds_numbers
 
 __all__ = [
     "Subspace",
@@ -61,8 +61,9 @@ class Subspace:
         width = states.shape[-1] if states.ndim else 0
         if width != self.basis.shape[1]:
             raise ValueError(f"states have width {width}; the subspace lies in {self.basis.shape[1]}.")
-        basis = self.basis.to(states)
-        return states @ basis.T @ basis
+        precise = at_least_single(states)
+        basis = self.basis.to(precise)
+        return (precise @ basis.T @ basis).to(states.dtype)
 
 
 def span(vectors: Float[Tensor, "vector d_model"], rank: int | None = None) -> Subspace:
@@ -98,8 +99,9 @@ def random_like(vectors: Float[Tensor, "*row d_model"], seed: int = 0) -> Float[
     vectors = _floats(vectors, "vectors", "[*row, d_model]")
     if not vectors.ndim:
         raise ValueError(f"vectors is the single number {vectors.item()}; it must be [*row, d_model].")
-    noise = torch.randn(vectors.shape, generator=torch.Generator().manual_seed(seed)).to(vectors)
-    return noise * (vectors.norm(dim=-1, keepdim=True) / noise.norm(dim=-1, keepdim=True))
+    precise = at_least_single(vectors)
+    noise = torch.randn(vectors.shape, generator=torch.Generator().manual_seed(seed)).to(precise)
+    return (noise * (precise.norm(dim=-1, keepdim=True) / noise.norm(dim=-1, keepdim=True))).to(vectors.dtype)
 
 
 def neurons(chosen: ArrayLike | Tensor | range, width: int) -> Subspace:
@@ -138,9 +140,10 @@ def group_means(
 ) -> Float[Tensor, "language group d_model"]:
     """Mean state of each group of facts, such as of a relation or an object; nan for a number without facts.
 
+    Means of states in half precision are taken, and given, in single.
     Raises ValueError for states that are not `[language, fact, d_model]` or labels that are not `[fact]`.
     """
-    states = _floats(states, "states", "[language, fact, d_model]")
+    states = at_least_single(_floats(states, "states", "[language, fact, d_model]"))
     if states.ndim != 3 or not states.shape[1]:
         raise ValueError(f"states has shape {list(states.shape)}; it must be [language, fact, d_model], of facts.")
     group = _labels(group, "group", states.shape[1])

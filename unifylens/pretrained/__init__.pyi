@@ -1,4 +1,4 @@
-from . import asking, checkpoints, models
+from . import asking, checkpoints, models, prompts
 from .checkpoints import Series, series
 from .models import Pretrained, load
 
@@ -9,5 +9,6 @@ __all__ = [
     "checkpoints",
     "load",
     "models",
+    "prompts",
     "series",
 ]

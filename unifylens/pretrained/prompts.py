@@ -1,0 +1,69 @@
+"""A fact set's prompts as patching by role takes them: where does the tokenizer put the subject's last token?"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pandas as pd
+
+from unifylens.corpus.factsets import check
+from unifylens.patching.prompts import Prompts
+from unifylens.pretrained.models import Pretrained
+
+
+def prompts(pretrained: Pretrained, facts: pd.DataFrame, language: str, relation: str | None = None) -> Prompts:
+    """The prompts of a language, and of one relation (None: all), in the order of the sorted fact set (`check`).
+
+    Roles are `subject`, the last token of the subject's last mention before the answer, and `last`. So row i is the
+    same fact in every language, and `by_layer_and_role` patches from one into the other, however long they are.
+    Raises ValueError for a language or relation that `facts` lacks, and a prompt in which the subject does not stand.
+    """
+    facts = check(facts)
+    table = facts[facts["language"] == language]
+    if table.empty:
+        raise ValueError(f"language={language!r}: the fact set has {', '.join(sorted(set(facts['language'])))}.")
+    if relation is not None:
+        table = table[table["relation"] == relation]
+        if table.empty:
+            raise ValueError(f"relation={relation!r}: the fact set has {', '.join(sorted(set(facts['relation'])))}.")
+    rows, subjects = [], []
+    for fact, prompt, subject in zip(table["fact"], table["prompt"], table["subject"], strict=True):
+        end = _end_of_last(subject, prompt)
+        if end is None:
+            raise ValueError(
+                f"fact {fact!r} in {language!r}: the subject {subject!r} does not stand in its prompt {prompt!r}; "
+                "allowed: prompts that name their subject as the column `subject` does."
+            )
+        tokens, position = _tokens(pretrained.tokenizer, prompt, end)
+        rows.append(tokens)
+        subjects.append(position)
+    return Prompts(rows, {"subject": subjects})
+
+
+def _end_of_last(subject: str, prompt: str) -> int | None:
+    """Where the last mention of a subject ends, as a word of its own if there is one; None for no mention."""
+    words = [match.end() for match in re.finditer(rf"(?<!\w){re.escape(subject)}(?!\w)", prompt)]
+    if words:
+        return words[-1]
+    start = prompt.rfind(subject) if subject else -1
+    return None if start < 0 else start + len(subject)
+
+
+def _tokens(tokenizer: Any, prompt: str, end: int) -> tuple[list[int], int]:
+    """Token IDs of a prompt, without what a tokenizer appends, and the token that holds the character before `end`."""
+    ids = _without_appended(tokenizer, prompt)
+    if tokenizer.is_fast:
+        spans = tokenizer(prompt, return_offsets_mapping=True)["offset_mapping"][: len(ids)]
+        return ids, max(i for i, (start, stop) in enumerate(spans) if start < min(end, stop))
+    before = _without_appended(tokenizer, prompt[:end])
+    same = next((i for i, (a, b) in enumerate(zip(before, ids, strict=False)) if a != b), min(len(before), len(ids)))
+    return ids, same if same < len(before) else len(before) - 1
+
+
+def _without_appended(tokenizer: Any, prompt: str) -> list[int]:
+    """Token IDs without special tokens at the end, such as `</s>`: the answer follows the last word."""
+    ids, special = tokenizer.encode(prompt), set(tokenizer.all_special_ids)
+    while len(ids) > 1 and ids[-1] in special:
+        ids = ids[:-1]
+    return ids
