@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, settings
 from transformer_lens.config import TransformerBridgeConfig
 
 import unifylens as ul
+from unifylens import hardware
 from unifylens.corpus.corpus import _build
 from unifylens.training import workers as pool
 from unifylens.training.trainer import _Stack
@@ -26,6 +27,12 @@ settings.load_profile("unifylens")
 @pytest.fixture(autouse=True)
 def one_stack_at_a_time(monkeypatch):
     monkeypatch.setattr(pool, "worker_count", lambda: 1)
+
+
+@pytest.fixture(autouse=True)
+def bfloat16_units(monkeypatch):
+    """Whatever processor runs the tests: one without them is warned of, and warnings are errors."""
+    monkeypatch.setattr(hardware, "has_bfloat16_units", lambda: True)
 
 
 @pytest.fixture(autouse=True)

@@ -1,11 +1,13 @@
 """Settings: JSON and back, hashes, refusals in words, schedules."""
 
+import datetime
 import re
 
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 from conftest import tiny
-from pydantic import ValidationError
 
 import unifylens as ul
 from unifylens.config import TEMPLATES, Config, TrainConfig
@@ -110,7 +112,7 @@ def test_frozen(part):
     config = experiment if part is None else getattr(experiment, part)
     assert isinstance(config, Config)
     name = next(iter(type(config).model_fields))
-    with pytest.raises(ValidationError, match="frozen"):
+    with pytest.raises(ValueError, match="frozen"):
         setattr(config, name, getattr(config, name))
 
 
@@ -121,40 +123,40 @@ def change(step):
 # what is wrong -> the field, the value, and what is allowed
 BAD = {
     **{
-        f"{part}.{name}={value}": ({f"{part}.{name}": value}, [name, f"input_value={value}", allowed])
-        for part, name in [
-            ("language", "shared_subjects"),
-            ("language", "shared_relations"),
-            ("language", "shared_objects"),
-            ("language", "shared_function_words"),
-            ("language", "lexical_distance"),
-            ("tokenizer", "shared_tokens"),
-            ("corpus", "parallel"),
-            ("corpus", "exposure_balance"),
-            ("corpus", "object_skew"),
-            ("corpus", "home_bias"),
-            ("corpus", "relation_bias"),
-            ("train", "final_lr"),
+        f"{part}.{name}={value}": ({f"{part}.{name}": value}, [f"{part}.{name}={value}; allowed: {allowed}"])
+        for part, name, allowed in [
+            ("language", "shared_subjects", "number from 0 to 1"),
+            ("language", "shared_relations", "number from 0 to 1"),
+            ("language", "shared_objects", "number from 0 to 1"),
+            ("language", "shared_function_words", "number from 0 to 1"),
+            ("language", "lexical_distance", "number from 0 to 1 or None"),
+            ("tokenizer", "shared_tokens", "number from 0 to 1"),
+            ("corpus", "parallel", "number from 0 to 1"),
+            ("corpus", "exposure_balance", "number from 0 to 1"),
+            ("corpus", "object_skew", "number from 0 to 1"),
+            ("corpus", "home_bias", "number from 0 to 1"),
+            ("corpus", "relation_bias", "number from 0 to 1"),
+            ("train", "final_lr", "number from 0 to 1"),
         ]
-        for value, allowed in [(-0.1, "greater than or equal to 0"), (1.1, "less than or equal to 1")]
+        for value in (-0.1, 1.1)
     },
-    "nan": ({"corpus.parallel": float("nan")}, ["corpus.parallel", "nan", "finite number"]),
+    "nan": ({"corpus.parallel": float("nan")}, ["corpus.parallel=nan; allowed: number from 0 to 1."]),
     "one language": (
         {"language.n_languages": 1},
-        ["language.n_languages", "input_value=1", "greater than or equal to 2"],
+        ["language.n_languages=1; allowed: "],
     ),
     "names without words": (
         {"language.subject_words": 0},
-        ["language.subject_words", "input_value=0", "greater than or equal to 1"],
+        ["language.subject_words=0; allowed: "],
     ),
     "names too long": (
         {"language.subject_words": 5},
-        ["language.subject_words", "input_value=5", "less than or equal to 4"],
+        ["language.subject_words=5; allowed: "],
     ),
-    "no relation": ({"world.n_relations": 0}, ["world.n_relations", "input_value=0", "greater than or equal to 1"]),
+    "no relation": ({"world.n_relations": 0}, ["world.n_relations=0; allowed: "]),
     "parallel facts never seen": (
         {"corpus.parallel_exposure": 0.0},
-        ["corpus.parallel_exposure", "input_value=0.0", "greater than 0"],
+        ["corpus.parallel_exposure=0.0; allowed: "],
     ),
     "too many parallel": ({"corpus.parallel": 0.3, "corpus.n_parallel": 73}, ["corpus.n_parallel=73", "0 to 72"]),
     "too many parallel later": (
@@ -174,7 +176,7 @@ BAD = {
         ["templates", "'{subject} {relation} {object} {object}'", "once each"],
     ),
     "template by a wrong name": ({"language.templates": ("plane",)}, ["templates", "'plane'", "plain, of, has, topic"]),
-    "no template": ({"language.templates": ()}, ["language.templates", "input_value=()", "at least 1 item"]),
+    "no template": ({"language.templates": ()}, ["language.templates=(); allowed: "]),
     "two ways to tell the language": (
         {"language.language_token": True, "language.language_cue": "first"},
         ["language_token=True", "language_cue='first'", "allowed: one of the two"],
@@ -204,13 +206,19 @@ BAD = {
         )
         for scheme, size in [("character", None), ("bpe", 90), ("unigram", 90)]
     },
-    "no such tokens": ({"tokenizer.scheme": "bytes"}, ["tokenizer.scheme", "'bytes'", "'word', 'character', 'bpe'"]),
-    "no such cue": ({"language.language_cue": "last"}, ["language_cue", "'last'", "'none', 'first', 'pair' or 'vote'"]),
+    "no such tokens": (
+        {"tokenizer.scheme": "bytes"},
+        ["tokenizer.scheme", "'bytes'", "'word' or 'character' or 'bpe'"],
+    ),
+    "no such cue": (
+        {"language.language_cue": "last"},
+        ["language_cue", "'last'", "'none' or 'first' or 'pair' or 'vote'"],
+    ),
     "heads": ({"model.n_heads": 3}, ["n_heads=3", "must divide d_model=16"]),
     "no global block": ({"model.local_blocks": 2}, ["local_blocks=2", "must stay below n_layers=2"]),
     "fewer local blocks than none": (
         {"model.local_blocks": -1},
-        ["model.local_blocks", "input_value=-1", "greater than or equal to 0"],
+        ["model.local_blocks=-1; allowed: "],
     ),
     "warm-up": ({"train.warmup": 20, "train.cycles": 2}, ["warmup=20", "cycles=2", "below steps=40"]),
     "changes out of order": ({"changes": (change(20), change(10))}, ["changes", "[20, 10]", "must rise"]),
@@ -218,10 +226,57 @@ BAD = {
     "change past the end": ({"changes": (change(40),)}, ["changes", "[40]", "below train.steps=40"]),
     "change at the start": (
         {"changes": ({"step": 0, "corpus": {}},)},
-        ["changes.0.step", "input_value=0", "equal to 1"],
+        ["changes[0].step=0; allowed: whole number from 1 below 100,000,000."],
     ),
-    "seed": ({"seed": -1}, ["seed", "input_value=-1", "greater than or equal to 0"]),
-    "activation": ({"model.act_fn": "tanh"}, ["model.act_fn", "'tanh'", "'gelu', 'relu'"]),
+    "seed": ({"seed": -1}, ["seed=-1; allowed: "]),
+    **{
+        f"{name}={value!r}": ({name: value}, [f"{name}={str(value)[:40]}", "allowed: ", limit])
+        for name, value, limit in [
+            ("world.n_subjects", 10**12, "to 1,000,000"),
+            ("world.n_relations", 10**6, "to 100,000"),
+            ("world.n_objects", 10**7, "to 1,000,000"),
+            ("language.n_languages", 10**6, "to 1,000"),
+            ("language.templates", ("plain",) * 1001, "1 to 1,000 of"),
+            ("tokenizer.vocab_size", 10**9, "to 1,000,000"),
+            ("corpus.copy_exposure", 1.7e308, "to 1,000,000"),
+            ("corpus.parallel_exposure", 1e300, "to 1,000,000"),
+            ("model.d_model", 10**9, "to 65,536"),
+            ("model.n_layers", 10**5, "to 1,000"),
+            ("model.d_mlp", 10**9, "to 1,000,000"),
+            ("train.steps", 10**30, "to 100,000,000"),
+            ("train.batch_size", 10**9, "to 1,000,000"),
+            ("train.lr", 1e300, "to 1,000"),
+            ("train.weight_decay", 1e300, "to 1,000,000"),
+            ("train.n_checkpoints", 10**6, "to 10,000"),
+            ("train.n_evaluations", 10**12, "to 10,000"),
+            ("train.eval_facts", 10**20, "to 100,000,000"),
+        ]
+    },
+    "more digits than Python writes": (
+        {"train.steps": 10**5000},
+        ["train.steps=<whole number of 16610 bits>", "to 100"],
+    ),
+    "too many facts": (
+        {"world.n_subjects": 10**6, "world.n_relations": 10**5},
+        ["world: n_subjects=1000000 times n_relations=100000", "100,000,000,000 facts", "up to 100,000,000"],
+    ),
+    "copies that are never drawn": (
+        {"corpus.copy_exposure": 1e-300},
+        ["copy_exposure=1e-300", "allowed: 0, or a number"],
+    ),
+    **{
+        f"{name} without an MLP": (
+            {"model.attn_only": True, f"model.{name}": True},
+            [f"model: {name}=True conflicts with attn_only=True", "allowed: one of the two"],
+        )
+        for name in ("parallel_attn_mlp", "gated_mlp")
+    },
+    "cycles shorter than a step": ({"train.warmup": 0, "train.cycles": 41}, ["cycles=41", "at most steps=40"]),
+    "decay of all there is": ({"train.lr": 0.5, "train.weight_decay": 2}, ["lr=0.5", "weight_decay=2.0", "below 1"]),
+    "half a surrogate": ({"language.templates": ("{subject} \ud800 {relation} {object}",)}, ["templates[0]=", "text"]),
+    "no part": ({"corpus": 5}, ["corpus=5; allowed: CorpusConfig(...), or a dict of its settings, parallel"]),
+    "another part": ({"changes": [{"corpus": {}}]}, ["changes[0].step is missing; allowed: whole number from 1"]),
+    "activation": ({"model.act_fn": "tanh"}, ["model.act_fn='tanh'; allowed: 'gelu' or 'relu'"]),
 }
 
 
@@ -441,3 +496,76 @@ def test_frozen_settings_say_how_a_changed_copy_is_made():
     with pytest.raises(ValueError, match="a new Intervention"):
         ul.Intervention(name="mark_language").name = "code_switch"
     assert experiment == ul.Experiment()
+
+
+# --- kinds of values -----------------------------------------------------------------------------------------
+
+
+def kind_of(name):
+    """The plain type of a setting's values, tuples' values included; None for one of several words."""
+    value = OTHER_VALUES[name]
+    value = value[0] if isinstance(value, tuple) else value
+    return None if isinstance(value, str) and not name.endswith("templates") else type(value)
+
+
+@pytest.mark.parametrize("name", sorted(set(OTHER_VALUES) - {"real", "changes", "interventions"}))
+def test_a_value_of_another_kind_is_refused_by_name(name):
+    several = isinstance(OTHER_VALUES[name], tuple)
+    others = [True, "1", b"1", 1.5, 1, {1}, {"a": 1}, datetime.date(2020, 1, 1), object(), 1j, range(3)]
+    for other in others:
+        if type(other) is kind_of(name) or (kind_of(name) is float and type(other) is int):
+            continue
+        value = (other,) * len(OTHER_VALUES[name]) if several else other
+        with pytest.raises(ValueError) as error:
+            tiny(**{name: value})
+        assert re.match(rf"{re.escape(name)}(\[0\])?=.*; allowed: ", str(error.value)), (other, str(error.value))
+    if several:
+        for values in (set(OTHER_VALUES[name]), frozenset(OTHER_VALUES[name]), iter(OTHER_VALUES[name])):
+            with pytest.raises(ValueError, match=rf"{re.escape(name)}=.*; allowed: tuple, "):
+                tiny(**{name: values})
+
+
+EQUAL = {
+    "corpus.parallel": [0, 0.0, -0.0, np.float64(-0.0), np.int64(0)],
+    "corpus.copy_exposure": [0, -0.0, torch.tensor(0.0)],
+    "train.weight_decay": [1, 1.0, np.float32(1)],
+    "train.betas": [(0, 0.5), [-0.0, 0.5], np.array([0, 0.5])],
+    "seed": [3, 3.0, np.int8(3), np.float64(3), torch.tensor(3), pd.Series([3.0, np.nan])[0]],
+    "model.attn_only": [True, np.True_, torch.tensor(True)],
+    "language.templates": [("of", "has"), ["of", "has"], np.array(["of", "has"]), pd.Series(["of", "has"])],
+}
+
+
+@pytest.mark.parametrize("name", EQUAL)
+def test_equal_values_have_one_key(name):
+    experiments = [tiny(**{name: value}) for value in EQUAL[name]]
+    assert len({e.key(2) for e in experiments}) == len({e.model_dump_json() for e in experiments}) == 1
+    again = [ul.Experiment.model_validate_json(e.model_dump_json()).key(2) for e in experiments]
+    assert set(again) == {experiments[0].key(2)}
+
+
+def test_what_json_holds_is_checked_as_strictly():
+    for text, told in [
+        ('{"seed": true}', "seed=True; allowed: whole number"),
+        ('{"corpus": {"parallel": "0.5"}}', "corpus.parallel='0.5'; allowed: number from 0 to 1."),
+        ('{"seed": 1', "Experiment from JSON: "),
+        ("[]", "Experiment=[]; allowed: "),
+    ]:
+        with pytest.raises(ValueError) as error:
+            ul.Experiment.model_validate_json(text)
+        assert str(error.value).startswith(told)
+
+
+def test_a_copy_is_checked_too():
+    assert ul.CorpusConfig(parallel=0.1).model_copy(update={"object_skew": 1}) == ul.CorpusConfig(
+        parallel=0.1, object_skew=1
+    )
+    for update, told in [({"parallel": 2}, "parallel=2; allowed"), ({"paralel": 0.1}, "no field 'paralel'")]:
+        with pytest.raises(ValueError, match=told):
+            ul.CorpusConfig().model_copy(update=update)
+
+
+def test_many_faults_are_told_in_few_sentences():
+    with pytest.raises(ValueError) as error:
+        ul.LanguageConfig(templates=[1] * 30)
+    assert len(str(error.value).splitlines()) == 6 and "(and 25 more of the kind)" in str(error.value)

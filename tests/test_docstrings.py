@@ -4,6 +4,7 @@ import doctest
 import inspect
 import re
 from operator import attrgetter
+from typing import get_args
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -60,16 +61,16 @@ def test_settings_explain_themselves(kind):
 @pytest.mark.parametrize(
     ("kind", "line"),
     [
-        (ul.TrainConfig, "lr = 0.003 (number above 0)"),
+        (ul.TrainConfig, "lr = 0.003 (number above 0 to 1,000)"),
         (ul.TrainConfig, "betas = (0.9, 0.98) (tuple, 2 of: number from 0 below 1)"),
         (ul.TrainConfig, "schedule = 'cosine' ('cosine' or 'constant')"),
         (ul.LanguageConfig, "lexical_distance = None (number from 0 to 1 or None)"),
-        (ul.LanguageConfig, "templates = ('plain',) (tuple, 1 or more of: text)"),
+        (ul.LanguageConfig, "templates = ('plain',) (tuple, 1 to 1,000 of: text of up to 10,000 letters)"),
         (ul.RealConfig, "sources = sources() (text)"),
-        (ul.CorpusChange, "step (whole number from 1)"),
+        (ul.CorpusChange, "step (whole number from 1 below 100,000,000)"),
         (ul.ModelConfig, "attn_only = False (True or False)"),
         (ul.Experiment, "model = ModelConfig() (ModelConfig)"),
-        (ul.Experiment, "seed = 0 (whole number from 0 below 4294967296)"),
+        (ul.Experiment, "seed = 0 (whole number from 0 below 4,294,967,296)"),
     ],
 )
 def test_defaults_and_ranges_are_told(kind, line):
@@ -94,4 +95,4 @@ def test_explanations_leave_keys_as_they_were():
 
 
 def test_every_intervention_has_its_name():
-    assert set(config.INTERVENTIONS) == set(config.get_args(config.InterventionName))
+    assert set(config.INTERVENTIONS) == set(get_args(config.InterventionName))

@@ -8,7 +8,6 @@ import torch
 from conftest import quietly, tiny
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import ValidationError
 
 import unifylens as ul
 from unifylens.config import INTERVENTIONS
@@ -454,11 +453,11 @@ def test_code_switching_comes_last(name):
         ({"name": "balance_objects"}, "is told nothing; allowed: share"),
         ({"name": "balance_objects", "share": 1.0, "balance": 0.5}, "is told share, balance; allowed: share"),
         ({"name": "add_language_token", "share": 0.5}, "is told share; allowed: nothing"),
-        ({"name": "add_parallel", "share": 2.0}, "less than or equal to 1"),
-        ({"name": "share_words", "share": 0.2, "kind": "verbs"}, "'subjects', 'relations', 'objects'"),
+        ({"name": "add_parallel", "share": 2.0}, "share=2.0; allowed: number from 0 to 1"),
+        ({"name": "share_words", "share": 0.2, "kind": "verbs"}, "'subjects' or 'relations' or 'objects'"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(given_, told):
-    with pytest.raises(ValidationError) as error:
+    with pytest.raises(ValueError) as error:
         ul.Intervention(**given_)
     assert re.search(re.escape(told), str(error.value)), error.value

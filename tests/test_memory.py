@@ -1,9 +1,10 @@
-"""How much memory training takes and how much there is: against real models, a real process, and made-up machines."""
+"""What training takes and what there is, memory and more: against real models, a real process, made-up machines."""
 
 import json
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,6 +14,7 @@ from conftest import tiny
 
 import unifylens as ul
 from unifylens import hardware
+from unifylens.hardware import has_bfloat16_units as _has_bfloat16_units
 from unifylens.model import n_parameters
 from unifylens.training import cost as memory
 
@@ -153,3 +155,50 @@ def test_free_memory_is_the_machines_or_what_the_control_group_leaves(machine):
 def test_a_gpus_memory_is_asked_of_torch(monkeypatch):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (5, 9))
     assert hardware.free_bytes(torch.device("cuda")) == 5
+
+
+# --- bfloat16 ------------------------------------------------------------------------------------------------
+
+BFLOAT16 = {"train.steps": 2, "train.warmup": 0, "train.n_evaluations": 2, "train.precision": "bfloat16"}
+
+
+def told_of(*experiments):
+    """Warnings of training in this process, which has not warned before."""
+    hardware.warn_of_slow_bfloat16.cache_clear()
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        for experiment in experiments:
+            ul.train(experiment, progress=False)
+    return [str(warning.message) for warning in told]
+
+
+def test_a_processor_without_units_for_bfloat16_is_warned_of_once(monkeypatch):
+    monkeypatch.setattr(hardware, "has_bfloat16_units", lambda: False)
+    monkeypatch.setattr(hardware, "_seconds", lambda a, b: 0.085 if a.dtype == torch.bfloat16 else 0.014)
+    (text,) = told_of(*(tiny(**BFLOAT16, seed=seed) for seed in range(2)))
+    assert "train.precision='bfloat16' is about 6 times slower" in text and "Use train.precision='float32'" in text
+    assert not told_of(tiny(**BFLOAT16 | {"train.precision": "float32"}))
+
+
+def test_a_processor_with_units_for_bfloat16_is_not_warned_of(monkeypatch):
+    monkeypatch.setattr(hardware, "_seconds", lambda a, b: pytest.fail("nothing is to be measured"))
+    assert not told_of(tiny(**BFLOAT16))
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "units"),
+    [
+        ({"avx512_bf16": True}, True),
+        ({"amx_bf16": True}, True),
+        ({"neon": True, "bf16": True}, True),
+        ({"avx512_f": True, "avx2": True, "avx512_bf16": False, "cpu_name": "i7"}, False),
+    ],
+)
+def test_units_for_bfloat16_are_what_the_processor_says(monkeypatch, capabilities, units):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    assert _has_bfloat16_units.__wrapped__() is units
+    monkeypatch.delattr(torch.cpu, "get_capabilities")
+    cpuinfo = " ".join(name for name, value in capabilities.items() if value)
+    monkeypatch.setattr(Path, "read_text", lambda self: f"flags : fpu {cpuinfo}")
+    monkeypatch.setattr(Path, "exists", lambda self: True)
+    assert _has_bfloat16_units.__wrapped__() is units

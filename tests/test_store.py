@@ -247,7 +247,7 @@ def foreign(empty_store, three):
         "list.txt": "no run: a link or a file",
         three[0].folder.name: "holds more than a run: notes.txt",
         "other name": "no run: under the key of another experiment",
-        "broken": "no run: cannot be read (ValidationError)",
+        "broken": "no run: cannot be read (ValueError)",
         "link": "no run: a link or a file",
         "x.safetensors": "no stack",
     }

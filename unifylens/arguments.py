@@ -12,7 +12,16 @@ def plain(value: Any) -> Any:
     """A value as Python has it: what numpy, pandas or torch made becomes numbers and lists."""
     if type(value) in (list, tuple):
         return type(value)(map(plain, value))
-    return value.tolist() if hasattr(value, "tolist") else value
+    return value.tolist() if hasattr(value, "tolist") and not isinstance(value, type) else value
+
+
+def shown(value: Any, longest: int = 60) -> str:
+    """A value as an error sentence shows it: on one line, and not all of what is long."""
+    try:
+        text = " ".join(repr(value).split())
+    except ValueError:  # Python writes out no whole number of more than 4,300 digits
+        text = f"<whole number of {value.bit_length()} bits>" if isinstance(value, int) else f"<{type(value).__name__}>"
+    return text if len(text) <= longest else f"{text[:longest]}..."
 
 
 def array(values: Any) -> np.ndarray:
@@ -40,8 +49,7 @@ def chosen(given: Any, n: int, name: str, where: str, *, from_end: bool = False)
     if entries.dtype.kind in "iu" and entries.ndim < 2:
         return np.atleast_1d(entries).astype(np.int64)
     if entries.dtype != bool or entries.ndim != 1:
-        text = " ".join(repr(given).split())
-        raise ValueError(f"{name}={text[:60]}{'...' * (len(text) > 60)}: {allowed}")
+        raise ValueError(f"{name}={shown(given)}: {allowed}")
     if len(entries) != n:
         raise ValueError(f"{name} is a mask with {len(entries)} entries: {allowed}")
     if not entries.any():

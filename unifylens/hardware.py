@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import psutil
@@ -13,6 +16,9 @@ from threadpoolctl import threadpool_limits
 
 FLOAT = 4
 """Bytes of a number in single precision."""
+
+BFLOAT16_UNITS = frozenset({"amx_bf16", "avx512_bf16", "bf16", "sve_bf16"})
+"""Of processors, as torch and Linux name them."""
 
 _CGROUP = Path("/sys/fs/cgroup")
 
@@ -43,6 +49,43 @@ def keep_freed_memory() -> None:
     trim_threshold, mmap_threshold, largest = -1, -3, 2**31 - 1
     mallopt(trim_threshold, largest)
     mallopt(mmap_threshold, largest)
+
+
+@cache
+def has_bfloat16_units() -> bool:
+    """Whether the processor multiplies in bfloat16; True where nobody says."""
+    try:
+        asked = torch.cpu.get_capabilities()
+        names = {name for name, value in asked.items() if value}
+    except AttributeError:  # torch before 2.10
+        info = Path("/proc/cpuinfo")
+        names = set(info.read_text().split()) if info.exists() else BFLOAT16_UNITS
+    return bool(names & BFLOAT16_UNITS)
+
+
+@cache
+def warn_of_slow_bfloat16() -> None:
+    """Say, once a process, how much slower bfloat16 is on a processor without units for it."""
+    if has_bfloat16_units():
+        return
+    a, b = torch.ones(4, 1024, 64), torch.ones(4, 64, 256)
+    ratio = _seconds(a.bfloat16(), b.bfloat16()) / _seconds(a, b)
+    if ratio > 1:
+        warnings.warn(
+            f"train.precision='bfloat16' is about {ratio:.0f} times slower than 'float32' here: this processor has no "
+            "units for it. Use train.precision='float32', or a GPU.",
+            stacklevel=3,
+        )
+
+
+def _seconds(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Of a matrix product, the least of several."""
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        torch.bmm(a, b)
+        times.append(time.perf_counter() - start)
+    return min(times)
 
 
 def free_bytes(device: torch.device) -> int:

@@ -16,7 +16,7 @@ from torch import Tensor
 from unifylens.config import Experiment
 from unifylens.corpus.corpus import Corpus
 from unifylens.crosslingual.evaluate import Questions
-from unifylens.hardware import device, keep_freed_memory, limited_threads
+from unifylens.hardware import device, keep_freed_memory, limited_threads, warn_of_slow_bfloat16
 from unifylens.model import initial_parameters, shape_of
 from unifylens.patching.stream import BATCH_ROWS
 from unifylens.training import store
@@ -160,6 +160,8 @@ class _Stack:
         members = [initial_parameters(shape, e.seed) for shape, e in zip(shapes, experiments, strict=True)]
         self.parameters = stack_parameters(members, self.device)
         on_gpu = self.device.type == "cuda"
+        if self.config.precision == "bfloat16" and not on_gpu:
+            warn_of_slow_bfloat16()
         self.network = network or network_of(shapes[0], self.device, bfloat16=self.config.precision == "bfloat16")
         self.optimizer = StackedAdamW(
             self.parameters, [e.train for e in experiments], len(experiments) if on_gpu else PART_SIZE

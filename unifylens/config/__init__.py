@@ -1,0 +1,42 @@
+"""What an experiment is: frozen, validated, hashable settings with a JSON round trip."""
+
+from unifylens.config.base import Config
+from unifylens.config.data import (
+    INTERVENTIONS,
+    REAL_LANGUAGES,
+    RELATIONS,
+    TEMPLATES,
+    CorpusChange,
+    CorpusConfig,
+    Intervention,
+    InterventionName,
+    LanguageConfig,
+    RealConfig,
+    Relation,
+    TokenizerConfig,
+    WordKind,
+    WorldConfig,
+)
+from unifylens.config.experiment import Experiment
+from unifylens.config.training import ModelConfig, TrainConfig
+
+__all__ = [
+    "INTERVENTIONS",
+    "REAL_LANGUAGES",
+    "RELATIONS",
+    "TEMPLATES",
+    "Config",
+    "CorpusChange",
+    "CorpusConfig",
+    "Experiment",
+    "Intervention",
+    "InterventionName",
+    "LanguageConfig",
+    "ModelConfig",
+    "RealConfig",
+    "Relation",
+    "TokenizerConfig",
+    "TrainConfig",
+    "WordKind",
+    "WorldConfig",
+]

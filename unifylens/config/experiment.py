@@ -1,0 +1,151 @@
+"""What an experiment is: frozen, validated, hashable settings with a JSON round trip."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, Field, model_validator
+
+from unifylens import cards
+from unifylens.config.base import Config
+from unifylens.config.data import (
+    CorpusChange,
+    CorpusConfig,
+    Intervention,
+    LanguageConfig,
+    RealConfig,
+    TokenizerConfig,
+    WorldConfig,
+)
+from unifylens.config.kinds import Ordered, Whole
+from unifylens.config.training import ModelConfig, TrainConfig
+from unifylens.errors import suggest
+
+
+class Experiment(Config):
+    """Everything that decides a trained model: data, shape, optimisation, seed.
+
+    >>> exp = ul.Experiment(corpus=ul.CorpusConfig(parallel=0.1), seed=3)
+    >>> exp.corpus.parallel, exp.model.d_model
+    (0.1, 64)
+    """
+
+    world: WorldConfig = WorldConfig()
+    """The facts there are."""
+    language: LanguageConfig = LanguageConfig()
+    """The words that facts are said with."""
+    tokenizer: TokenizerConfig = TokenizerConfig()
+    """How words become tokens."""
+    corpus: CorpusConfig = CorpusConfig()
+    """Which fact is said in which language, how often."""
+    model: ModelConfig = ModelConfig()
+    """The shape of the Transformer."""
+    train: TrainConfig = TrainConfig()
+    """How it is trained, evaluated and saved."""
+    changes: Annotated[Ordered[tuple[CorpusChange, ...]], Field(max_length=1_000)] = ()
+    """Corpora that replace `corpus` at given steps, in order."""
+    interventions: Annotated[Ordered[tuple[Intervention, ...]], Field(max_length=100)] = ()
+    """What is done, in order, to the corpus that all of the above makes."""
+    real: RealConfig | None = None
+    """Real facts and names instead of `world` and the words of `language`."""
+    seed: Annotated[Whole, Field(ge=0, lt=2**32)] = 0
+    """Decides every random draw: world, words, homes of facts, first weights, batches."""
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Self:
+        if self.real is not None:
+            self._nothing_is_invented()
+            n_facts, n_relations = None, len(self.real.relations)
+        else:
+            n_facts, n_relations = self.world.n_subjects * self.world.n_relations, self.world.n_relations
+        for corpus in (self.corpus, *(change.corpus for change in self.changes)):
+            if n_facts is not None and corpus.n_parallel is not None and corpus.n_parallel > n_facts:
+                raise ValueError(
+                    f"corpus.n_parallel={corpus.n_parallel} is more than the world's {n_facts} facts; "
+                    f"allowed: 0 to {n_facts}."
+                )
+            if corpus.relation_bias and n_relations < self.n_languages:
+                raise ValueError(
+                    f"corpus.relation_bias={corpus.relation_bias} and world.n_relations={n_relations} "
+                    f"conflict: each of {self.n_languages} languages needs a relation of its own; allowed: "
+                    f"relation_bias=0, or n_relations from {self.n_languages} on."
+                )
+        if self.tokenizer.scheme != "word":
+            self._answers_end_the_prompt()
+        steps = [change.step for change in self.changes]
+        if steps != sorted(set(steps)) or (steps and steps[-1] >= self.train.steps):
+            raise ValueError(f"changes: steps {steps} must rise and stay below train.steps={self.train.steps}.")
+        return self
+
+    def _nothing_is_invented(self) -> None:
+        """With real words, what invents a world and words must be left as it is."""
+        kept = ("language_token", "templates")
+        for part, fields in (("world", WorldConfig.model_fields), ("language", LanguageConfig.model_fields)):
+            for name, field in fields.items():
+                value = getattr(getattr(self, part), name)
+                if value != field.default and name not in kept:
+                    raise ValueError(
+                        f"{part}.{name}={value!r} conflicts with real: facts and words are real there; "
+                        f"allowed: {field.default!r}."
+                    )
+
+    @property
+    def n_languages(self) -> int:
+        """Number of languages."""
+        return self.language.n_languages if self.real is None else len(self.real.locales)
+
+    def _answers_end_the_prompt(self) -> None:
+        """Answers of several tokens end with a token of their own, so nothing may follow them."""
+        for words in self.language.template_words():
+            if words[-1] != "{object}":
+                raise ValueError(
+                    f"language.templates: {' '.join(words)!r} conflicts with tokenizer.scheme="
+                    f"{self.tokenizer.scheme!r}; allowed: templates that end with {{object}}, or scheme 'word'."
+                )
+
+    def stages(self) -> list[tuple[int, int, CorpusConfig]]:
+        """Corpora in order with the steps `[start, stop)` in which batches are drawn from each."""
+        starts = [0, *(change.step for change in self.changes)]
+        corpora = [self.corpus, *(change.corpus for change in self.changes)]
+        return list(zip(starts, [*starts[1:], self.train.steps], corpora, strict=True))
+
+    def replace(self, **values: Any) -> Experiment:
+        """Copy with some fields changed, nested ones by dotted names: `replace(**{"corpus.parallel": 0.1})`.
+
+        Raises ValueError for a name that does not exist, and whatever validation finds.
+
+        >>> exp = ul.Experiment()
+        >>> exp.replace(**{"corpus.parallel": 0.1, "model.d_model": 32}).model.d_model
+        32
+        """
+        data = self.model_dump()
+        for name, value in values.items():
+            *parents, leaf = name.split(".")
+            part = data
+            for parent in parents:
+                part = part.get(parent) if isinstance(part, dict) else None
+            if not isinstance(part, dict) or leaf not in part:
+                raise ValueError(f"{name!r} is not a field of an experiment.{suggest(name, self.field_names())}")
+            part[leaf] = value.model_dump() if isinstance(value, BaseModel) else value
+        return Experiment.model_validate(data)
+
+    @classmethod
+    def field_names(cls) -> list[str]:
+        """All dotted names that `replace` and `sweep` take."""
+        names, parts = [], cls.parts()
+        for name in cls.model_fields:
+            names.append(name)
+            if name in parts:
+                names += [f"{name}.{inner}" for inner in parts[name].model_fields]
+        return names
+
+    def key(self, data_format: int) -> str:
+        """Content hash of the experiment and the format of what is stored for it."""
+        text = json.dumps([data_format, self.model_dump(mode="json")], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:20]
+
+    def _repr_html_(self) -> str:
+        values = {name: repr(value) for name, value in self.differences().items()}
+        return cards.as_html("Experiment", values or {"settings": "as by default"})

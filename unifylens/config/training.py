@@ -1,0 +1,127 @@
+"""What learns, and how: the shape of the Transformer, its optimisation, evaluations and checkpoints."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from unifylens.config.base import Config
+from unifylens.config.kinds import MANY, Flag, Number, Ordered, Share, Whole
+
+Decay = Annotated[Number, Field(ge=0.0, lt=1.0)]
+
+
+class ModelConfig(Config):
+    """Shape of the decoder-only Transformer."""
+
+    d_model: Annotated[Whole, Field(ge=1, le=65_536)] = 64
+    """Dimensions of the residual stream; a multiple of `n_heads`."""
+    n_layers: Annotated[Whole, Field(ge=1, le=1_000)] = 2
+    """Number of blocks."""
+    n_heads: Annotated[Whole, Field(ge=1, le=65_536)] = 4
+    """Number of attention heads in each block, of `d_model / n_heads` dimensions."""
+    d_mlp: Annotated[Whole, Field(ge=1, le=1_000_000)] = 256
+    """Number of neurons in each block's MLP."""
+    act_fn: Literal["gelu", "relu", "gelu_new", "gelu_fast", "silu"] = "gelu"
+    """Activation function of the MLPs, as TransformerLens names it; only `gelu` and `relu` train as a stack."""
+    normalization: Literal["LN", "LNPre", "RMS", "RMSPre"] | None = "LN"
+    """Layer norm or RMS norm, with learned weights or (`Pre`) without; None for no normalisation."""
+    positional_embedding_type: Literal["standard", "rotary"] = "standard"
+    """Learned embeddings of absolute positions, or rotations of queries and keys (needs an even head dimension)."""
+    local_blocks: Annotated[Whole, Field(ge=0, lt=1_000)] = 0
+    """Number of blocks, from the first, where a token attends to itself and the one before it; less than `n_layers`."""
+    attn_only: Flag = False
+    """Blocks of attention alone, without an MLP."""
+    gated_mlp: Flag = False
+    """MLPs whose neurons are multiplied by a learned gate."""
+    parallel_attn_mlp: Flag = False
+    """Attention and MLP of a block read the same state, instead of one after the other."""
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Self:
+        if self.d_model % self.n_heads:
+            raise ValueError(f"n_heads={self.n_heads} must divide d_model={self.d_model}.")
+        if self.local_blocks >= self.n_layers:
+            raise ValueError(f"local_blocks={self.local_blocks} must stay below n_layers={self.n_layers}.")
+        if self.positional_embedding_type == "rotary" and self.d_model // self.n_heads % 2:
+            raise ValueError(
+                f"positional_embedding_type='rotary' turns pairs of dimensions; d_model={self.d_model} over "
+                f"n_heads={self.n_heads} must be even."
+            )
+        for name in ("gated_mlp", "parallel_attn_mlp"):
+            if self.attn_only and getattr(self, name):
+                raise ValueError(
+                    f"{name}=True conflicts with attn_only=True: there is no MLP; allowed: one of the two."
+                )
+        return self
+
+
+class TrainConfig(Config):
+    """Optimisation, and how often the model is evaluated and saved."""
+
+    steps: Annotated[Whole, Field(ge=1, le=MANY)] = 900
+    """Number of optimiser steps; more than `warmup` times `cycles`."""
+    batch_size: Annotated[Whole, Field(ge=1, le=1_000_000)] = 256
+    """Number of examples in a step, drawn anew from the corpus each time."""
+    lr: Annotated[Number, Field(gt=0.0, le=1e3)] = 3e-3
+    """Learning rate of AdamW after the warm-up."""
+    weight_decay: Annotated[Number, Field(ge=0.0, le=1e6)] = 2.0
+    """Decoupled decay (AdamW) of embeddings and weight matrices; biases and normalisation are left alone."""
+    betas: Ordered[tuple[Decay, Decay]] = (0.9, 0.98)
+    """AdamW's decay of the running means of gradients and of their squares, per step."""
+    warmup: Annotated[Whole, Field(ge=0, lt=MANY)] = 50
+    """Number of steps in which the learning rate rises linearly to `lr`."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """What the learning rate does after the warm-up."""
+    final_lr: Share = 0.1
+    """Learning rate at the end of the cosine, as a share of `lr`."""
+    cycles: Annotated[Whole, Field(ge=1, le=MANY)] = 1
+    """Number of times that the schedule, warm-up included, runs over (cosine with warm restarts)."""
+    loss: Literal["answer", "full"] = "answer"
+    """Cross-entropy on the answer's tokens alone, or on every token after the first."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Number format in which matrices are multiplied; weights, gradients and everything else stay float32."""
+    n_evaluations: Annotated[Whole, Field(ge=2, le=10_000)] = 32
+    """Number of evaluations, rows of `run.history`: before training, then at steps spaced evenly on a log scale."""
+    n_checkpoints: Annotated[Whole, Field(ge=1, le=10_000)] = 6
+    """Number of steps at which the weights are kept, spaced evenly on a log scale; the last is always one."""
+    eval_facts: Annotated[Whole, Field(ge=8, le=MANY)] = 256
+    """Number of facts of each kind (parallel, monolingual) evaluated during training; the last evaluation takes all."""
+
+    @model_validator(mode="after")
+    def _cycles_hold_the_warm_up(self) -> Self:
+        if self.warmup * self.cycles >= self.steps:
+            raise ValueError(f"warmup={self.warmup} times cycles={self.cycles} must stay below steps={self.steps}.")
+        if self.cycles > self.steps:
+            raise ValueError(f"cycles={self.cycles} must be at most steps={self.steps}: a cycle is a step or more.")
+        if self.lr * self.weight_decay >= 1:
+            raise ValueError(
+                f"lr={self.lr} times weight_decay={self.weight_decay} must stay below 1: one step would wipe out the "
+                "weights."
+            )
+        return self
+
+    def lr_at(self, step: int) -> float:
+        """Learning rate of 0-based step `step`."""
+        length = self.steps / self.cycles
+        within = step % length
+        if within < self.warmup:
+            return self.lr * min(1.0, (within + 1) / self.warmup)  # a cycle may start between two steps
+        if self.schedule == "constant":
+            return self.lr
+        progress = (within - self.warmup) / (length - self.warmup)
+        return self.lr * (self.final_lr + (1 - self.final_lr) * 0.5 * (1 + np.cos(np.pi * progress)))
+
+    def _log_spaced(self, first: int, n: int) -> list[int]:
+        spaced = np.geomspace(min(first, self.steps), self.steps, n) if n > 1 else np.array([self.steps])
+        return sorted({int(step) for step in spaced.round()})
+
+    def evaluation_steps(self) -> list[int]:
+        """Steps after which the model is evaluated: 0 (untrained), then log-spaced up to the end."""
+        return [0, *self._log_spaced(max(1, self.steps // 90), self.n_evaluations - 1)]
+
+    def checkpoint_steps(self) -> list[int]:
+        """Steps after which the weights are kept: log-spaced, the last one always."""
+        return self._log_spaced(max(1, self.steps // 18), self.n_checkpoints)
