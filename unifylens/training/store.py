@@ -171,7 +171,7 @@ class _Item:
 
     @property
     def key(self) -> str:
-        return self.path.name.removesuffix(".safetensors")
+        return self.path.stem if self.stack and self.path.suffix == ".safetensors" else self.path.name
 
     @property
     def bytes(self) -> int:
