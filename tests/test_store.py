@@ -12,7 +12,8 @@ from conftest import quietly, tiny
 
 import unifylens as ul
 from unifylens.model import initial_parameters, shape_of, with_parameters
-from unifylens.training import store
+from unifylens.training import progress, store
+from unifylens.training import run as runs
 
 FILES = ("weights.safetensors", "history.parquet", "experiment.json", "manifest.json")
 
@@ -56,7 +57,7 @@ def test_what_is_stored_is_what_is_read(empty_store):
     store.save(experiment, history, states, diverged_at=17)
     loaded = store.load(experiment)
     assert loaded.diverged_at == 17 and store.save(tiny(seed=2), history, states).diverged_at is None
-    assert loaded.folder == empty_store / "runs" / experiment.key(store.DATA_FORMAT)
+    assert loaded.folder == empty_store / "runs" / experiment.key(runs.DATA_FORMAT)
     assert loaded.steps == [5, 20, 100] and loaded.experiment == experiment
     pd.testing.assert_frame_equal(loaded.history, history, check_exact=True)
     for step, state in states.items():
@@ -98,11 +99,11 @@ def test_any_flipped_bit_of_the_manifest_is_found_or_harmless(run):
     manifest = json.loads(content)
     for at in range(len(content)):
         path.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
-        problem = store._damage(run.folder)
+        problem = runs.damage(run.folder, run.folder.name)
         assert problem or json.loads(path.read_text()) == manifest
 
 
-@pytest.mark.parametrize("target", ["os.replace", "write_text", "to_parquet"])
+@pytest.mark.parametrize("target", ["os.rename", "write_text", "to_parquet"])
 def test_an_interrupted_writing_leaves_nothing(monkeypatch, empty_store, target):
     experiment = tiny(**{"train.steps": 10})
 
@@ -110,7 +111,7 @@ def test_an_interrupted_writing_leaves_nothing(monkeypatch, empty_store, target)
         raise OSError("no space left")
 
     with monkeypatch.context() as patch:
-        where = {"os.replace": (os, "replace"), "write_text": (store.Path, "write_text")}
+        where = {"os.rename": (os, "rename"), "write_text": (store.Path, "write_text")}
         patch.setattr(*where.get(target, (pd.DataFrame, "to_parquet")), fail)
         with pytest.raises(OSError, match="no space left"):
             ul.train(experiment, progress=False)
@@ -120,8 +121,8 @@ def test_an_interrupted_writing_leaves_nothing(monkeypatch, empty_store, target)
 
 
 def test_an_interrupted_saving_of_progress_keeps_the_former(monkeypatch):
-    progress = store.Progress([tiny()])
-    progress.save({"a": torch.arange(3)}, {"step": 1})
+    saved = progress.Progress([tiny()])
+    saved.save({"a": torch.arange(3)}, {"step": 1})
 
     def fail(*args):
         raise OSError("no space left")
@@ -129,15 +130,15 @@ def test_an_interrupted_saving_of_progress_keeps_the_former(monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", fail)
         with pytest.raises(OSError):
-            progress.save({"a": torch.zeros(3)}, {"step": 2})
-    tensors, state = progress.load()
+            saved.save({"a": torch.zeros(3)}, {"step": 2})
+    tensors, state = saved.load()
     assert tensors["a"].tolist() == [0, 1, 2] and state == {"step": 1}
-    assert [path.name for path in progress.path.parent.iterdir()] == [progress.path.name]
-    assert store.Progress([tiny(seed=1)]).load() is None
+    assert [path.name for path in saved.path.parent.iterdir()] == [saved.path.name]
+    assert progress.Progress([tiny(seed=1)]).load() is None
 
 
 def test_another_data_format_never_reads_an_old_run(monkeypatch, run):
-    monkeypatch.setattr(store, "DATA_FORMAT", store.DATA_FORMAT + 1)
+    monkeypatch.setattr(runs, "DATA_FORMAT", runs.DATA_FORMAT + 1)
     assert store.load(run.experiment) is None
     assert ul.train(run.experiment, progress=False).folder != run.folder
     assert run.folder.exists()
@@ -146,9 +147,9 @@ def test_another_data_format_never_reads_an_old_run(monkeypatch, run):
 def test_histories_that_counted_blocks_are_read_by_layer():
     """Blocks were counted from 0 once; layer 0 is the embedding, and 1 the stream after block 0."""
     early = pd.DataFrame({"step": [0], "unification": [0.5], "probe_0": [0.1], "probe_1": [0.2], "probe_10": [0.3]})
-    assert list(store.by_layer(early)) == ["step", "unification", "probe_1", "probe_2", "probe_11"]
-    assert store.by_layer(early).iloc[0].tolist() == early.iloc[0].tolist()
-    assert list(store.by_layer(store.by_layer(early))) == list(store.by_layer(early)), "only once"
+    assert list(runs.by_layer(early)) == ["step", "unification", "probe_1", "probe_2", "probe_11"]
+    assert runs.by_layer(early).iloc[0].tolist() == early.iloc[0].tolist()
+    assert list(runs.by_layer(runs.by_layer(early))) == list(runs.by_layer(early)), "only once"
 
 
 def test_a_run_that_was_stored_by_block_is_read_by_layer():
@@ -158,6 +159,7 @@ def test_a_run_that_was_stored_by_block_is_read_by_layer():
     weights = {step: dict(run.checkpoint(step).named_parameters()) for step in run.steps}
     weights = {step: {name: p.detach() for name, p in of.items()} for step, of in weights.items()}
     early = expected[["step", "recall", "transfer", *by_block]].rename(columns=by_block)
+    store.clear(run)
     again = store.save(run.experiment, early, weights)
     assert "probe_0" in pd.read_parquet(again.folder / store.HISTORY)
     pd.testing.assert_frame_equal(again.history, expected[["step", "recall", "transfer", *by_block]])
@@ -177,9 +179,9 @@ def files(folder):
 
 
 def interrupted(*experiments):
-    progress = store.Progress(list(experiments))
-    progress.save({"a": torch.arange(3)}, {"step": 1})
-    return progress.path
+    saved = progress.Progress(list(experiments))
+    saved.save({"a": torch.arange(3)}, {"step": 1})
+    return saved.path
 
 
 def test_an_empty_store_is_listed(empty_store):
@@ -239,7 +241,6 @@ def foreign(empty_store, three):
     (runs / "broken").mkdir()
     (runs / "broken" / "experiment.json").write_text("{")
     (runs / "link").symlink_to(three[2].folder)
-    (empty_store / "interrupted").mkdir()
     (empty_store / "interrupted" / "x.safetensors").write_text("mine")
     (empty_store / "mine.txt").write_text("mine")
     return {
@@ -273,7 +274,7 @@ def test_damaged_and_old_runs_are_told_and_can_be_cleared(three, monkeypatch):
     assert states[0] == "damaged: history.parquet does not match its checksum"
     assert states[1] == "damaged: weights.safetensors is missing" and states[2] == "intact"
     with monkeypatch.context() as patch:
-        patch.setattr(store, "DATA_FORMAT", store.DATA_FORMAT + 1)
+        patch.setattr(runs, "DATA_FORMAT", runs.DATA_FORMAT + 1)
         assert store.runs().set_index("seed")["state"][2] == "of an older format"
     assert len(store.clear(everything=True)) == 3 and not len(store.runs())
 

@@ -21,6 +21,7 @@ import unifylens as ul
 from unifylens.training import cost, plan, schedule, store, trainer
 from unifylens.training import cost as memory
 from unifylens.training import workers as pool
+from unifylens.training.progress import Progress
 from unifylens.training.trainer import _Stack, train_stack
 
 
@@ -530,7 +531,7 @@ def no_space(*args, **kwargs):
 
 def test_progress_that_cannot_be_saved_is_told_once_and_training_goes_on(monkeypatch, trained, empty_store):
     monkeypatch.setattr(trainer, "SECONDS_BETWEEN_SAVES", 0.0)
-    monkeypatch.setattr(store.Progress, "save", no_space)
+    monkeypatch.setattr(Progress, "save", no_space)
     with pytest.warns(UserWarning, match="could not be saved in .*no space left.*training goes on") as caught:
         run, *_ = quietly(tiny(), tiny(**{"model.d_model": 8}))
     assert len(caught) == 1 and str(empty_store) in str(caught[0].message)
@@ -543,7 +544,7 @@ def test_a_run_that_cannot_be_saved_keeps_the_others_and_its_progress(monkeypatc
     save = store.save
     with monkeypatch.context() as patch:
         patch.setattr(store, "save", lambda e, *content: (no_space if e == second else save)(e, *content))
-        patch.setattr(store.Progress, "remove", lambda self: None)
+        patch.setattr(Progress, "remove", lambda self: None)
         with pytest.raises(OSError, match=r"\(seed 0\) could not be saved in .*no space left.* goes on from") as full:
             quietly(first, second)
     assert full.value.errno == errno.ENOSPC and str(empty_store) in str(full.value)
@@ -558,7 +559,7 @@ def test_progress_makes_room_for_the_runs_it_led_to(monkeypatch, empty_store, tr
     save, progress = store.save, empty_store / "interrupted"
 
     def save_if_there_is_room(*content):
-        return no_space() if list(progress.glob("*")) else save(*content)
+        return no_space() if list(progress.glob("*.safetensors")) else save(*content)
 
     monkeypatch.setattr(store, "save", save_if_there_is_room)
     assert_equal_runs(quietly(tiny())[0], trained)

@@ -14,9 +14,18 @@ SOURCES = ("babel", "country-converter", "anyascii")
 
 
 def home() -> Path:
-    """Folder of the trained runs: `UNIFYLENS_HOME`, else the user's cache folder."""
+    """Folder of the trained runs: `UNIFYLENS_HOME`, else the user's cache folder.
+
+    Raises:
+        ValueError: if it begins with `~` and the name of no user.
+    """
     chosen = os.environ.get("UNIFYLENS_HOME")
-    return Path(chosen).expanduser().absolute() if chosen else Path(platformdirs.user_cache_dir("unifylens"))
+    if not chosen:
+        return Path(platformdirs.user_cache_dir("unifylens"))
+    try:
+        return Path(chosen).expanduser().absolute()
+    except RuntimeError:
+        raise ValueError(f"UNIFYLENS_HOME is {chosen!r}; allowed: a folder, and after ~ a slash or a user") from None
 
 
 def is_checkout(folder: Path) -> bool:

@@ -1,5 +1,5 @@
-from . import adamw, batches, cost, imposed, plan, schedule, stack, store, sweeps, trainer, workers
-from .store import Run
+from . import adamw, batches, cost, disk, imposed, plan, progress, run, schedule, stack, store, sweeps, trainer, workers
+from .run import Run
 from .sweeps import Sweep, sweep, train, train_design, train_many
 
 __all__ = [
@@ -8,8 +8,11 @@ __all__ = [
     "adamw",
     "batches",
     "cost",
+    "disk",
     "imposed",
     "plan",
+    "progress",
+    "run",
     "schedule",
     "stack",
     "store",

@@ -19,8 +19,8 @@ from unifylens.hardware import limited_threads
 from unifylens.model import Shape, shape_of
 from unifylens.training import workers
 from unifylens.training.adamw import PART_SIZE
+from unifylens.training.run import Run
 from unifylens.training.stack import Output, Parameters, Pass, Query, Stacked, Trace, stack_parameters
-from unifylens.training.store import Run
 from unifylens.training.trainer import Monitor, train_stack
 
 __all__ = ["train_with_attention"]

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from unifylens.config import Experiment
 from unifylens.hardware import size_text
-from unifylens.training import store
+from unifylens.training import progress
 from unifylens.training.cost import Member
+from unifylens.training.run import key_of
 from unifylens.training.workers import Workers
 
 STACKS_PER_WORKER = 4
@@ -76,9 +77,9 @@ def _size_for_all_workers(n_members: int, largest: int, workers: Workers, share:
 
 def _stacks_under_way(members: list[Member], largest: dict[tuple, int]) -> list[StackPlan]:
     """Interrupted stacks whose members are all to be trained: they go on in the company in which they began."""
-    by_key = {member.experiment.key(store.DATA_FORMAT): member for member in members}
+    by_key = {key_of(member.experiment): member for member in members}
     stacks = []
-    for keys in store.stacks_under_way():
+    for keys in progress.stacks_under_way():
         stack = [by_key[key] for key in keys if key in by_key]
         if len(stack) == len(keys) and len({m.key for m in stack}) == 1 and len(stack) <= largest[stack[0].key]:
             stacks.append(StackPlan(stack))

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import errno
 import heapq
+import os
 import shutil
 import signal
+import sys
 import threading
+import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from concurrent.futures import BrokenExecutor
 from contextlib import closing, contextmanager, nullcontext
+from itertools import chain, islice
 from typing import Any
 
 import joblib
@@ -18,12 +23,20 @@ from threadpoolctl import threadpool_limits
 from tqdm.auto import tqdm
 
 from unifylens import environment
+from unifylens.config import Experiment
 from unifylens.hardware import size_text
 from unifylens.training import store
 from unifylens.training.plan import StackPlan
-from unifylens.training.store import Run
+from unifylens.training.progress import Progress
+from unifylens.training.run import Run
 from unifylens.training.trainer import Monitor, Result, mean_of_last, train_stack
 from unifylens.training.workers import Workers
+
+SECONDS_BETWEEN_LOOKS = 0.5
+"""While another process trains what is left."""
+
+MOST_LOSSES = 4
+"""Worker processes that may die, one after the other, without a stack having been finished in between."""
 
 BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
 
@@ -95,6 +108,12 @@ class _Bar:
                 self.bar.initial += flops  # tells nothing of the speed
             self.bar.update(flops)
 
+    def finish(self, stack: StackPlan, runs: list[Run], advance: bool = True) -> None:
+        """A stack's runs are saved; some arithmetic was not heard of while it was done."""
+        self.show(mean_of_last([run.final for run in runs]), done=len(runs))
+        if advance:
+            self.advance(stack.flops * stack.steps)
+
     def show(self, means: Mapping[str, float] | None = None, done: int = 0) -> None:
         """Show the means of the stack heard of last, and how many models are done."""
         self.done += done
@@ -128,43 +147,121 @@ class _SharedMonitor(Monitor):
             super().not_saved(problem)
 
 
+class _Claims:
+    """Which stacks this process trains: those that no other process trains, as workers become free."""
+
+    def __init__(self, stacks: Iterable[StackPlan], interrupt: _Interrupt) -> None:
+        self.left = list(stacks)
+        self._interrupt = interrupt
+        self._held: dict[Experiment, tuple[StackPlan, Progress]] = {}
+        self._told = False
+
+    def take(self) -> Iterator[StackPlan]:
+        """Claim one stack after the other. It never raises: joblib asks for the next one in threads of its own."""
+        for stack in list(self.left):
+            if self._interrupt.requested:
+                return
+            if all(os.path.exists(folder) for folder in map(store.folder_of, stack.experiments)):
+                continue  # by another process, since it was looked for
+            progress = Progress(stack.experiments)
+            try:
+                if not progress.claim():
+                    continue
+            except OSError as error:
+                self._tell(
+                    f"{progress.lock_path.parent} has no locks ({error}): processes that train the same models at once "
+                    "do the work twice"
+                )
+            self._held[stack.experiments[0]] = stack, progress
+            self.left.remove(stack)
+            yield stack
+
+    def saved_by_others(self) -> Iterator[tuple[StackPlan, list[Run]]]:
+        """Stacks of which another process has saved all runs by now."""
+        for stack in list(self.left):
+            if all(os.path.exists(folder) for folder in map(store.folder_of, stack.experiments)):
+                runs = [run for run in map(store.load, stack.experiments) if run]
+                if len(runs) == len(stack.members):
+                    self.left.remove(stack)
+                    yield stack, runs
+
+    def done(self, first: Experiment) -> StackPlan:
+        """The runs of the stack that begins with an experiment are saved."""
+        stack, progress = self._held.pop(first)
+        progress.remove()
+        progress.release()
+        return stack
+
+    def give_back(self) -> int:
+        """Those that were not finished are to be claimed again, after the others; how many."""
+        for stack, progress in (held := list(self._held.values())):
+            progress.release()
+            self.left.append(stack)
+        self._held.clear()
+        return len(held)
+
+    def wait(self) -> None:
+        """Wait a moment for other processes."""
+        self._tell(
+            f"another process trains {len(self.left[0].members)} or more of the models that are asked for (it has "
+            f"locked {Progress(self.left[0].experiments).lock_path}); waiting for it. Ctrl-C ends the waiting"
+        )
+        time.sleep(SECONDS_BETWEEN_LOOKS)
+
+    def _tell(self, text: str) -> None:
+        if not self._told:
+            self._told = True
+            tqdm.write(text, file=sys.stderr)
+
+
 def train_stacks(stacks: list[StackPlan], workers: Workers, progress: bool) -> Iterator[Run]:
-    """Train on the workers and save what arrives."""
-    interrupt, failure = _Interrupt(), None
-    bar = _Bar(stacks, progress)
-    plan_of = {stack.experiments[0]: stack for stack in stacks}
-    if workers.shared:
-        monitors: list[Monitor | None] = [_SharedMonitor(bar, interrupt, stack.flops) for stack in stacks]
-    else:
-        monitors = [None] * len(stacks)
-    tasks = [
-        joblib.delayed(train_stack)(stack.experiments, monitor, workers.threads)
-        for stack, monitor in zip(stacks, monitors, strict=True)
-    ]
+    """Train on the workers and save what arrives; what another process trains is waited for."""
+    interrupt, failure, losses = _Interrupt(), None, 0
+    bar, claims = _Bar(stacks, progress), _Claims(stacks, interrupt)
     with (
         bar.bar,
         interrupt.listening() if workers.shared else nullcontext(),
         # for all threads of this process: each stack sets it too, but would set it back under the others
         threadpool_limits(1, user_api="blas") if workers.shared else nullcontext(),
         _filling_gaps_of_dask(),
-        closing(_results(tasks, workers)) as arriving,
     ):
         try:
-            for results in arriving:
-                if not results:  # stopped
+            while claims.left and not interrupt.requested:
+                for stack, runs in claims.saved_by_others():
+                    bar.finish(stack, runs)
+                    yield from runs
+                taken = claims.take()
+                if (first := next(taken, None)) is None:
+                    if claims.left and not interrupt.requested:
+                        claims.wait()
                     continue
+                tasks = _tasks(chain([first], taken), workers, bar, interrupt)
                 try:
-                    runs = _save(results)
-                except OSError as error:
-                    if not workers.shared:
-                        raise
-                    interrupt.requested, failure = True, failure or error  # stacks under way are saved where they are
-                    continue
-                bar.show(mean_of_last([run.final for run in runs]), done=len(runs))
-                if not workers.shared:
-                    plan = plan_of[results[0].experiment]
-                    bar.advance(plan.flops * plan.steps)
-                yield from runs
+                    with closing(_results(tasks, workers)) as arriving:
+                        for results in arriving:
+                            if not results:  # stopped
+                                continue
+                            losses = 0
+                            try:
+                                runs = _save(results)
+                            except OSError as error:
+                                if not workers.shared:
+                                    raise
+                                # stacks under way are saved where they are
+                                interrupt.requested, failure = True, failure or error
+                                continue
+                            stack = claims.done(results[0].experiment)
+                            bar.finish(stack, runs, advance=not workers.shared)
+                            yield from runs
+                except BrokenExecutor as error:
+                    lost, losses = claims.give_back(), losses + 1
+                    if losses == MOST_LOSSES:
+                        raise RuntimeError(
+                            f"worker processes were killed {losses} times, with {lost} stacks under way and none "
+                            "finished in between; most often memory ran out: train fewer stacks at a time (n_jobs) or "
+                            f"smaller ones (stack_size). {bar.done} of {bar.n_models} models are saved; the same call "
+                            "goes on from there"
+                        ) from error
         except KeyboardInterrupt:
             interrupt.requested = True
             if workers.shared:
@@ -174,10 +271,20 @@ def train_stacks(stacks: list[StackPlan], workers: Workers, progress: bool) -> I
         except BaseException:
             interrupt.requested = True  # threads would train on behind the error's back
             raise
+        finally:
+            claims.give_back()
     if failure:
         raise failure
-    if interrupt.stopped:
-        raise KeyboardInterrupt(f"stopped {interrupt.stopped[0]}; the same call goes on from there")
+    if interrupt.requested:
+        where = (interrupt.stopped or ["between two stacks"])[0]
+        raise KeyboardInterrupt(f"stopped {where}; the same call goes on from there")
+
+
+def _tasks(stacks: Iterable[StackPlan], workers: Workers, bar: _Bar, interrupt: _Interrupt) -> Iterator[Any]:
+    """What joblib is to run, made when it asks."""
+    for stack in stacks:
+        monitor = _SharedMonitor(bar, interrupt, stack.flops) if workers.shared else None
+        yield joblib.delayed(train_stack)(stack.experiments, monitor, workers.threads)
 
 
 @contextmanager
@@ -206,14 +313,16 @@ def _filling_gaps_of_dask() -> Iterator[None]:
             backend.client.cancel(left, force=True)
 
 
-def _results(tasks: list, workers: Workers) -> Iterator[list[Result]]:
+def _results(tasks: Iterator[Any], workers: Workers) -> Generator[list[Result], None, None]:
     """Results of stacks in the order in which they are finished."""
+    # tasks are taken as they are needed, as each is locked from then on; a cluster may grow
+    ahead = workers.count if workers.shared else 2 * workers.count if workers.here else max(128, 2 * workers.count)
     # one stack a task: joblib would put several into one to save messages, and then lose more with a worker
-    options: dict[str, Any] = {"n_jobs": workers.count, "prefer": "threads", "batch_size": 1, "pre_dispatch": "all"}
+    options: dict[str, Any] = {"n_jobs": workers.count, "prefer": "threads", "batch_size": 1, "pre_dispatch": ahead}
     if not workers.streams:  # such a backend gives results when all are there: ask for a few at a time
         with joblib.Parallel(**options) as parallel:
-            for start in range(0, len(tasks), workers.count):
-                yield from parallel(tasks[start : start + workers.count])
+            while some := list(islice(tasks, workers.count)):
+                yield from parallel(some)
         return
     arriving = joblib.Parallel(return_as="generator_unordered", **options)(tasks)
     try:
@@ -226,10 +335,9 @@ def _results(tasks: list, workers: Workers) -> Iterator[list[Result]]:
 
 
 def _save(results: list[Result]) -> list[Run]:
-    """Put a stack into the store and forget its progress; members that diverged are named in a warning."""
-    progress = store.Progress([result.experiment for result in results])
+    """Put a stack into the store; members that diverged are named in a warning."""
+    progress = Progress([result.experiment for result in results])
     runs = [_save_one(result, progress) for result in results]
-    progress.remove()
     for result in results:
         if result.diverged_at is not None:
             warnings.warn(
@@ -240,7 +348,7 @@ def _save(results: list[Result]) -> list[Run]:
     return runs
 
 
-def _save_one(result: Result, progress: store.Progress) -> Run:
+def _save_one(result: Result, progress: Progress) -> Run:
     content = (result.experiment, result.history, result.checkpoints, result.diverged_at)
     try:
         try:

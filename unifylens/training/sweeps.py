@@ -23,8 +23,8 @@ from unifylens.errors import suggest
 from unifylens.training import store
 from unifylens.training.cost import Member
 from unifylens.training.plan import plan_stacks
+from unifylens.training.run import Run
 from unifylens.training.schedule import refuse_a_full_disk, train_stacks
-from unifylens.training.store import Run
 from unifylens.training.workers import Workers
 
 
@@ -228,8 +228,8 @@ def train_many(experiments: Sequence[Experiment], *, stack_size: int | None = No
     under way goes on where it was.
 
     Raises TypeError for what is no experiment, ValueError for a `stack_size` that is no size or does not fit into
-    memory, MemoryError if not even one model fits, OSError if the disk is too small or cannot be written,
-    KeyboardInterrupt when interrupted.
+    memory, MemoryError if not even one model fits, OSError if the disk is too small or cannot be read or written,
+    RuntimeError if worker processes die again and again, KeyboardInterrupt when interrupted.
     """
     if stack_size is not None and (not isinstance(stack_size, int) or isinstance(stack_size, bool) or stack_size < 1):
         raise ValueError(f"stack_size={stack_size!r}; allowed: a whole number from 1 on, or None to choose.")
@@ -243,6 +243,7 @@ def train_many(experiments: Sequence[Experiment], *, stack_size: int | None = No
     runs: dict[Experiment, Run | None] = {experiment: store.load(experiment) for experiment in experiments}
     missing = [Member.of(experiment) for experiment, run in runs.items() if run is None]
     if missing:
+        store.refuse_unwritable()
         workers = Workers.active()
         stacks, workers = plan_stacks(missing, workers, stack_size)
         refuse_a_full_disk(stacks, workers)

@@ -19,9 +19,10 @@ from unifylens.crosslingual.evaluate import Questions
 from unifylens.hardware import device, keep_freed_memory, limited_threads, warn_of_slow_bfloat16
 from unifylens.model import initial_parameters, shape_of
 from unifylens.patching.stream import BATCH_ROWS
-from unifylens.training import store
 from unifylens.training.adamw import PART_SIZE, Graph, StackedAdamW
 from unifylens.training.batches import Batches
+from unifylens.training.progress import Progress
+from unifylens.training.run import by_layer
 from unifylens.training.stack import Network, Parameters, Stacked, network_of, stack_parameters, unstack
 
 SECONDS_BETWEEN_SAVES = 60.0
@@ -179,7 +180,7 @@ class _Stack:
         """Steps that every member had taken when its loss was first not finite; -1 if it always was."""
         self.records: list[list[dict[str, float]]] = [[] for _ in experiments]
         self.checkpoints: dict[int, dict[str, Tensor]] = {}
-        self.progress = None if network else store.Progress(experiments)
+        self.progress = None if network else Progress(experiments)
         self._resume()
 
     @property
@@ -278,21 +279,28 @@ class _Stack:
         """Write down where training stands, to go on from there."""
         if self.progress is None:
             return
+        state = {"step": self.step, "loss_steps": self.loss_steps, "records": self.records}
+        self.progress.save(self._tensors(self.checkpoints), state)
+
+    def _tensors(self, checkpoints: Mapping[int, Parameters]) -> dict[str, Tensor]:
+        """All that training goes on from, by the names in which it is saved."""
         tensors = {f"parameter/{name}": p for name, p in self.parameters.items()}
         tensors |= {f"moment/{name}": moment for name, moment in self.optimizer.moments.items()}
-        for step, parameters in self.checkpoints.items():
+        for step, parameters in checkpoints.items():
             tensors |= {f"checkpoint/{step}/{name}": p for name, p in parameters.items()}
-        tensors |= {name: getattr(self, name) for name in COUNTERS}
-        state = {"step": self.step, "loss_steps": self.loss_steps, "records": self.records}
-        self.progress.save(tensors, state)
+        return tensors | {name: getattr(self, name) for name in COUNTERS}
 
     def _resume(self) -> None:
         saved = self.progress.load() if self.progress else None
-        if saved is None:
+        if self.progress is None or saved is None:
             return
         tensors, state = saved
+        expected = self._tensors({step: self.parameters for step in self.checkpoint_steps if step <= state["step"]})
+        if _forms(tensors) != _forms(expected) or len(state["records"]) != len(self.experiments):
+            self.progress.refuse("holds other tensors than this stack has")
+            return
         self.step, self.loss_steps = state["step"], state["loss_steps"]
-        self.records = [store.by_layer(pd.DataFrame(records)).to_dict("records") for records in state["records"]]
+        self.records = [by_layer(pd.DataFrame(records)).to_dict("records") for records in state["records"]]
         for name in COUNTERS:
             getattr(self, name).copy_(tensors[name])
         for name, p in self.parameters.items():
@@ -302,3 +310,8 @@ class _Stack:
             if full_name.startswith("checkpoint/"):
                 _, step, name = full_name.split("/", 2)
                 self.checkpoints.setdefault(int(step), {})[name] = tensor
+
+
+def _forms(tensors: Mapping[str, Tensor]) -> dict[str, tuple]:
+    """Type and shape by name."""
+    return {name: (tensor.dtype, tensor.shape) for name, tensor in tensors.items()}
