@@ -208,7 +208,7 @@ def test_any_prompt_is_cut_where_its_blanks_begin(start, end):
         return
     joined, due = row["prompt"] + row["separator"], unicodedata.normalize("NFC", prompt)
     assert joined.rstrip() == due.rstrip() and row["prompt"] == row["prompt"].rstrip()
-    assert (not row["separator"].strip() and "  " not in row["separator"]) or "\n" in joined or "\u00a0" in joined
+    assert not row["separator"].strip() and (row["separator"].strip(" ") or row["separator"] in ("", " "))
 
 
 # --- wrong answers that are drawn ----------------------------------------------------------------------------
@@ -333,7 +333,7 @@ def test_an_alias_of_one_question_is_not_calibrated(monkeypatch):
     score = {"en0": -9.0, "en1": -1.0, "en2": -2.0, "en3": -3.0, "alias": -50.0}
 
     def likelihood(text):
-        return score[text.split()[-1]] - 5.0 * (text == "s0: en0")
+        return score[text.split()[-1]] - 5.0 * (text == "s0: en0") - text.startswith("s0:")
 
     _, out = asked(facts, monkeypatch, likelihood)
     assert not out.loc[0, "calibrated"] and not out.loc[0, "right"]
