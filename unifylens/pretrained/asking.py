@@ -64,7 +64,7 @@ def answers(pretrained: Pretrained, facts: pd.DataFrame, *, progress: bool = Tru
     `right`: whether the right answer is likelier than every alternative. Some words are likely whatever is asked, and
     long ones are unlikely, so `calibrated` asks the same of log-probabilities less their mean over the questions of the
     relation in the language (after Zhao et al. 2021, arXiv 2102.09690, without their neutral prompts).
-    Raises ValueError if `facts` is no fact set.
+    Raises ValueError if `facts` is no fact set, or a prompt and answer are longer than the model's context.
     """
     facts = check(facts)
     out = facts.assign(log_probability=0.0, right=False, calibrated=False)
@@ -179,7 +179,10 @@ def _shared(pretrained: Pretrained, prompts: list[list[int]]) -> tuple[Any, int]
 
 @torch.no_grad()
 def generated(pretrained: Pretrained, facts: pd.DataFrame, *, progress: bool = True) -> pd.Series:
-    """What the model goes on with, greedily, up to the end of the line: one text a row of the fact set."""
+    """What the model goes on with, greedily, up to the end of the line: one text a row of the fact set.
+
+    Raises ValueError if `facts` is no fact set, or a prompt and NEW_TOKENS are longer than the model's context.
+    """
     facts = check(facts)
     said: dict[int, str] = {}
     groups = list(facts.groupby(["language", "relation"]))
@@ -217,7 +220,10 @@ def states(
 ) -> Float[Tensor, "layer language fact d_model"]:
     """Residual stream at each prompt's last token, from the embedding to after the last block.
 
-    Languages and facts are in the order of the sorted table (`check`).
+    Languages and facts are in the order of the sorted table (`check`). The last token is that of the last word, also
+    where a tokenizer appends special ones.
+
+    Raises ValueError if `facts` is no fact set, or a prompt is longer than the model's context.
     """
     facts, model = check(facts), pretrained.model
     names = layer_names(model.cfg.n_layers)
