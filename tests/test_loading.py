@@ -218,6 +218,7 @@ DAMAGES = {
     "GGUF": (written("m.gguf", "", "config.json"), FileNotFoundError, r"has no config.json; it has m.gguf: convert it"),
     "of a run": (moved("checkpoint-500"), FileNotFoundError, "load one of the folders in it: checkpoint-500"),
     "of a hub's cache": (moved("snapshots/1f"), FileNotFoundError, "load one of the folders in it: snapshots/1f"),
+    "a hub's cache": (moved("models--a--b/snapshots/1f"), FileNotFoundError, "in it: models--a--b/snapshots/1f"),
     "adapter": (
         written("adapter_config.json", '{"base_model_name_or_path": "some/base"}', "config.json", "model.safetensors"),
         ValueError,
@@ -276,6 +277,27 @@ def test_a_folder_that_is_no_model_is_one_sentence_with_a_remedy(kind, folder):
     with pytest.raises(error, match=told) as caught:
         pretrained.load(folder)
     assert folder.name in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["GPT-2", "Gemma 2", "BERT, decoder"])
+def test_what_transformers_makes_of_no_tokenizer_is_none(name, tmp_path, monkeypatch):
+    """It makes one of special tokens alone; of a hub's model, there are no files to look at before."""
+    folder = save(name, words(), tmp_path / "tiny")
+    without_tokenizer(folder)
+    monkeypatch.setattr(folders, "examine", lambda folder: None)
+    with pytest.raises(
+        ValueError, match="tiny has a tokenizer without words; allowed: the tokenizer that it was trained"
+    ):
+        pretrained.load(folder)
+
+
+def test_other_paths_are_named(whole, monkeypatch):
+    with pytest.raises(ValueError, match=r"model.safetensors is a file; allowed: the folder .*tiny-llama"):
+        pretrained.load(whole / "model.safetensors")
+    with pytest.raises(ValueError, match="'' is neither a folder here nor one of"):
+        pretrained.load("")
+    monkeypatch.chdir(whole)
+    assert pretrained.load(".").name == "tiny-llama"
 
 
 # --- code that a model brings --------------------------------------------------------------------------------

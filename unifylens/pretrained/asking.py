@@ -67,7 +67,7 @@ def answers(pretrained: Pretrained, facts: Facts, *, progress: bool = True) -> p
     log-probabilities less their mean over the questions of the relation in the language that offer the answer (after
     Zhao et al. 2021, arXiv 2102.09690, without their neutral prompts). An also-right answer that one question alone
     offers has no such mean, and does not count there.
-    Raises ValueError if `facts` is no fact set.
+    Raises ValueError if `facts` is no fact set, or a prompt and answer are longer than the model's context.
     """
     facts = check(facts)
     out = facts.assign(log_probability=0.0, right=False, calibrated=False)
@@ -97,28 +97,9 @@ Question = tuple[list[int], list[list[int]]]
 
 
 def _question(pretrained: Pretrained, prompt: str, separator: str, options: Sequence[str]) -> Question:
-    full = [_ids(pretrained, f"{prompt}{separator}{option}") for option in options]
-    stem = _common([_ids(pretrained, prompt), *full])
+    full = [pretrained.ids(f"{prompt}{separator}{option}") for option in options]
+    stem = _common([pretrained.ids(prompt), *full])
     return full[0][:stem], [tokens[stem:] for tokens in full]
-
-
-def _ids(pretrained: Pretrained, text: str, more: int = 0) -> list[int]:
-    """Tokens of a text that goes on: special ones before it, once, and none after it.
-
-    Raises ValueError where the text, with `more` tokens, is longer than the model's context, or has no token.
-    """
-    bare, opening = pretrained.tokenizer.encode(text, add_special_tokens=False), pretrained.opening
-    ids = bare if bare[: len(opening)] == opening else [*opening, *bare]
-    longest = pretrained.context
-    if longest is not None and len(ids) + more > longest:
-        further = f" and {more} more" if more else ""
-        raise ValueError(
-            f"{text[-60:]!r} ends a text of {len(ids)} tokens{further}; {pretrained.name} takes up to {longest} "
-            "(its context); allowed: shorter prompts, such as with fewer shots"
-        )
-    if not ids:
-        raise ValueError(f"{text!r} has no tokens in {pretrained.name}; allowed: texts that its tokenizer can write")
-    return ids
 
 
 def _common(rows: list[list[int]]) -> int:
@@ -186,12 +167,15 @@ def _shared(pretrained: Pretrained, prompts: list[list[int]]) -> tuple[Any, int]
 
 @torch.no_grad()
 def generated(pretrained: Pretrained, facts: Facts, *, progress: bool = True) -> pd.Series:
-    """What the model goes on with, greedily, up to the end of the line: one text a row of the fact set."""
+    """What the model goes on with, greedily, up to the end of the line: one text a row of the fact set.
+
+    Raises ValueError if `facts` is no fact set, or a prompt and NEW_TOKENS are longer than the model's context.
+    """
     facts = check(facts)
     said: dict[int, str] = {}
     groups = list(facts.groupby(["language", "relation"]))
     for _, group in tqdm(groups, desc="generating", unit="relation", disable=not progress):
-        prompts = {row: _ids(pretrained, text, more=NEW_TOKENS) for row, text in group["prompt"].items()}
+        prompts = {row: pretrained.ids(text, more=NEW_TOKENS) for row, text in group["prompt"].items()}
         shared, common = _shared(pretrained, list(prompts.values()))
         for rows in _of_one_length(prompts, ROWS):
             tokens = torch.tensor([prompts[row][common:] for row in rows], device=pretrained.device)
@@ -224,14 +208,17 @@ def states(
 ) -> Float[Tensor, "layer language fact d_model"]:
     """Residual stream at each prompt's last token, from the embedding to after the last block.
 
-    Languages and facts are in the order of the sorted table (`check`).
+    Languages and facts are in the order of the sorted table (`check`). The last token is that of the last word, also
+    where a tokenizer appends special ones.
+
+    Raises ValueError if `facts` is no fact set, or a prompt is longer than the model's context.
     """
     facts, model = check(facts), pretrained.model
     names = layer_names(model.cfg.n_layers)
     out = torch.empty(len(names), len(facts), model.cfg.d_model)
     groups = list(facts.groupby(["language", "relation"]))
     for _, group in tqdm(groups, desc="states", unit="relation", disable=not progress):
-        prompts = [_ids(pretrained, text) for text in group["prompt"]]
+        prompts = [pretrained.ids(text) for text in group["prompt"]]
         shared, common = _shared(pretrained, prompts)
         for batch in _chunks(list(zip(group.index, prompts, strict=True)), ROWS):
             ends = [torch.tensor(ids[common:], device=pretrained.device) for _, ids in batch]
@@ -297,7 +284,7 @@ def crossed(
             raise ValueError(f"{field}={given!r}: the fact set has {', '.join(sorted(set(known)))}")
     table = facts[facts["relation"] == relation].set_index(["language", "fact"])
     ids = {
-        lang: {fact: _ids(pretrained, text) for fact, text in table.loc[lang, "prompt"].items()}
+        lang: {fact: pretrained.ids(text) for fact, text in table.loc[lang, "prompt"].items()}
         for lang in (source, target)
     }
     first = {

@@ -96,7 +96,9 @@ def _instead(folder: Path) -> str:
             f"it has {gguf[0]}: convert it, and its tokenizer likewise, with "
             f"AutoModelForCausalLM.from_pretrained(folder, gguf_file={gguf[0]!r}).save_pretrained(another_folder)"
         )
-    inner = sorted(path.parent for path in [*folder.glob("*/config.json"), *folder.glob("snapshots/*/config.json")])
+    inner = sorted(
+        path.parent for deep in ("*", "snapshots/*", "*/snapshots/*") for path in folder.glob(f"{deep}/config.json")
+    )
     if inner:
         return f"load one of the folders in it: {few([str(path.relative_to(folder)) for path in inner])}"
     shards = [name for name in names if ".safetensors" in name or name.endswith(".bin")]

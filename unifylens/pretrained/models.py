@@ -104,6 +104,23 @@ class Pretrained:
         starts = (i for i in range(len(whole)) if whole[i : i + len(bare)] == bare)
         return whole[: next(starts, 0)]
 
+    def ids(self, text: str, more: int = 0) -> list[int]:
+        """Tokens of a text that goes on: special ones before it, once, and none after it.
+
+        Raises ValueError where the text, with `more` tokens, is longer than the model's context, or has no token.
+        """
+        bare = self.tokenizer.encode(text, add_special_tokens=False)
+        ids = bare if bare[: len(self.opening)] == self.opening else [*self.opening, *bare]
+        if self.context is not None and len(ids) + more > self.context:
+            further = f" and {more} more" if more else ""
+            raise ValueError(
+                f"{text[-60:]!r} ends a text of {len(ids)} tokens{further}; {self.name} takes up to {self.context} "
+                "(its context); allowed: shorter prompts, such as with fewer shots"
+            )
+        if not ids:
+            raise ValueError(f"{text!r} has no tokens in {self.name}; allowed: texts that its tokenizer can write")
+        return ids
+
     def __repr__(self) -> str:
         """What it is, and under which terms."""
         cfg = self.model.cfg
@@ -127,9 +144,11 @@ def load(name: str | Path, *, hub: bool = False, device: str | torch.device = "c
         shipped = SHIPPED[str(name)]
         return _boot(str(name), _converted(str(name), shipped), place, licence=shipped.licence)
     folder = Path(name).expanduser()
-    if folder.is_dir():
+    if str(name) and folder.is_dir():
         folders.examine(folder)
-        return _boot(folder.name, folder, place, licence=_licence(folder))
+        return _boot(folder.absolute().name, folder, place, licence=_licence(folder))
+    if folder.is_file():
+        raise ValueError(f"{folder} is a file; allowed: the folder of a whole model, such as {folder.parent}")
     if not hub:
         raise ValueError(
             f"{str(name)!r} is neither a folder here nor one of {', '.join(SHIPPED)}; to download it from a hub: "
@@ -226,7 +245,7 @@ def _boot(name: str, source: Path | str, device: torch.device, licence: str | No
                 f"{source} has a tokenizer of {len(tokenizer)} tokens for an embedding of {n_rows}; allowed: the "
                 "tokenizer that it was trained with (new tokens need model.resize_token_embeddings)"
             )
-        if not tokenizer.encode("a", add_special_tokens=False):
+        if len(tokenizer) <= len(tokenizer.added_tokens_decoder) + 1:  # what transformers makes of missing files
             raise ValueError(f"{source} has a tokenizer without words; allowed: the tokenizer that it was trained with")
         bridge = _bridge(str(source), model, tokenizer, device)
     return Pretrained(name, bridge, tokenizer, licence or _card_licence(source))
@@ -296,7 +315,7 @@ def _in_words(source: Path | str) -> Iterator[None]:
     except Exception as error:  # of every kind
         if isinstance(error, OSError) and not isinstance(source, Path):  # no network, no such name, terms not accepted
             raise ConnectionError(
-                f"{source} could not be fetched ({error}); allowed: a local folder of the model"
+                f"{source} could not be fetched ({selfcheck.line(error)}); allowed: a local folder of the model"
             ) from error
         raise ValueError(
             f"{source} could not be loaded by transformers ({selfcheck.line(error)}); allowed: a folder that "
