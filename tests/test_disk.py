@@ -228,6 +228,28 @@ def test_what_was_set_aside_is_listed_and_cleared_where_it_is_ours(two):
     assert store.clear(row["key"])["key"].tolist() == [row["key"]] and len(store.runs()) == 1
 
 
+def test_a_store_that_cannot_be_listed_is_told(two, monkeypatch, empty_store):
+    def fail(folder):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(os, "listdir", fail)
+    with pytest.raises(PermissionError, match=rf"{empty_store}/runs cannot be read \(Permission denied\)"):
+        store.runs()
+
+
+def test_a_run_that_another_process_clears_meanwhile_is_not_listed(two, monkeypatch):
+    look = store._run_at
+
+    def slow(path):
+        item = look(path)
+        if path == two[0].folder:
+            shutil.rmtree(path)
+        return item
+
+    monkeypatch.setattr(store, "_run_at", slow)
+    assert store.runs()["seed"].tolist() == [1] and len(store.clear(everything=True)) == 1
+
+
 # --- what lies in the way ------------------------------------------------------------------------------------
 
 
