@@ -359,9 +359,10 @@ def _save_one(result: Result, progress: Progress) -> Run:
             progress.remove()  # larger than the stack's runs, and of no use once they are saved
             return store.save(*content)
     except OSError as error:
+        remedy = "Make space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "Look at that folder"
         raise OSError(
             error.errno or errno.EIO,
             f"a trained model (seed {result.experiment.seed}) could not be saved in {environment.home()}: {error}. "
-            "What was saved before is kept, and the same call goes on from there. Make space, or set UNIFYLENS_HOME "
-            "to a folder on a larger disk",
+            f"What was saved before is kept, and the same call goes on from there. {remedy}, or set "
+            "UNIFYLENS_HOME to another one",
         ) from error

@@ -7,6 +7,7 @@ import json
 import os
 import warnings
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -92,8 +93,9 @@ def runs() -> pd.DataFrame:
     """What the store holds: one row a run or interrupted stack, and one for everything that is neither.
 
     Columns: `key`; `differs`, the settings that are not the defaults, but the seed; `seed`; `steps`; `MB`; `modified`;
-    `ours`, whether `clear` may delete it; and `state`: `intact`, `interrupted`, or what else it is. Weights are not
-    read for it: damage to them is found when a run is loaded.
+    `ours`, whether `clear` may delete it; and `state`: `intact`, `interrupted`, `set aside`, or what else it is.
+    Weights are not read for it: damage to them is found when a run is loaded. Raises OSError if a folder of the store
+    cannot be read.
     """
     return _listing(_items())
 
@@ -142,7 +144,8 @@ def clear(
 
 def _listing(items: Sequence[_Item]) -> pd.DataFrame:
     columns = ("key", "differs", "seed", "steps", "MB", "modified", "ours", "state")
-    table = pd.DataFrame([item.row() for item in items], columns=columns)
+    rows = [row for item in items if (row := item.row())]
+    table = pd.DataFrame(rows, columns=columns)
     return table.astype({"seed": "Int64", "steps": "Int64"})
 
 
@@ -176,9 +179,16 @@ class _Item:
     @property
     def bytes(self) -> int:
         files = [self.path] if self.stack else [self.path / name for name in FILES]
-        return sum(file.stat().st_size for file in files if file.is_file()) if self.ours else 0
+        if not self.ours:
+            return 0
+        with suppress(FileNotFoundError):  # cleared by another process
+            return sum(file.stat().st_size for file in files if file.is_file())
+        return 0
 
-    def row(self) -> dict[str, Any]:
+    def row(self) -> dict[str, Any] | None:
+        """In the table of what is there; None if it is gone by now."""
+        if (seen := disk.identity(self.path)) is None:
+            return None
         differs = f"{len(self.stack)} experiments" if self.stack else ""
         if self.experiment is not None:
             settings = self.experiment.differences()
@@ -190,7 +200,7 @@ class _Item:
             "seed": None if self.experiment is None else self.experiment.seed,
             "steps": None if self.experiment is None else self.experiment.train.steps,
             "MB": self.bytes / 1e6,
-            "modified": pd.Timestamp.fromtimestamp(self.path.lstat().st_mtime),
+            "modified": pd.Timestamp.fromtimestamp(seen[2] / 1e9),
             "ours": self.ours,
             "state": self.state,
         }
@@ -201,7 +211,8 @@ class _Item:
             self.path.unlink(missing_ok=True)
             return
         scratch = disk.scratch_name(self.path)
-        self.path.rename(scratch)
+        with suppress(FileNotFoundError):
+            self.path.rename(scratch)
         disk.remove_folder(scratch)
         if seen := disk.identity(scratch):  # somebody put a file there meanwhile
             disk.set_aside(scratch, seen, self.path.name)
@@ -221,7 +232,12 @@ def _items() -> list[_Item]:
 
 
 def _listed(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("*") if not path.name.startswith("."))
+    try:
+        return sorted(folder / name for name in os.listdir(folder) if not name.startswith("."))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise disk.unreadable(folder, error) from error
 
 
 def _run_at(path: Path) -> _Item:
