@@ -338,7 +338,7 @@ def test_a_hooked_transformer_is_padded_as_its_tokenizer_says(side):
     model.tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, pad_token="w2", bos_token="w1", padding_side=side)
     close(patching.last_logits(model, padded(TARGET, side, 2)).detach(), expected)
     model.tokenizer.bos_token = "w2"
-    with pytest.raises(ValueError, match="rows of prompts (begin|end) with different numbers of token 2"):
+    with pytest.raises(ValueError, match=r"rows of prompts (begin|end) with different numbers of token 2"):
         patching.last_logits(model, padded(TARGET, side, 2))
 
 
