@@ -330,6 +330,18 @@ def test_a_token_that_all_rows_begin_with_is_no_padding(loaded):
     assert Prompts(padded(begun, "right", 2), mask=mask).tolist() == begun
 
 
+@pytest.mark.skipif(not HOOKED, reason="HookedTransformer is TransformerLens 3's")
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_hooked_transformer_is_padded_as_its_tokenizer_says(side):
+    model, raw = made("plain"), Tokenizer(WordLevel({f"w{i}": i for i in range(23)}, unk_token="w3"))
+    expected = patching.last_logits(model, TARGET).detach()
+    model.tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, pad_token="w2", bos_token="w1", padding_side=side)
+    close(patching.last_logits(model, padded(TARGET, side, 2)).detach(), expected)
+    model.tokenizer.bos_token = "w2"
+    with pytest.raises(ValueError, match=r"rows of prompts (begin|end) with different numbers of token 2"):
+        patching.last_logits(model, padded(TARGET, side, 2))
+
+
 def test_models_of_the_dish_say_what_pads_and_keep_their_weights():
     model = hooked()
     assert model.cfg.pad_token_id == PAD_ID == untrained_like(model).cfg.pad_token_id
@@ -432,6 +444,13 @@ BAD = {
     "role of other rows": (lambda m: Prompts([[1, 2]], {"x": [0, 1]}), ["role 'x' is torch.int64 of shape [2]", "[1]"]),
     "role by halves": (lambda m: Prompts([[1, 2]], {"x": [0.5]}), ["role 'x' is torch.float64"]),
     "another last": (lambda m: Prompts([[1, 2]], {"last": [0]}), ["role 'last' of row 0 is not its last token"]),
+    "roles of no name": (lambda m: Prompts([[1, 2]], [0]), ["roles is a list", "by name"]),
+    "role as positions": (
+        by_head(with_roles("target"), with_roles("source"), positions="subject"),
+        ["positions='subject'; allowed: numbers or a mask, or role='subject'"],
+    ),
+    "role that rows do not have": (lambda m: patching.run_prompts(m, TARGET, "subject"), ["no role 'subject'", "last"]),
+    "texts for positions": (lambda m: patching.run_prompts(m, TARGET, ["a"] * 6), ["position is", "6 rows, or a role"]),
     "rows beyond": (lambda m: LATE[7], ["rows=7", "the prompts has 6"]),
     "role that a row lacks": (by_role(with_roles("target"), LATE), ["row 2 of source 0 lacks the role 'subject'"]),
     "role of another name": (by_role(with_roles("target"), RENAMED), ["source 0 has no role 'subject'", "subj, last"]),
@@ -585,6 +604,9 @@ def test_the_check_runs_what_an_edit_hooks():
     idle = Edit({}, lambda batch: [("blocks.0.hook_resid_post", lambda x, hook: x), ("blocks.0.hook_nothing", None)])
     with pytest.raises(ValueError, match=r"no hook 'blocks\.0\.hook_nothing'"):
         patching.selfcheck(model_of("plain"), TARGET, edits=idle)
+    if HOOKED:
+        with pytest.raises(ValueError, match="while use_attn_result is off"):
+            patching.selfcheck(model_of("plain"), TARGET, edits=patch_at("blocks.0.attn.hook_result", {}, positions=-1))
     with pytest.raises(ValueError, match="source 0 has 5 prompts, tokens 6"):
         patching.selfcheck(model_of("plain"), TARGET, SOURCE[:5])
 

@@ -15,7 +15,7 @@ from unifylens.patching import hooks
 from unifylens.patching.edits import Edit, batches, edits_of, read_activations, refuse_idle, watched
 from unifylens.patching.positions import Batch
 from unifylens.patching.prompts import Prompts, as_prompts, sources_of
-from unifylens.patching.stream import Hook, Model, Rows, check_edits, check_names, layer_names
+from unifylens.patching.stream import Hook, Model, Rows, check_edits, check_names, check_switches, layer_names
 
 OWN, WHOLE, FIRES = "own state changes nothing", "whole state gives the source's answer", "edit runs"
 
@@ -48,6 +48,7 @@ def selfcheck(
             edit.place.check(target, sources if edit.reads else ())
     reads = sorted({name for edit in edits for name in edit.reads})
     check_names(set(model.hook_dict), reads)
+    check_switches(model, reads)
     names = layer_names(model.cfg.n_layers)
     for i, prompts in enumerate(sources):
         if len(prompts) != len(target):

@@ -48,7 +48,9 @@ class Place:
     role: str | None = None
 
     def __post_init__(self) -> None:
-        """Raises ValueError where both are given."""
+        """Raises ValueError where both are given, or a role in place of positions."""
+        if isinstance(self.positions, str):
+            raise ValueError(f"positions={self.positions!r}; allowed: numbers or a mask, or role={self.positions!r}.")
         object.__setattr__(self, "positions", hooks.mask_or_numbers(self.positions))
         if self.role is not None and self.positions is not None:
             raise ValueError(f"role={self.role!r} and positions are given; allowed: one of them.")

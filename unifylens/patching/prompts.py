@@ -78,7 +78,7 @@ class Prompts:
         if mask is not None:
             inside = inside & _checked_mask(mask, tokens)
         padding = "mask" if mask is not None else f"padding (token {pad})"
-        _fill(self, *_without(tokens, inside, "prompts", padding), tokens.shape[1], roles or {})
+        _fill(self, *_without(tokens, inside, "prompts", padding), tokens.shape[1], {} if roles is None else roles)
 
     def __len__(self) -> int:
         """Number of rows."""
@@ -126,14 +126,19 @@ class Prompts:
         at = self.roles[role]
         if (at < 0).any():
             row = int((at < 0).nonzero()[0, 0])
-            raise ValueError(f"row {row} of {name} lacks the role {role!r}; allowed: rows that all have it.")
+            raise ValueError(
+                f"row {row} of {name} lacks the role {role!r} (position {LACKS}); allowed: rows that all have it."
+            )
         return torch.arange(self.tokens.shape[1]) == at[:, None]
 
     def place(self, at: ArrayLike | Tensor | int | str, name: str = "position") -> Int[Tensor, " row"]:
         """One position in each row: of a number for all, of one a row in what was handed over, or of a role."""
         if isinstance(at, str):
             return self.at(at).int().argmax(1)
-        given = as_tensor(at).cpu()
+        try:
+            given = as_tensor(at).cpu()
+        except (ValueError, TypeError, RuntimeError):
+            given = torch.empty(0, dtype=torch.bool)
         if not holds_numbers(given) or given.shape not in ((), self.lengths.shape):
             raise ValueError(
                 f"{name} is {given.dtype} of shape {list(given.shape)}; allowed: one number, one for each of the "
@@ -171,6 +176,8 @@ def _fill(
     width: int,
     roles: Mapping[str, Any],
 ) -> Prompts:
+    if not isinstance(roles, Mapping):
+        raise ValueError(f"roles is a {type(roles).__name__}; allowed: a dict of positions [row] by name.")
     own = {name: _role(name, at, lengths, skipped) for name, at in roles.items()}
     end = lengths - 1
     if (elsewhere := own.setdefault(LAST, end) != end).any():
