@@ -456,7 +456,7 @@ def test_states_are_those_of_the_last_word(template, loaded, facts):
     before = [i for word in template.split("$")[0].split() for i in opening[word]]
     assert model.opening == before
     bare = model.tokenizer.encode(PROMPTS[0], add_special_tokens=False)
-    assert asking._ids(model, PROMPTS[0]) == [*before, *bare]
+    assert model.ids(PROMPTS[0]) == [*before, *bare]
     with torch.no_grad():
         out = model.network(torch.tensor([[*before, *bare]]), output_hidden_states=True)
     row = facts.query("language == 'en'")["prompt"].tolist().index(PROMPTS[0])
@@ -464,7 +464,7 @@ def test_states_are_those_of_the_last_word(template, loaded, facts):
     torch.testing.assert_close(states[1, 1, row], out.hidden_states[1][0, -1], atol=1e-5, rtol=1e-5)
     if before:  # a text that begins with them has them once
         text = "".join(f"{word} " for word in template.split("$")[0].split()) + PROMPTS[0]
-        assert asking._ids(model, text) == [*before, *bare]
+        assert model.ids(text) == [*before, *bare]
 
 
 class Says:
@@ -538,4 +538,4 @@ def test_contexts_are_as_long_as_positions_are(name, tmp_path):
 def test_a_prompt_without_tokens_is_refused(loaded):
     silent = replace(loaded, tokenizer=ending("$A"))
     with pytest.raises(ValueError, match=r"'\\n' has no tokens in tiny-llama"):
-        asking._ids(silent, "\n")
+        silent.ids("\n")

@@ -370,8 +370,10 @@ def test_subjects_stand_at_the_last_token_of_their_last_mention(tiny_gemma, fact
 
 
 def test_a_subject_is_found_where_it_is_a_word_and_not_in_the_examples(tiny_gemma, facts):
+    one = facts[facts["fact"] == facts["fact"].iloc[-1]]
+
     def subject_in(prompt, subject="Oman"):
-        table = facts.assign(prompt=prompt, subject=subject)
+        table = one.assign(prompt=prompt, subject=subject)
         found = prompts.prompts(tiny_gemma, table, "en", "currency")
         at = int(found.roles["subject"][0])
         return tiny_gemma.tokenizer.decode(found.tolist()[0][: at + 1])
@@ -380,9 +382,9 @@ def test_a_subject_is_found_where_it_is_a_word_and_not_in_the_examples(tiny_gemm
     assert subject_in("オマーンの首都は", "オマーン") == "オマーン"
     assert subject_in("Oman's capital is", "Oman") == "Oman"
     for fast in (tiny_gemma, replace(tiny_gemma, tokenizer=Slow(tiny_gemma.tokenizer))):
-        for text in ("", "Mali:", "oman:"):
+        for text in ("Mali:", "oman:"):
             with pytest.raises(ValueError, match="the subject 'Oman' does not stand in its prompt"):
-                prompts.prompts(fast, facts.assign(prompt=text, subject="Oman"), "en")
+                prompts.prompts(fast, one.assign(prompt=text, subject="Oman"), "en")
 
 
 def test_what_a_tokenizer_appends_is_no_part_of_a_prompt(tiny_gemma, facts):

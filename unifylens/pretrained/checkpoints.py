@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from unifylens import cards, tables
 from unifylens.arguments import plain
 from unifylens.cards import Card
-from unifylens.pretrained import models
+from unifylens.pretrained import folders, models
 from unifylens.pretrained.models import Pretrained
 
 FETCHED = ("*.json", "*.txt", "*.model", "*.safetensors")
@@ -302,10 +302,7 @@ def _hashes_of(folder: Path) -> tuple[str, str]:
 
 def _tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
     """Weights by name, from the files that transformers would read. Raises ValueError, naming it, for a broken one."""
-    files = sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
-    if not files:
-        raise FileNotFoundError(f"{folder} has no weights; allowed: model*.safetensors or pytorch_model*.bin.")
-    for path in files:
+    for path in folders.weights(folder):
         try:
             if path.suffix == ".bin":
                 yield from torch.load(path, map_location="cpu", weights_only=True, mmap=True).items()

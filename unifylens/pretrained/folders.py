@@ -37,7 +37,7 @@ def examine(folder: Path) -> None:
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder} has no config.json; {_instead(folder)}")
     _examine_config(folder)
-    for file in _weights(folder):
+    for file in weights(folder):
         _examine_weights(file)
     if not any(any(folder.glob(pattern)) for pattern in TOKENIZERS):
         raise FileNotFoundError(
@@ -69,7 +69,7 @@ def _examine_config(folder: Path) -> None:
     )
 
 
-def _weights(folder: Path) -> list[Path]:
+def weights(folder: Path) -> list[Path]:
     """The files of weights that transformers reads. Raises FileNotFoundError where one is missing."""
     for name in WEIGHTS:
         if (folder / name).is_file():

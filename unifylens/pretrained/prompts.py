@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 
-import pandas as pd
-
-from unifylens.corpus.factsets import check
+from unifylens.corpus.factsets import Facts, check
 from unifylens.patching.prompts import Prompts
 from unifylens.pretrained.models import Pretrained
 
 
-def prompts(pretrained: Pretrained, facts: pd.DataFrame, language: str, relation: str | None = None) -> Prompts:
+def prompts(pretrained: Pretrained, facts: Facts, language: str, relation: str | None = None) -> Prompts:
     """The prompts of a language, and of one relation (None: all), in the order of the sorted fact set (`check`).
 
     Roles are `subject`, the last token of the subject's last mention before the answer, and `last`. So row i is the
@@ -35,7 +32,7 @@ def prompts(pretrained: Pretrained, facts: pd.DataFrame, language: str, relation
                 f"fact {fact!r} in {language!r}: the subject {subject!r} does not stand in its prompt {prompt!r}; "
                 "allowed: prompts that name their subject as the column `subject` does."
             )
-        tokens, position = _tokens(pretrained.tokenizer, prompt, end)
+        tokens, position = _tokens(pretrained, prompt, end)
         rows.append(tokens)
         subjects.append(position)
     return Prompts(rows, {"subject": subjects})
@@ -50,20 +47,13 @@ def _end_of_last(subject: str, prompt: str) -> int | None:
     return None if start < 0 else start + len(subject)
 
 
-def _tokens(tokenizer: Any, prompt: str, end: int) -> tuple[list[int], int]:
-    """Token IDs of a prompt, without what a tokenizer appends, and the token that holds the character before `end`."""
-    ids = _without_appended(tokenizer, prompt)
-    if tokenizer.is_fast:
-        spans = tokenizer(prompt, return_offsets_mapping=True)["offset_mapping"][: len(ids)]
-        return ids, max(i for i, (start, stop) in enumerate(spans) if start < min(end, stop))
-    before = _without_appended(tokenizer, prompt[:end])
+def _tokens(pretrained: Pretrained, prompt: str, end: int) -> tuple[list[int], int]:
+    """Token IDs of a prompt, and the number of the token that holds the character before `end`."""
+    ids = pretrained.ids(prompt)
+    if pretrained.tokenizer.is_fast:
+        encoded = pretrained.tokenizer(prompt, add_special_tokens=False, return_offsets_mapping=True)
+        spans = encoded["offset_mapping"]
+        return ids, len(ids) - len(spans) + max(i for i, (start, stop) in enumerate(spans) if start < min(end, stop))
+    before = pretrained.ids(prompt[:end])
     same = next((i for i, (a, b) in enumerate(zip(before, ids, strict=False)) if a != b), min(len(before), len(ids)))
     return ids, same if same < len(before) else len(before) - 1
-
-
-def _without_appended(tokenizer: Any, prompt: str) -> list[int]:
-    """Token IDs without special tokens at the end, such as `</s>`: the answer follows the last word."""
-    ids, special = tokenizer.encode(prompt), set(tokenizer.all_special_ids)
-    while len(ids) > 1 and ids[-1] in special:
-        ids = ids[:-1]
-    return ids
