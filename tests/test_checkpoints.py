@@ -8,9 +8,14 @@ import sys
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from test_pretrained import facts, tokenizer  # noqa: F401 - questions for a random Gemma 2
+from test_pretrained import folder as gemma  # noqa: F401
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from unifylens.pretrained import checkpoints, load, series
+import unifylens as ul
+from unifylens import asking, patching
+from unifylens.pretrained import checkpoints, load, prompts, series
 
 STEPS = (0, 100, 2000)
 
@@ -192,3 +197,31 @@ def test_a_hubs_cache_is_a_series(folder, tmp_path):
     steps, named, refused = ran.stdout.splitlines()[-3:]
     assert steps == "[0, 100, 2000]" and named.startswith("[100] ") and "2 layers of 16" in named
     assert refused.startswith("revision 'step7' of someone/tiny could not be fetched")
+
+
+def test_answers_scores_and_swaps_are_drawn_over_training(facts, gemma, tmp_path):  # noqa: F811
+    """Each step's row is what its model gives alone."""
+    weights = load_file(gemma / "model.safetensors")
+    for step in (0, 40):
+        shutil.copytree(gemma, tmp_path / f"step{step}")
+        moved = {name: (1 + step / 100) * w for name, w in weights.items()}
+        save_file(moved, tmp_path / f"step{step}" / "model.safetensors", {"format": "pt"})
+    few = ul.FactSet.of(facts).select(["de", "ja"], "continent")
+
+    def measured(model):
+        right = asking.answers(model, few, progress=False)["right"].mean()
+        de, ja = asking.states(model, few, progress=False)[2]
+        target, source = (prompts(model, few, language) for language in ("de", "ja"))
+        first = model.ids(few.table["answer"].iloc[0])[-1]
+        swapped = patching.by_layer_and_role(
+            model.model, target, source, {"p": patching.probability([first] * len(target))}, layers=[2], progress=False
+        )
+        swaps = {f"swap_{role}": p for role, p in zip(swapped["role"], swapped["p"], strict=True)}
+        return {"right": right, "score": ul.measures.unification(de, ja)} | swaps
+
+    table = series(tmp_path).measure(measured, progress=False)
+    assert table["step"].tolist() == [0, 40] and list(table)[:2] == ["right", "score"]
+    for step in (0, 40):
+        alone = measured(load(tmp_path / f"step{step}"))
+        assert table[table["step"] == step].drop(columns="step").iloc[0].to_dict() == pytest.approx(alone, abs=1e-6)
+    assert table["score"].nunique() == 2 and table["swap_subject"].nunique() == 2

@@ -356,7 +356,7 @@ class Slow:
 def test_subjects_stand_at_the_last_token_of_their_last_mention(tiny_gemma, facts, language, fast):
     if not fast:
         tiny_gemma = replace(tiny_gemma, tokenizer=Slow(tiny_gemma.tokenizer))
-    found = prompts.prompts(tiny_gemma, facts, language, "currency")
+    found = prompts(tiny_gemma, facts, language, "currency")
     table = factsets.check(facts).query("language == @language and relation == 'currency'")
     tokenizer, at = tiny_gemma.tokenizer, found.roles["subject"].tolist()
     assert found.tolist() == [tokenizer.encode(text) for text in table["prompt"]] and list(found.roles) == [
@@ -374,7 +374,7 @@ def test_a_subject_is_found_where_it_is_a_word_and_not_in_the_examples(tiny_gemm
 
     def subject_in(prompt, subject="Oman"):
         table = one.assign(prompt=prompt, subject=subject)
-        found = prompts.prompts(tiny_gemma, table, "en", "currency")
+        found = prompts(tiny_gemma, table, "en", "currency")
         at = int(found.roles["subject"][0])
         return tiny_gemma.tokenizer.decode(found.tolist()[0][: at + 1])
 
@@ -384,7 +384,7 @@ def test_a_subject_is_found_where_it_is_a_word_and_not_in_the_examples(tiny_gemm
     for fast in (tiny_gemma, replace(tiny_gemma, tokenizer=Slow(tiny_gemma.tokenizer))):
         for text in ("Mali:", "oman:"):
             with pytest.raises(ValueError, match="the subject 'Oman' does not stand in its prompt"):
-                prompts.prompts(fast, one.assign(prompt=text, subject="Oman"), "en")
+                prompts(fast, one.assign(prompt=text, subject="Oman"), "en")
 
 
 def test_what_a_tokenizer_appends_is_no_part_of_a_prompt(tiny_gemma, facts):
@@ -395,15 +395,14 @@ def test_what_a_tokenizer_appends_is_no_part_of_a_prompt(tiny_gemma, facts):
     raw.post_processor = TemplateProcessing(single="<bos> $A <eos>", special_tokens=[("<bos>", 1), ("<eos>", 2)])
     ends = PreTrainedTokenizerFast(tokenizer_object=raw, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>")
     plain, found = (
-        prompts.prompts(replace(tiny_gemma, tokenizer=tokenizer), facts, "de")
-        for tokenizer in (tiny_gemma.tokenizer, ends)
+        prompts(replace(tiny_gemma, tokenizer=tokenizer), facts, "de") for tokenizer in (tiny_gemma.tokenizer, ends)
     )
     assert found.tolist() == [[1, *row] for row in plain.tolist()]
     assert torch.equal(found.roles["subject"], plain.roles["subject"] + 1)
 
 
 def test_facts_of_a_pretrained_model_are_patched_by_role(tiny_gemma, facts):
-    target, source = (prompts.prompts(tiny_gemma, facts, language, "continent") for language in ("de", "ja"))
+    target, source = (prompts(tiny_gemma, facts, language, "continent") for language in ("de", "ja"))
     metric = {"m": patching.Metric(lambda logits: logits[:, 5])}
     table = patching.by_layer_and_role(tiny_gemma.model, target, source, metric, layers=[1], progress=False)
     due, name = [], patching.residual(tiny_gemma.model, 1)
@@ -420,4 +419,4 @@ def test_facts_of_a_pretrained_model_are_patched_by_role(tiny_gemma, facts):
         ({"relation": "x"}, "relation='x'"),
     ):
         with pytest.raises(ValueError, match=told):
-            prompts.prompts(tiny_gemma, facts, **{"language": "de", **options})
+            prompts(tiny_gemma, facts, **{"language": "de", **options})

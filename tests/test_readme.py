@@ -3,12 +3,14 @@
 import ast
 import builtins
 import re
+import shutil
 from operator import attrgetter
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pytest
 from conftest import tiny
+from safetensors.torch import load_file, save_file
 from test_pretrained import facts, folder, tokenizer  # noqa: F401 - a model as others train them, of random weights
 
 import unifylens as ul
@@ -43,7 +45,19 @@ def test_all_blocks_are_found():
         assert sum(mark in block for block in BLOCKS) == 1, mark
 
 
-def test_blocks_run_in_order(monkeypatch, folder):  # noqa: F811
+def as_series(folder, target):  # noqa: F811
+    """Two checkpoints: the model, and the model a little further."""
+    for step in (0, 500):
+        shutil.copytree(folder, target / f"checkpoint-{step}")
+    weights = load_file(folder / "model.safetensors")
+    save_file(
+        {name: 1.01 * w for name, w in weights.items()},
+        target / "checkpoint-500" / "model.safetensors",
+        {"format": "pt"},
+    )
+
+
+def test_blocks_run_in_order(monkeypatch, folder, tmp_path):  # noqa: F811
     """Settings that the README leaves at their defaults are small, and weights of 330 MB random ones."""
     experiment, load, small = ul.Experiment, ul.pretrained.load, tiny(**{"world.n_subjects": 96, "model.n_layers": 3})
 
@@ -51,6 +65,8 @@ def test_blocks_run_in_order(monkeypatch, folder):  # noqa: F811
         world = {} if "real" in settings else {"world": small.world.model_copy(update={"n_relations": 4})}
         return experiment(**{"model": small.model, "train": small.train} | world | settings)
 
+    as_series(folder, tmp_path / "checkpoints")
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(ul, "Experiment", of_small_size)
     monkeypatch.setattr(ul.pretrained, "load", lambda name: load(folder))
     namespace: dict = {}
@@ -61,7 +77,7 @@ def test_blocks_run_in_order(monkeypatch, folder):  # noqa: F811
             exec(block, namespace)
     plt.close("all")
     assert len(namespace["runs"]) == 12 and namespace["real"].romanised
-    assert len(namespace["logits"]) == 8
+    assert len(namespace["logits"]) == 8 and namespace["series"].steps == [0, 500]
 
 
 def test_the_block_for_a_cluster_names_what_is_there():

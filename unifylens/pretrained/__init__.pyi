@@ -1,14 +1,18 @@
-from . import asking, checkpoints, models, prompts
+from . import asking, checkpoints, folders, models, roles, selfcheck
 from .checkpoints import Series, series
 from .models import Pretrained, load
+from .roles import prompts
 
 __all__ = [
     "Pretrained",
     "Series",
     "asking",
     "checkpoints",
+    "folders",
     "load",
     "models",
     "prompts",
+    "roles",
+    "selfcheck",
     "series",
 ]
