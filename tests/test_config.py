@@ -245,7 +245,7 @@ BAD = {
             ("model.d_mlp", 10**9, "to 1,000,000"),
             ("train.steps", 10**30, "to 100,000,000"),
             ("train.batch_size", 10**9, "to 1,000,000"),
-            ("train.lr", 1e300, "to 1,000"),
+            ("train.lr", 1e300, "to 1,000,000"),
             ("train.weight_decay", 1e300, "to 1,000,000"),
             ("train.n_checkpoints", 10**6, "to 10,000"),
             ("train.n_evaluations", 10**12, "to 10,000"),

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import unifylens as ul
 from unifylens.corpus import factsets
 from unifylens.crosslingual import pairs
-from unifylens.pretrained import asking
+from unifylens.pretrained import Pretrained, asking
 
 NFC, NFD = (unicodedata.normalize(form, "São Tomé") for form in ("NFC", "NFD"))
 
@@ -293,6 +293,7 @@ class Letters:
 
 class Model:
     name, tokenizer, opening, context = "letters", Letters(), [1], None
+    ids = Pretrained.ids
 
 
 def asked(facts, monkeypatch, score=lambda text: 0.0):
@@ -305,14 +306,14 @@ def asked(facts, monkeypatch, score=lambda text: 0.0):
         return [[float(score(text)) for text in options] for options in whole]
 
     monkeypatch.setattr(asking, "_scores", scores)
-    return texts, asking.answers(Model, facts, progress=False)
+    return texts, asking.answers(Model(), facts, progress=False)
 
 
 def test_the_whole_text_is_scored_as_its_template_has_it(monkeypatch):
     """A space before every answer cost four nats in Japanese."""
     facts = ul.FactSet(table(prompt="答えは：", separator="", answer="東京", alternatives=("京都",)))
     assert asked(facts, monkeypatch)[0][0] == ["答えは：東京", "答えは：京都"]
-    crossed = asking._question(Model, "l'", "", ["eau", "air"])
+    crossed = asking._question(Model(), "l'", "", ["eau", "air"])
     assert crossed[1] == [[ord(c) for c in word] for word in ("eau", "air")]
 
 

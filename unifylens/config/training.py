@@ -65,7 +65,7 @@ class TrainConfig(Config):
     """Number of optimiser steps; more than `warmup` times `cycles`."""
     batch_size: Annotated[Whole, Field(ge=1, le=1_000_000)] = 256
     """Number of examples in a step, drawn anew from the corpus each time."""
-    lr: Annotated[Number, Field(gt=0.0, le=1e3)] = 3e-3
+    lr: Annotated[Number, Field(gt=0.0, le=1e6)] = 3e-3
     """Learning rate of AdamW after the warm-up."""
     weight_decay: Annotated[Number, Field(ge=0.0, le=1e6)] = 2.0
     """Decoupled decay (AdamW) of embeddings and weight matrices; biases and normalisation are left alone."""
