@@ -219,10 +219,10 @@ def replace_files(folder: Path, name: str, results: dict[str, Any], text: str) -
 # --- the command line -----------------------------------------------------------------------------------------------
 
 
-def count(text: str) -> int:
+def count(text: str, most: int = MAX_COUNT) -> int:
     value = int(text) if text.isdigit() else 0
-    if not 1 <= value <= MAX_COUNT:
-        raise argparse.ArgumentTypeError(f"{text!r} is not allowed; allowed: 1 to {MAX_COUNT}")
+    if not 1 <= value <= most:
+        raise argparse.ArgumentTypeError(f"{text!r} is not allowed; allowed: 1 to {most}")
     return value
 
 

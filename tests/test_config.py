@@ -235,7 +235,7 @@ BAD = {
             ("world.n_subjects", 10**12, "to 1,000,000"),
             ("world.n_relations", 10**6, "to 100,000"),
             ("world.n_objects", 10**7, "to 1,000,000"),
-            ("language.n_languages", 10**6, "to 1,000"),
+            ("language.n_languages", 10**6, "to 100"),
             ("language.templates", ("plain",) * 1001, "1 to 1,000 of"),
             ("tokenizer.vocab_size", 10**9, "to 1,000,000"),
             ("corpus.copy_exposure", 1.7e308, "to 1,000,000"),

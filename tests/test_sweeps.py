@@ -337,18 +337,13 @@ def test_a_given_stack_size_is_kept_to(stacked):
     assert [len(stack) for stack in stacked] == [3, 3, 1]
 
 
-def per_model(experiment):
-    return memory.bytes_per_model(experiment, ul.Corpus.build(experiment), torch.device("cpu"))
-
-
-def per_stack(experiment):
-    return memory.bytes_per_stack(experiment, ul.Corpus.build(experiment), torch.device("cpu"))
+def needs(experiment):
+    return memory.Memory.of(experiment, ul.Corpus.build(experiment), torch.device("cpu"))
 
 
 def test_stacks_fit_into_the_free_memory(stacked, monkeypatch):
     experiment = tiny(**{"train.steps": 10})
-    once = per_stack(experiment)
-    free = int((2 * once + 7 * per_model(experiment)) / pool.SHARE_OF_FREE_MEMORY) + 2
+    free = int((needs(experiment).of_stack(3) + needs(experiment).of_stack(4)) / pool.SHARE_OF_FREE_MEMORY) + 2
     monkeypatch.setattr(pool, "free_bytes", lambda device: free)
     monkeypatch.setattr(pool, "worker_count", lambda: 2)
     ul.sweep(experiment, over={"seed": range(8)}, progress=False)
@@ -365,7 +360,7 @@ def test_stacks_fit_into_the_free_memory(stacked, monkeypatch):
 
 def test_fewer_workers_where_memory_is_short_and_a_refusal_where_no_model_fits(stacked, monkeypatch):
     experiment = tiny(**{"train.steps": 10})
-    one = per_model(experiment) + per_stack(experiment)
+    one = needs(experiment).of_stack(1)
     monkeypatch.setattr(pool, "worker_count", lambda: 4)
     monkeypatch.setattr(pool, "free_bytes", lambda device: int(1.05 * one / pool.SHARE_OF_FREE_MEMORY))
     ul.sweep(experiment, over={"seed": range(3)}, progress=False)

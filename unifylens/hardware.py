@@ -9,13 +9,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
-import torch
-from threadpoolctl import threadpool_limits
+
+if TYPE_CHECKING:  # what counts memory alone does not wait for torch
+    import torch
 
 FLOAT = 4
 """Bytes of a number in single precision."""
+
+NEVER, LARGE = 2**31 - 1, 2**20
+"""Bytes of a buffer from which glibc gives it back when it is freed."""
 
 BFLOAT16_UNITS = frozenset({"amx_bf16", "avx512_bf16", "bf16", "sve_bf16"})
 """Of processors, as torch and Linux name them."""
@@ -25,12 +30,17 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 def device() -> torch.device:
     """Where models train: the GPU where torch sees one (hide it with `CUDA_VISIBLE_DEVICES=`), else the CPU."""
+    import torch
+
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @contextmanager
 def limited_threads(count: int) -> Iterator[None]:
     """Threads of torch in this worker, and one of BLAS: its threads only wait for each other on small matrices."""
+    import torch
+    from threadpoolctl import threadpool_limits
+
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -41,19 +51,38 @@ def limited_threads(count: int) -> Iterator[None]:
 
 
 def keep_freed_memory() -> None:
-    """Let glibc reuse large buffers: handing them back and forth costs a quarter of a step on a CPU."""
+    """Let glibc reuse large buffers: handing them back and forth doubles a step on a CPU."""
+    _set_allocator(mapped_from=NEVER)
+
+
+@contextmanager
+def freed_memory_returned() -> Iterator[None]:
+    """For what is done seldom and takes much: its buffers are handed back, so that they leave no holes."""
+    _set_allocator(mapped_from=LARGE)
     try:
-        mallopt = ctypes.CDLL(None).mallopt
+        yield
+    finally:
+        _set_allocator(mapped_from=NEVER)
+
+
+def _set_allocator(mapped_from: int) -> None:
+    """Bytes from which glibc maps a buffer of its own, which goes back when it is freed; smaller ones are kept."""
+    try:
+        glibc = ctypes.CDLL(None)
+        mallopt = glibc.mallopt
     except (OSError, AttributeError):  # not glibc
         return
-    trim_threshold, mmap_threshold, largest = -1, -3, 2**31 - 1
-    mallopt(trim_threshold, largest)
-    mallopt(mmap_threshold, largest)
+    trim_threshold, mmap_threshold = -1, -3
+    mallopt(trim_threshold, NEVER)
+    mallopt(mmap_threshold, mapped_from)
+    glibc.malloc_trim(0)  # what was kept until now
 
 
 @cache
 def has_bfloat16_units() -> bool:
     """Whether the processor multiplies in bfloat16; True where nobody says."""
+    import torch
+
     try:
         asked = torch.cpu.get_capabilities()
         names = {name for name, value in asked.items() if value}
@@ -68,6 +97,8 @@ def warn_of_slow_bfloat16() -> None:
     """Say, once a process, how much slower bfloat16 is on a processor without units for it."""
     if has_bfloat16_units():
         return
+    import torch
+
     a, b = torch.ones(4, 1024, 64), torch.ones(4, 64, 256)
     ratio = _seconds(a.bfloat16(), b.bfloat16()) / _seconds(a, b)
     if ratio > 1:
@@ -80,6 +111,8 @@ def warn_of_slow_bfloat16() -> None:
 
 def _seconds(a: torch.Tensor, b: torch.Tensor) -> float:
     """Of a matrix product, the least of several."""
+    import torch
+
     times = []
     for _ in range(5):
         start = time.perf_counter()
@@ -88,9 +121,11 @@ def _seconds(a: torch.Tensor, b: torch.Tensor) -> float:
     return min(times)
 
 
-def free_bytes(device: torch.device) -> int:
-    """Memory that can still be had: of the GPU, or of this machine within the limit of its control group."""
-    if device.type == "cuda":
+def free_bytes(device: torch.device | None = None) -> int:
+    """Memory that can still be had: of a GPU, or of this machine (None, or a CPU) within its control group's limit."""
+    if device is not None and device.type == "cuda":
+        import torch
+
         return torch.cuda.mem_get_info(device)[0]
     return min([psutil.virtual_memory().available, *_left_in_control_groups()])
 

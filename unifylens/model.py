@@ -119,6 +119,11 @@ def initial_parameters(shape: Shape, seed: int = 0) -> Parameters:
     return parameters
 
 
+def without_numbers(shape: Shape) -> Parameters:
+    """Parameters of one model with a leading 1 that have sizes alone, on torch's meta device."""
+    return {name: torch.empty((1, *size), dtype=shape.dtype, device="meta") for name, size in _sizes(shape).items()}
+
+
 def n_parameters(config: ModelConfig, d_vocab: int, n_ctx: int) -> int:
     """Number of trained numbers of a model of this shape, without building it."""
     return sum(map(math.prod, _sizes(shape_of(config, d_vocab, n_ctx)).values()))

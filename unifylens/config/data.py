@@ -62,7 +62,7 @@ class WorldConfig(Config):
 class LanguageConfig(Config):
     """Surface words: how many languages, and which share of their words is the same in all of them."""
 
-    n_languages: Annotated[Whole, Field(ge=2, le=1_000)] = 2
+    n_languages: Annotated[Whole, Field(ge=2, le=100)] = 2
     """Number of languages."""
     shared_subjects: Share = 1.0
     """Share of subjects that have the same name in all languages."""
@@ -122,7 +122,7 @@ class RealConfig(Config):
     has no names for them. The world is what all chosen languages have names for.
     """
 
-    locales: Annotated[Ordered[tuple[Locale, ...]], Field(min_length=2, max_length=1_000)] = REAL_LANGUAGES
+    locales: Annotated[Ordered[tuple[Locale, ...]], Field(min_length=2, max_length=100)] = REAL_LANGUAGES
     """CLDR codes of the languages."""
     relations: Annotated[Ordered[tuple[Relation, ...]], Field(min_length=1, max_length=5)] = RELATIONS
     """What is asked of countries."""

@@ -31,6 +31,7 @@ from unifylens.corpus.exposure import KINDS, Copy, assign
 from unifylens.corpus.interventions import apply
 from unifylens.corpus.language import Language, make_languages, real_languages
 from unifylens.corpus.prompts import Rendered, cue_patterns, render
+from unifylens.corpus.size import refuse_what_does_not_fit
 from unifylens.corpus.tokenization import EOS, PAD, PAD_ID, Tokenizer, language_tag, make_tokenizer
 from unifylens.corpus.world import World
 from unifylens.errors import suggest
@@ -87,12 +88,14 @@ class Corpus(Card):
 
         What takes time is kept, for experiments that differ in model or optimiser alone and for later calls; its tables
         are the caller's own.
-        Raises ValueError where settings do not fit together, and what interventions raise.
+        Raises ValueError where settings do not fit together, what interventions raise, and MemoryError where prompts
+        or words need more memory than is free.
 
         >>> corpus = ul.Corpus.build(ul.Experiment())
         >>> corpus.n_languages, corpus.n_facts, int(corpus.parallel.sum())
         (2, 4800, 1440)
         """
+        refuse_what_does_not_fit(experiment)
         parts = {
             name: getattr(experiment, name) for name in ("world", "language", "tokenizer", "interventions", "real")
         }

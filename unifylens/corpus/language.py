@@ -14,6 +14,8 @@ from unifylens.seeds import rng
 
 ONSETS = [*"bdfgklmnprstvz", "ch", "sh", "tr", "kl"]
 VOWELS = ["a", "e", "i", "o", "u", "ai", "ou"]
+PATIENCE = 10_000
+"""Words drawn in a row that are taken already, until none is left for all we know."""
 CONSONANTS = "bcdfghklmnprstvz"
 
 
@@ -85,9 +87,12 @@ def _edits(a: str, b: str) -> int:
 def _invent_words(
     n: int, draw: np.random.Generator, taken: set[str], syllables: int, changes: list[SoundChange]
 ) -> list[str]:
-    """`n` pronounceable words that nothing else is called yet, nor what sound changes make of them."""
+    """`n` pronounceable words that nothing else is called yet, nor what sound changes make of them.
+
+    Raises ValueError where words of so many syllables run out.
+    """
     words: list[str] = []
-    bounds = [len(ONSETS), len(VOWELS)] * syllables
+    bounds, refused = [len(ONSETS), len(VOWELS)] * syllables, 0
     while wanting := n - len(words):  # no more are drawn than one by one would be
         for onsets_and_vowels in draw.integers(np.tile(bounds, (wanting, 1))).tolist():
             pairs = zip(onsets_and_vowels[::2], onsets_and_vowels[1::2], strict=True)
@@ -96,6 +101,12 @@ def _invent_words(
             if forms.isdisjoint(taken):
                 taken |= forms
                 words.append(word)
+                refused = 0
+            elif (refused := refused + 1) == PATIENCE:
+                raise ValueError(
+                    f"language.syllables: {n} words of {syllables} syllables are due, {len(words)} were made, and hardly "
+                    "any is left; allowed: more syllables, or fewer languages, subjects, relations or objects."
+                )
     return words
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import product
 from typing import NamedTuple
 
 import numpy as np
@@ -38,14 +37,15 @@ def cue_patterns(cue: str, n_languages: int) -> list[list[tuple[int, ...]]]:
     """By language, the sequences of symbols that tell it: what `LanguageConfig.language_cue` means."""
     if cue == "none":
         return [[()]] * n_languages
-    told = {
-        "first": lambda symbols: symbols[0],
-        "pair": lambda symbols: sum(symbols) % n_languages,
-        "vote": lambda symbols: max(range(n_languages), key=symbols.count),
+    every = range(n_languages)
+    symbols = {
+        "first": lambda told: [(told, other) for other in every],
+        "pair": lambda told: [(one, (told - one) % n_languages) for one in every],
+        "vote": lambda told: sorted(
+            {own for one in every for own in ((one, told, told), (told, one, told), (told, told, one))}
+        ),
     }[cue]
-    every = product(range(n_languages), repeat=3 if cue == "vote" else 2)
-    decided = [s for s in every if cue != "vote" or len(set(s)) < 3]
-    return [[symbols for symbols in decided if told(symbols) == language] for language in range(n_languages)]
+    return [symbols(language) for language in every]
 
 
 def render(

@@ -8,26 +8,34 @@ import torch
 
 from unifylens.config import Experiment
 from unifylens.corpus.corpus import Corpus
+from unifylens.corpus.exposure import Copy
 from unifylens.hardware import FLOAT, device
-from unifylens.model import n_parameters
+from unifylens.model import n_parameters, shape_of
 from unifylens.patching.stream import BATCH_ROWS
 from unifylens.training.adamw import PART_SIZE
+from unifylens.training.batches import STEPS_PER_DRAW
+from unifylens.training.rehearsal import Asked, bytes_of_forward, bytes_of_step
+from unifylens.training.stack import FEW_POSITIONS, unsupported
 
 DOUBLE = 8
-WEIGHT_COPIES = 4
-"""Of every parameter: the weight, its gradient, and Adam's two moments."""
-CHECKPOINT_COPIES = 2
-"""Of every checkpoint: as it was taken, and, at the end, split into members for the store."""
-D_MODEL_COPIES = 20
-"""Tensors as wide as the residual stream that one block holds for each token until its gradients are there."""
-D_MLP_COPIES = 4
-ATTENTION_COPIES = 4
-"""Tensors of one number a pair of tokens and a head."""
-PAIR_COPIES = 2
-"""Tensors of the model's width a pair of tokens: elementwise attention; freed after each block."""
-LOGIT_COPIES = 2
-ROW_BYTES = 120
-"""What tables by (language, fact) take besides tokens: exposures, answers, kinds."""
+WEIGHT_COPIES = 3
+"""Of every parameter: the weight and Adam's two moments; gradients are there for the members of a step alone."""
+HOLES, HOLES_OF_LONG, HOLES_ONE_BY_ONE = 1.2, 1.45, 1.9
+"""What a step's buffers, which are kept for the next one, take over the bytes in them (measured)."""
+ONCE = 8 * 2**20
+"""What libraries take for themselves when they are first used."""
+TOKEN_COPIES = 3
+"""Of all prompts: in the corpus that is kept, in that of the member, and where batches are drawn."""
+TEMPLATE_NUMBERS, ROW_NUMBERS = 12, 24
+"""What tables by (language, fact) hold besides tokens, for each template and once: positions, exposures, kinds."""
+ANSWER_COPIES = 4
+"""Of positions and tokens of answers, in the corpus and where batches are drawn."""
+WORD_BYTES = 600
+"""A word of a language: its text, its tokens, and the tables from one to the other."""
+HELD_OUT_BYTES = 10
+"""For each held-out row and token, when the choice among a relation's objects is made: logits twice, masks."""
+PROBE_COPIES = 6
+"""Of one layer's states, in double precision, when a language probe is fitted."""
 PROCESS_BYTES = 450 * 2**20
 """A worker process that has imported torch and this package, before it trains."""
 
@@ -35,47 +43,91 @@ PROCESS_BYTES = 450 * 2**20
 def parts_per_model(experiment: Experiment, corpus: Corpus) -> dict[str, int]:
     """Bytes that one more model adds to a stack, by what they are for.
 
-    With P parameters: 4 P numbers for weight, gradient and moments; 2 P for every checkpoint; the prompts (int64),
-    and tables by (language, fact); and what one step holds for its gradients: for each token and block some
-    tensors of width d_model and d_mlp and the attention (in the last block: for the tokens asked for), and their logits
-    twice.
+    With P parameters: 3 P numbers for weight and moments; P for every checkpoint; prompts (int64), tables by
+    (language, fact) and words; and what one step holds for its gradients, which is counted on a pass without numbers.
     """
     config, train = experiment.model, experiment.train
     numbers = n_parameters(config, corpus.d_vocab, corpus.n_ctx)
     n_templates, n_rows, n_pos = corpus.sequences.shape
-    # the last token is only predicted, and the first, <bos>, is computed once for the batch if nothing is asked there
-    tokens = train.batch_size * (n_pos - (1 if train.loss == "full" else 2))
-    asked = tokens if train.loss == "full" else train.batch_size * corpus.answer_positions.shape[-1]
-    attention = config.n_heads * (n_pos - 1) * ATTENTION_COPIES
-    block = D_MODEL_COPIES * config.d_model + D_MLP_COPIES * config.d_mlp + attention
-    pairs = PAIR_COPIES * (n_pos - 1) * config.d_model
-    # after the attention of the last block, only the tokens asked for count
-    held = tokens * ((config.n_layers - 1) * block + pairs) + asked * (block + LOGIT_COPIES * corpus.d_vocab)
+    n_words = corpus.n_languages * (corpus.world.n_subjects + corpus.world.n_relations + corpus.world.n_objects)
+    by_template = TOKEN_COPIES * n_pos + TEMPLATE_NUMBERS + ANSWER_COPIES * corpus.due.shape[2]
+    tables = n_templates * by_template + ROW_NUMBERS + 4 * len(corpus.stages)
+    asked = Asked.of(corpus, train.loss)
+    bfloat16 = train.precision == "bfloat16"
     return {
         "weights": WEIGHT_COPIES * numbers * FLOAT,
-        "checkpoints": CHECKPOINT_COPIES * len(train.checkpoint_steps()) * numbers * FLOAT,
-        "data": n_rows * (2 * n_templates * n_pos * DOUBLE + ROW_BYTES + 2 * DOUBLE * len(corpus.stages)),
-        "step": FLOAT * held,
+        "checkpoints": len(train.checkpoint_steps()) * numbers * FLOAT,
+        "data": n_rows * DOUBLE * tables + n_words * WORD_BYTES + 4 * STEPS_PER_DRAW * train.batch_size * DOUBLE,
+        "step": _with_holes(
+            bytes_of_step(config, corpus.d_vocab, corpus.n_ctx, train.batch_size, asked, bfloat16), experiment, corpus
+        ),
     }
 
 
-def bytes_per_model(experiment: Experiment, corpus: Corpus, device: torch.device) -> int:
-    """Bytes that one more model adds to a stack: its parts, but on a CPU, where members take turns, not the step."""
-    parts = parts_per_model(experiment, corpus)
-    return sum(parts.values()) - (parts["step"] if device.type == "cpu" else 0)
+def bytes_of_evaluation(experiment: Experiment, corpus: Corpus) -> int:
+    """Bytes that a stack takes while one member, and after it the next, is evaluated on all facts."""
+    config, n_answer = experiment.model, corpus.due.shape[2]
+    all_rows = min(BATCH_ROWS, corpus.n_rows)
+    some_rows = min(all_rows, 2 * experiment.train.eval_facts * corpus.n_languages)
+    n_in = int(corpus.positions("answer").max()) + n_answer
+    one_place = len(set(corpus.positions("answer").tolist())) == 1
+    asked = Asked(n_in, 1, n_in - 1 if one_place else None, int(experiment.train.loss != "full"))
+    forward, sampled = (
+        bytes_of_forward(config, corpus.d_vocab, corpus.n_ctx, rows, asked) for rows in (all_rows, some_rows)
+    )
+    answers = FLOAT * corpus.n_rows * (corpus.d_vocab + config.n_layers * config.d_model)
+    prompts = 3 * DOUBLE * corpus.n_rows * corpus.n_ctx
+    choices = int((corpus.kind == Copy.HELD_OUT).sum()) * corpus.d_vocab * HELD_OUT_BYTES if n_answer == 1 else 0
+    probe = PROBE_COPIES * DOUBLE * corpus.n_rows * config.d_model
+    last = prompts + max(min(n_answer, 2) * answers + forward, answers + max(choices, probe))
+    return max(last, _with_holes(sampled, experiment, corpus))
 
 
-def bytes_per_stack(experiment: Experiment, corpus: Corpus, device: torch.device) -> int:
-    """Bytes that a stack takes once, for the members that compute at a time.
+def _with_holes(n_bytes: int, experiment: Experiment, corpus: Corpus) -> int:
+    """What buffers that are kept take; attention over many positions has more of different sizes, autograd most."""
+    few = corpus.n_ctx <= FEW_POSITIONS + 1
+    if unsupported(shape_of(experiment.model, corpus.d_vocab, corpus.n_ctx)):
+        return int(n_bytes * HOLES_ONE_BY_ONE)
+    return int(n_bytes * (HOLES if few else HOLES_OF_LONG))
 
-    On a CPU these are `PART_SIZE` in a step; everywhere they are evaluated one after the other, on all facts at the
-    end.
-    """
-    step = PART_SIZE * parts_per_model(experiment, corpus)["step"] if device.type == "cpu" else 0
-    logits = corpus.n_rows * corpus.d_vocab
-    states = corpus.n_rows * experiment.model.n_layers * experiment.model.d_model
-    batch = min(BATCH_ROWS, corpus.n_rows) * corpus.n_ctx * (D_MODEL_COPIES * experiment.model.d_model)
-    return max(step, FLOAT * (3 * logits + 2 * states + batch))
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes that a stack takes."""
+
+    kept: int
+    """For every member, throughout."""
+    step: int
+    """For every member that takes a step at the same time: on a CPU, `PART_SIZE` do; on a GPU, all."""
+    evaluation: int
+    """Once, for the member that is evaluated."""
+    results: int
+    """For every member at the end: checkpoints, split into members for the store."""
+    at_a_time: int | None
+    """Members that take a step at the same time; None for all."""
+
+    @classmethod
+    def of(cls, experiment: Experiment, corpus: Corpus, device: torch.device) -> Memory:
+        """What models of these settings take on a device."""
+        parts = parts_per_model(experiment, corpus)
+        step = parts.pop("step")
+        at_a_time = PART_SIZE if device.type == "cpu" else None
+        return cls(sum(parts.values()), step, bytes_of_evaluation(experiment, corpus), parts["checkpoints"], at_a_time)
+
+    def of_stack(self, n_members: int) -> int:
+        """Bytes of a stack of so many members."""
+        at_a_time = n_members if self.at_a_time is None else min(n_members, self.at_a_time)
+        return ONCE + n_members * self.kept + max(at_a_time * self.step, self.evaluation, n_members * self.results)
+
+    def most_members(self, n_bytes: int, most: int) -> int:
+        """Most members, up to `most`, whose stack fits; 0 if not even one does."""
+        return next((n for n in range(most, 0, -1) if self.of_stack(n) <= n_bytes), 0)
+
+    @classmethod
+    def largest(cls, several: list[Memory]) -> Memory:
+        """What suffices for any of several, which train on one device."""
+        names = ("kept", "step", "evaluation", "results")
+        return cls(*(max(getattr(memory, name) for memory in several) for name in names), several[0].at_a_time)
 
 
 def fields_that_decide(experiment: Experiment, corpus: Corpus) -> list[str]:
@@ -98,9 +150,7 @@ class Member:
     experiment: Experiment
     key: tuple
     """What members of one stack must share: shape of parameters and batch, and the course of training."""
-    bytes: int
-    stack_bytes: int
-    """Of memory: what it adds to a stack, and what its stack takes once."""
+    memory: Memory
     run_bytes: int
     progress_bytes: int
     """Of the disk: once trained, and while under way."""
@@ -124,8 +174,7 @@ class Member:
         return cls(
             experiment=experiment,
             key=(model, shared, corpus.d_vocab, tuple(corpus.sequences.shape), answers),
-            bytes=bytes_per_model(experiment, corpus, device()),
-            stack_bytes=bytes_per_stack(experiment, corpus, device()),
+            memory=Memory.of(experiment, corpus, device()),
             run_bytes=n_checkpoints * numbers * FLOAT + 2**16,
             progress_bytes=(3 + n_checkpoints) * numbers * FLOAT,
             # a product forward, two backward; and the optimiser's pass over the parameters

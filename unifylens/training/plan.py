@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from unifylens.config import Experiment
 from unifylens.hardware import size_text
 from unifylens.training import progress
-from unifylens.training.cost import Member
+from unifylens.training.cost import Member, Memory
 from unifylens.training.run import key_of
 from unifylens.training.workers import Workers
 
@@ -97,9 +97,9 @@ def _refuse_what_does_not_fit(groups: list[list[Member]], workers: Workers, stac
         """Bytes of the largest stacks that train at the same time, and how many these are."""
         stacks: list[int] = []
         for group in groups:
-            per_model, once = max(m.bytes for m in group), max(m.stack_bytes for m in group)
+            memory = Memory.largest([m.memory for m in group])
             full, rest = divmod(len(group), size)
-            stacks += [once + size * per_model] * min(full, workers.count) + [once + rest * per_model] * (rest > 0)
+            stacks += [memory.of_stack(size)] * min(full, workers.count) + [memory.of_stack(rest)] * (rest > 0)
         at_a_time = heapq.nlargest(workers.count, stacks)
         return sum(at_a_time), len(at_a_time)
 
@@ -111,7 +111,7 @@ def _refuse_what_does_not_fit(groups: list[list[Member]], workers: Workers, stac
         size = min(size, n_models) - 1
     if not size:
         workers.that_fit([member for group in groups for member in group])  # not even one: says so
-    per_model = max(member.bytes for group in groups for member in group)
+    per_model = max(member.memory.kept for group in groups for member in group)
     allowed = f"1 to {size}, or None to choose" if size else "None, to train fewer stacks at a time"
     raise ValueError(
         f"stack_size={stack_size} needs about {size_text(total)} ({size_text(per_model)} a model, {at_a_time} "

@@ -312,6 +312,8 @@ class Pass:
         self.final = Trace()
         """Of the last normalisation."""
         self.residual: list[Tensor] = []
+        self.for_gradients = True
+        """Whether the trace of a block is kept when the next one is computed."""
 
     # --- parts, each with its gradient ---------------------------------------------------------------------
 
@@ -427,6 +429,7 @@ class Pass:
 
     def output(self) -> Output:
         """Logits and states at the asked positions, in the order of the batch."""
+        self.for_gradients = False
         logits = self.forward()
         *before, last = self.residual
         return Output(self.at.by_batch(logits), [self.at.by_batch(x) for x in (*map(self.at.asked, before), last)])
@@ -455,6 +458,8 @@ class Pass:
         for layer in range(cfg.n_layers):
             x = self.block(x, layer)
             self.residual.append(x)
+            if not self.for_gradients:
+                self.trace[-1] = Trace()
         return x
 
     def block(self, x: Tensor, layer: int) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -16,7 +17,7 @@ from torch import Tensor
 from unifylens.config import Experiment
 from unifylens.corpus.corpus import Corpus
 from unifylens.crosslingual.evaluate import Questions
-from unifylens.hardware import device, keep_freed_memory, limited_threads, warn_of_slow_bfloat16
+from unifylens.hardware import device, freed_memory_returned, keep_freed_memory, limited_threads, warn_of_slow_bfloat16
 from unifylens.model import initial_parameters, shape_of
 from unifylens.patching.stream import BATCH_ROWS
 from unifylens.training.adamw import PART_SIZE, Graph, StackedAdamW
@@ -223,34 +224,44 @@ class _Stack:
         """Append a row to every member's history; the last one is measured on all facts."""
         last = self.step == self.config.steps
         losses = self._untrained_losses() if self.loss_steps == 0 else self.loss_sum / self.loss_steps
-        for member, (experiment, sampled) in enumerate(zip(self.experiments, self.sampled, strict=True)):
-            questions = Questions.all(self.corpora[member]) if last else sampled
-            record = {
-                "step": self.step,
-                "tokens_seen": self.step * self.config.batch_size * self.corpora[member].n_ctx,
-                "learning_rate": experiment.train.lr_at(max(self.step - 1, 0)),
-                "loss": float(losses[member]),
-            }
-            if np.isfinite(record["loss"]):
-                answers = questions.answered_by(partial(self._ask, member))
-                if all(bool(x.sum().isfinite()) for x in (answers.logits, *answers.states)):
-                    record |= questions.accuracy(answers) | questions.representation(answers.states)
-            self.records[member].append(record)
+        for member in range(len(self.experiments)):
+            with freed_memory_returned() if last else nullcontext():
+                self._evaluate(member, float(losses[member]), last)
         self.loss_sum.zero_()
         self.loss_steps = 0
+
+    def _evaluate(self, member: int, loss: float, last: bool) -> None:
+        experiment, corpus = self.experiments[member], self.corpora[member]
+        record = {
+            "step": self.step,
+            "tokens_seen": self.step * self.config.batch_size * corpus.n_ctx,
+            "learning_rate": experiment.train.lr_at(max(self.step - 1, 0)),
+            "loss": loss,
+        }
+        if np.isfinite(loss):
+            questions = Questions.all(corpus) if last else self.sampled[member]
+            answers = questions.answered_by(partial(self._ask, member))
+            if all(bool(x.sum().isfinite()) for x in (answers.logits, *answers.states)):
+                record |= questions.accuracy(answers) | questions.representation(answers.states)
+        self.records[member].append(record)
 
     def _ask(self, member: int, prompts: Tensor, at: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Logits `[row, vocab]` and states by layer `[row, d_model]` of one member at a position of each prompt."""
         own = {name: p[member : member + 1] for name, p in self.parameters.items()}
         same = bool((at == at[0]).all())
-        logits, states = [], []
-        for tokens, where in zip(prompts.split(BATCH_ROWS), at.split(BATCH_ROWS), strict=True):
-            query = slice(int(at[0]), int(at[0]) + 1) if same else where[None, :, None].to(self.device)
-            tokens = tokens[None, :, : int(at.max()) + 1].to(self.device)
+        logits, states = torch.empty(0), []  # filled part by part: two of either would not fit where one does
+        for start in range(0, len(prompts), BATCH_ROWS):
+            rows = slice(start, start + BATCH_ROWS)
+            query = slice(int(at[0]), int(at[0]) + 1) if same else at[rows][None, :, None].to(self.device)
+            tokens = prompts[None, rows, : int(at.max()) + 1].to(self.device)
             output = self.network.of(slice(member, member + 1)).forward(own, tokens, query, self.batches.shared)
-            logits.append(output.logits[0, :, 0].cpu())
-            states.append([state[0, :, 0].cpu() for state in output.residual])
-        return torch.cat(logits), [torch.cat(parts) for parts in zip(*states, strict=True)]
+            if start == 0:
+                logits = torch.empty(len(prompts), output.logits.shape[-1])
+                states = [torch.empty(len(prompts), state.shape[-1]) for state in output.residual]
+            logits[rows] = output.logits[0, :, 0].cpu()
+            for whole, state in zip(states, output.residual, strict=True):
+                whole[rows] = state[0, :, 0].cpu()
+        return logits, states
 
     def summary(self) -> dict[str, float]:
         """Means over members of what a progress bar shows."""

@@ -11,7 +11,7 @@ from joblib.parallel import get_active_backend
 
 from unifylens.hardware import device, free_bytes, size_text
 from unifylens.training import cost
-from unifylens.training.cost import Member
+from unifylens.training.cost import Member, Memory
 
 STACK_SIZE = 16
 """Most members of a stack on a CPU, unless asked for: more gain little there."""
@@ -74,8 +74,8 @@ class Workers:
         """As many as can train one model each. Raises MemoryError if not even one can."""
         if self.memory is None:
             return self
-        largest = max(members, key=lambda member: member.bytes + member.stack_bytes)
-        needed = largest.bytes + largest.stack_bytes
+        largest = max(members, key=lambda member: member.memory.of_stack(1))
+        needed = largest.memory.of_stack(1)
         fewer = self._of(min(self.count, self.memory // needed)) if self.here else self
         if fewer.count < 1 or self.memory // fewer.count < needed:
             place = "are free" if self.here else "are free for each of the cluster's threads"
@@ -91,8 +91,7 @@ class Workers:
         most = STACK_SIZE if device().type == "cpu" else STACK_SIZE_ON_GPU
         if self.memory is None:
             return most
-        per_model, once = max(m.bytes for m in group), max(m.stack_bytes for m in group)
-        return max(1, min(most, (self.memory // self.count - once) // per_model))
+        return max(1, Memory.largest([m.memory for m in group]).most_members(self.memory // self.count, most))
 
     def _of(self, count: int) -> Workers:
         return Workers(count, self.shared, self.streams, self.here, self.memory)
