@@ -387,25 +387,50 @@ def compared(folder, loaded, fault=None):
 
 def test_a_comparison_takes_two_passes(whole, loaded):
     n = selfcheck.PREFIX + selfcheck.REST
-    assert compared(whole, loaded) == [(1, n), (1, selfcheck.PREFIX), (2, selfcheck.REST)]
+    assert compared(whole, loaded) == [(2, n), (1, selfcheck.PREFIX), (2, selfcheck.REST)]
 
 
 @pytest.mark.parametrize(
     ("spoil", "told"),
     [
         (lambda x: x * 1.001, "differs in TransformerLens from what transformers computes when run whole, by "),
-        (lambda x: x * (1 + 0.001 * (len(x) == 2)), "where it goes on from a cached prefix, by .* of the largest of"),
+        (
+            lambda x: x * (1 + 0.001 * (x.shape[1] == selfcheck.REST)),
+            "where it goes on from a cached prefix, by .* of the largest of",
+        ),
         (lambda x: x + 0.01 * x.shape[1], "when run whole, by"),
         (
             lambda x: x * (1 + 0.01 * (x.shape[1] == selfcheck.PREFIX)),
             r"is not causal \(what it says of a prefix changes",
         ),
         (lambda x: x * torch.nan, "when run whole, by inf"),
+        (lambda x: x + 0.3 * (x - x.mean(0, keepdim=True)), "when run whole, by"),  # rows change each other
     ],
 )
 def test_a_difference_is_named(spoil, told, whole, loaded):
     with pytest.raises(ValueError, match=rf"tiny \(family 'llama'\) .*{told}"):
         compared(whole, loaded, lambda module, given, made: spoil(made))
+
+
+def test_the_last_blocks_states_are_compared(whole, loaded, monkeypatch):
+    """A final norm hides their size from the logits."""
+    ran = selfcheck._pass
+
+    def doubled(*args):
+        made = ran(*args)
+        return made._replace(states=[*made.states[:-1], 2 * made.states[-1]])
+
+    monkeypatch.setattr(selfcheck, "_pass", doubled)
+    with pytest.raises(ValueError, match=r"when run whole, by 1 of the largest of states of layer 2"):
+        compared(whole, loaded)
+
+
+def test_the_rows_compared_begin_alike_and_go_on_differently(loaded):
+    for longest, n in ((256, 30), (None, 30), (30, 30), (10, 10), (4, 4)):
+        rows = selfcheck.few_tokens("tiny", loaded.network, loaded.tokenizer, longest)
+        start = max(1, n - selfcheck.REST)
+        assert rows.shape == (2, n) and torch.equal(rows[0, :start], rows[1, :start])
+        assert not torch.equal(rows[0, start:], rows[1, start:])
 
 
 def test_rounding_is_no_difference(whole, loaded):
@@ -489,7 +514,7 @@ def says(*lines):
         eos_token_id=0,
         decode=lambda ids, skip_special_tokens: "".join(PIECES[i] for i in ids if i or not skip_special_tokens),
     )
-    model = SimpleNamespace(network=network, tokenizer=tokenizer)
+    model = SimpleNamespace(network=network, tokenizer=tokenizer, ends={0})
     return asking._greedily(model, torch.zeros(len(lines), 1, dtype=torch.int64), None), network.calls
 
 
@@ -527,6 +552,36 @@ def test_a_text_longer_than_the_context_is_refused_by_name(name, tmp_path, facts
     asking.answers(model, just, progress=False)  # 30 tokens, and answers of one or two
     with pytest.raises(ValueError, match="ends a text of 30 tokens and 12 more; tiny takes up to 32"):
         asking.generated(model, just, progress=False)
+
+
+def test_texts_that_change_rotary_positions_of_all_others_are_refused(tmp_path, facts, monkeypatch):
+    rope = {"rope_type": "longrope", "rope_theta": 10000.0, "short_factor": [1.0] * 4, "long_factor": [4.0] * 4}
+    for where in ("in its config", "in its rope"):
+        original = {"original_max_position_embeddings": 64}
+        given = {"rope_parameters": rope | {"factor": 4.0} | original} | (original if "config" in where else {})
+        monkeypatch.setitem(VARIANTS, "Phi 3", ("phi3", VARIANTS["Phi 3"][1] | given))
+        model = pretrained.load(save("Phi 3", words(), tmp_path / where))
+        assert model.context == 64
+        assert len(model.ids("a " * 63)) == 64
+        with pytest.raises(ValueError, match=r"takes up to 64 \(its context; longer texts change .* 'longrope'\)"):
+            asking.answers(model, facts.assign(prompt=["a " * 64 + p for p in facts["prompt"]]), progress=False)
+
+
+def test_a_tokenizer_may_have_special_tokens_beyond_the_embedding(folder):
+    """Gemma 3's has one for pictures, which the language model cannot take."""
+    tokenizer = words()
+    n = json.loads((folder / "config.json").read_text())["vocab_size"]
+    tokenizer.add_special_tokens({"additional_special_tokens": [f"<new{i}>" for i in range(n - len(tokenizer))]})
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<picture>"]}, replace_extra_special_tokens=False)
+    tokenizer.save_pretrained(folder)
+    model = pretrained.load(folder)
+    assert len(model.tokenizer) == model.n_rows + 1
+    with pytest.raises(ValueError, match=r"'a <picture>' has the token '<picture>', of which tiny has no embedding"):
+        model.ids("a <picture>")
+    tokenizer.add_tokens(["word"])
+    tokenizer.save_pretrained(folder)
+    with pytest.raises(ValueError, match=f"has a tokenizer of {n + 2} tokens for an embedding of {n}"):
+        pretrained.load(folder)
 
 
 @pytest.mark.parametrize("name", ["BLOOM", "GPT-2"])

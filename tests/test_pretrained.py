@@ -11,6 +11,7 @@ from dataclasses import replace
 from functools import partial
 
 import numpy as np
+import pandas as pd
 import pytest
 import safetensors.torch
 import torch
@@ -88,6 +89,16 @@ def test_licences_are_shown(tmp_path):
     assert pretrained._licence(tmp_path) == "not stated in the folder"
     (tmp_path / "README.md").write_text("---\nlicense: gemma\n---\nA model.")
     assert pretrained._licence(tmp_path) == "gemma"
+    for text, told in (
+        ("---\nlicense:\n- mit\n- gpl\n---\n", "mit, gpl"),
+        ("---\nlicense: 2\n---\n", "2"),
+        ("no card", "not stated in the model card"),
+        ("---\nlicense: [\n---\n", "not readable in the model card"),
+        ("---\n- a\n---\n", "not readable in the model card"),
+        ("---\nlicense: caf\xe9\n---\n", "not readable in the model card"),
+    ):
+        (tmp_path / "README.md").write_bytes(text.encode("latin-1"))
+        assert pretrained._licence(tmp_path).startswith(told)
     (tmp_path / "LICENSE.txt").touch()
     assert pretrained._licence(tmp_path) == f"see LICENSE.txt in {tmp_path.name}"
 
@@ -107,6 +118,117 @@ def test_log_probabilities_are_those_of_whole_answers(tiny_gemma, facts):
         right = alone(row.prompt, row.answer)
         best = max(alone(row.prompt, other) for other in row.alternatives)
         assert row.log_probability == pytest.approx(right, abs=1e-3) and row.right == (right > best)
+
+
+# --- where a token holds the prompt's end and the answer's beginning -------------------------------------------
+
+MERGED = ["日本の首都は東京です", "中国の首都は京都", "法国の首都は巴黎です", "Japan: Tokyo", "China: Kyoto"] * 3
+
+
+def byte_pairs(texts, bos=True):
+    """Byte pairs across letters and words, so that one token can hold the end of a prompt and an answer's beginning."""
+    from tokenizers import processors
+    from transformers import PreTrainedTokenizerFast
+
+    raw = Tokenizer(models.BPE())
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    raw.decoder = decoders.ByteLevel()
+    names = ["<pad>", "<bos>", "<eos>"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    raw.train_from_iterator(
+        texts, trainers.BpeTrainer(vocab_size=400, special_tokens=names, initial_alphabet=alphabet, show_progress=False)
+    )
+    if bos:
+        raw.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 1)])
+    return PreTrainedTokenizerFast(tokenizer_object=raw, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>")
+
+
+@pytest.fixture(scope="module")
+def merging(tmp_path_factory):
+    return pretrained.load(save_random("llama", byte_pairs(MERGED), tmp_path_factory.mktemp("models") / "merging"))
+
+
+def question(answer, *alternatives, prompt="日本の首都は", fact="jp", language="ja", **more):
+    return {"relation": "c", "subject": "日本", "prompt": prompt, "fact": fact, "language": language} | {
+        "answer": answer,
+        "alternatives": alternatives,
+        "separator": "",
+        "also_right": (),
+        **more,
+    }
+
+
+def test_an_answer_that_merges_with_its_prompt_is_scored_as_transformers_does_whatever_stands_beside_it(merging):
+    network, encode = merging.network, merging.tokenizer.encode
+    asked = encode("日本の首都は")
+
+    def of(ids, start):
+        with torch.no_grad():
+            said = network(torch.tensor([ids])).logits[0].log_softmax(-1)
+        return sum(float(said[i - 1, ids[i]]) for i in range(start, len(ids)))
+
+    due, merged = {}, set()
+    for answer in ("東京", "京都", "大阪"):
+        full = encode(f"日本の首都は{answer}")
+        start = next((i for i, (a, b) in enumerate(zip(asked, full, strict=False)) if a != b), len(asked))
+        due[answer] = of(full, start) - of(asked, start)
+        merged |= {answer} if start < len(asked) else set()
+    assert merged and merged < set(due), "one that merges, and one that does not"
+    for answer, others in due.items():
+        rest = [text for text in due if text != answer]
+        for alternatives in (rest, rest[:1], rest[1:]):
+            table = pd.DataFrame([question(answer, *alternatives)])
+            said = asking.answers(merging, table, progress=False).iloc[0]
+            assert said["log_probability"] == pytest.approx(others, abs=1e-4)
+            assert said["right"] == (others > max(due[text] for text in alternatives))
+
+
+def test_what_nothing_merges_with_is_scored_by_its_tokens_alone(merging, monkeypatch):
+    """Bit for bit what the network gives, no prompt's own tokens taken off."""
+    given = []
+    scores = asking._scores
+    monkeypatch.setattr(asking, "_scores", lambda *args: given.append(scores(*args)) or given[-1])
+    table = pd.DataFrame([question("Tokyo", "Kyoto", prompt="Japan:", separator=" ")])
+    said = asking.answers(merging, table, progress=False)["log_probability"][0]
+    assert len(given[0][0]) == 2 and said == given[0][0][0]
+
+
+def test_texts_that_cannot_be_scored_are_named(merging):
+    from tokenizers import processors
+    from transformers import PreTrainedTokenizerFast
+
+    bare = replace(merging, tokenizer=byte_pairs(MERGED, bos=False))
+    table = pd.DataFrame([question("apan", "hina", prompt="J", language="en")])
+    with pytest.raises(ValueError, match=r"'J' and its answers, such as 'apan', begin with no token in common in merg"):
+        asking.answers(bare, table, progress=False)
+    raw = Tokenizer(models.BPE({c: i for i, c in enumerate(["<pad>", "<bos>", "<eos>", *"bcdefgh: "])}, []))
+    raw.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 1)])
+    few = PreTrainedTokenizerFast(tokenizer_object=raw, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>")
+    drops = replace(merging, tokenizer=few)
+    assert drops.opening == [1], "'a' has no token"
+    for answer, other in (("京", "b"), ("b", "京")):
+        with pytest.raises(ValueError, match=r"the answer '京' adds no token to 'bed:' in merging; allowed: answers"):
+            asking.answers(drops, pd.DataFrame([question(answer, other, prompt="bed:")]), progress=False)
+
+
+def test_answers_without_a_first_token_of_their_own_are_not_crossed(merging):
+    """Tokens of the prompt are no answer."""
+    ja, en = ("東京", "京都", "大阪", "北京", "巴黎"), ("Tokyo", "Kyoto", "Osaka", "Beijing", "Paris")
+    rows = [question(a, "x", fact=a) for a in ja]
+    rows += [
+        question(b, "x", fact=a, language="en", prompt="Japan:", separator=" ") for a, b in zip(ja, en, strict=True)
+    ]
+    encode = merging.tokenizer.encode
+    asked = encode("日本の首都は")
+    merged = tuple(sorted(a for a in ja if encode(f"日本の首都は{a}")[: len(asked)] != asked))
+    assert 0 < len(merged) <= 3
+    found = asking.crossed(merging, pd.DataFrame(rows), "en", "ja", "c")
+    assert found.left_out == merged
+    firsts = {encode(f"日本の首都は{a}")[len(asked)] for a in ja if a not in merged}
+    assert set(found.answers[ul.measures.FOUR_ANSWERS[0]].tolist()) <= firsts
+    few = pd.DataFrame([row for row in rows if row["fact"] in (*merged, next(a for a in ja if a not in merged))])
+    with pytest.raises(ValueError, match=rf"0 pairs of facts .* \({len(merged)} facts are left out, as a token holds"):
+        asking.crossed(merging, few, "en", "ja", "c")
 
 
 def test_prompts_need_nothing_in_common(tiny_gemma, facts, monkeypatch):
@@ -339,6 +461,72 @@ def test_calibration_takes_off_what_is_likely_whatever_is_asked(tiny_gemma, fact
     assert found["right"].mean() < 0.5 and found["calibrated"].all()
 
 
+def test_what_one_prompt_alone_offers_is_not_calibrated(tiny_gemma, monkeypatch):
+    """Its mean is its own value: 0, whatever the model says."""
+    offers = [
+        ("a", ("b", "c")),
+        ("b", ("a", "only 1")),  # an alternative that one prompt offers does not count
+        ("only 2", ("a", "b")),
+        ("c", ("only 3", "only 4")),
+    ]
+    rows = [question(a, *others, prompt=f"p{i}:", fact=f"f{i}", separator=" ") for i, (a, others) in enumerate(offers)]
+    rows.append(question("only 5", "a", prompt="p5:", fact="f5", also_right=("b",)))
+    rows += [question("twice", "a", prompt="p6:", fact=f"f6 {i}") for i in range(2)]  # one prompt, asked twice
+    high = {"p0: a": 9.0, "p0: b": 9.0, "p1: a": -20.0, "p1: only 1": 50.0, "p5:b": 9.0}
+
+    def scores(_, questions):
+        texts = [[tiny_gemma.tokenizer.decode([*stem, *end]) for end in ends] for stem, ends in questions]
+        return [[high.get(text.removeprefix("<bos>"), 0.0) for text in options] for options in texts]
+
+    monkeypatch.setattr(asking, "_scores", scores)
+    found = asking.answers(tiny_gemma, pd.DataFrame(rows), progress=False).set_index("fact")["calibrated"]
+    assert found.dtype == "boolean" and found[["f0", "f1", "f5"]].all()
+    assert found[["f2", "f3", "f6 0", "f6 1"]].isna().all(), "no right answer, or no alternative, with a mean"
+    few = pd.DataFrame(rows[:2]).assign(alternatives=[("b",), ("a",)])
+    assert asking.answers(tiny_gemma, few, progress=False)["calibrated"].dtype == bool
+
+
+# --- generation ------------------------------------------------------------------------------------------------
+
+
+def test_generation_goes_on_after_the_line_breaks_that_come_before_an_answer(tiny_gemma, facts):
+    one = facts[facts["fact"] == facts["fact"].iloc[0]].query("language == 'en'")
+
+    def said(prompt, separator):
+        return asking.generated(tiny_gemma, one.assign(prompt=prompt, separator=separator), progress=False).tolist()
+
+    def begun(prompt):
+        tokens = tiny_gemma.ids(prompt)
+        with torch.no_grad():
+            for _ in range(asking.NEW_TOKENS):
+                tokens.append(int(tiny_gemma.model(torch.tensor([tokens]))[0, -1].argmax()))
+        text = tiny_gemma.tokenizer.decode(tokens[-asking.NEW_TOKENS :], skip_special_tokens=True)
+        return [text.split("\n")[0].strip()]
+
+    assert said("Oman?", " ") == begun("Oman?") and said("Oman?", "\n") == begun("Oman?\n") != begun("Oman?")
+    assert said("Oman?", " \n ") == begun("Oman? \n")
+
+
+def test_generation_ends_with_a_turn(folder, tiny_gemma, facts, tmp_path):
+    """A chat model's own end of turn, of its generation config, which an untrained control has, too."""
+    one = facts[facts["fact"] == facts["fact"].iloc[0]].query("language == 'en'")
+    tokens = tiny_gemma.ids(one["prompt"].iloc[0])
+    with torch.no_grad():
+        for _ in range(3):
+            tokens.append(int(tiny_gemma.model(torch.tensor([tokens]))[0, -1].argmax()))
+    *before, end = tokens[-3:]
+    first = before[: before.index(end)] if end in before else before
+    due = tiny_gemma.tokenizer.decode(first, skip_special_tokens=True).split("\n")[0].strip()
+    assert asking.generated(tiny_gemma, one, progress=False).tolist() != [due]
+    chat = shutil.copytree(folder, tmp_path / "chat")
+    for ends in (end, [2, end]):
+        said = json.loads((chat / "generation_config.json").read_text()) | {"eos_token_id": ends}
+        (chat / "generation_config.json").write_text(json.dumps(said))
+        model = pretrained.load(chat)
+        assert model.ends == pretrained.untrained_like(model).ends == {2, end}
+        assert asking.generated(model, one, progress=False).tolist() == [due]
+
+
 # --- roles -----------------------------------------------------------------------------------------------------
 
 
@@ -349,6 +537,10 @@ class Slow:
 
     def __init__(self, tokenizer):
         self.encode, self.all_special_ids = tokenizer.encode, tokenizer.all_special_ids
+        self.n = len(tokenizer)
+
+    def __len__(self):
+        return self.n
 
 
 @pytest.mark.parametrize("fast", [True, False])

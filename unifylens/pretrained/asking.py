@@ -62,44 +62,74 @@ def encodable(pretrained: Pretrained, facts: Facts) -> pd.DataFrame:
 def answers(pretrained: Pretrained, facts: Facts, *, progress: bool = True) -> pd.DataFrame:
     """The fact set with `log_probability` (nats, of the whole right answer), and two answers: `right`, `calibrated`.
 
+    `log_probability` is that of the text's tokens after the prompt's. Where one token holds the prompt's end and the
+    answer's beginning, it is that of the text's tokens from there on, less that of the tokens which the prompt alone
+    has from there on; as the text may be the likelier of the two, it may be above 0. Other answers do not change it.
+
     `right`: whether the likeliest right answer (`answer`, or one that is `also_right`) is likelier than every
-    alternative. Some words are likely whatever is asked, and long ones are unlikely, so `calibrated` asks the same of
+    alternative. Nothing asks for an answer to end, so one whose tokens begin another's ("Guinea", "Guinea-Bissau") is
+    always at least as likely as the longer one.
+
+    Some words are likely whatever is asked, and long ones are unlikely, so `calibrated` asks the same of
     log-probabilities less their mean over the questions of the relation in the language that offer the answer (after
-    Zhao et al. 2021, arXiv 2102.09690, without their neutral prompts). An also-right answer that one question alone
-    offers has no such mean, and does not count there.
-    Raises ValueError if `facts` is no fact set, or a prompt and answer are longer than the model's context.
+    Zhao et al. 2021, arXiv 2102.09690, without their neutral prompts). An answer that one prompt alone offers has no
+    such mean, and does not count there; where no right answer has one, or no alternative, `calibrated` is NA (and the
+    column pandas' nullable `boolean`).
+
+    Raises ValueError if `facts` is no fact set, a prompt and answer are longer than the model's context, an answer adds
+    no token, or a prompt and its answers begin with no token in common.
     """
     facts = check(facts)
-    out = facts.assign(log_probability=0.0, right=False, calibrated=False)
+    out = facts.assign(log_probability=0.0, right=False, calibrated=pd.array([pd.NA] * len(facts), dtype="boolean"))
     groups = list(facts.groupby(["language", "relation"]))
     for _, group in tqdm(groups, desc="log-probabilities", unit="relation", disable=not progress):
         right = [(answer, *also) for answer, also in zip(group["answer"], group["also_right"], strict=True)]
         texts = [(*due, *others) for due, others in zip(right, group["alternatives"], strict=True)]
         asked = zip(group["prompt"], group["separator"], texts, strict=True)
         questions = [_question(pretrained, prompt, joint, options) for prompt, joint, options in asked]
-        said = pd.DataFrame({"row": group.index, "text": texts, "score": _scores(pretrained, questions)})
+        scores = [
+            [score - sum(values[len(options) :]) for score in values[: len(options)]]
+            for options, values in zip(texts, _scores(pretrained, questions), strict=True)
+        ]
+        said = pd.DataFrame({"row": group.index, "prompt": group["prompt"], "text": texts, "score": scores})
         said = said.explode(["text", "score"], ignore_index=True).astype({"score": float})
         by_text = said.groupby("text")["score"]
         said["calibrated"] = said["score"] - by_text.transform("mean")
         place = said.groupby("row").cumcount()
         due = place < said["row"].map(dict(zip(group.index, map(len, right), strict=True)))
         first = said[place == 0].set_index("row")
-        others, once = said[~due].groupby("row"), (place > 0) & (by_text.transform("size") == 1)
         out.loc[first.index, "log_probability"] = first["score"]
-        out.loc[first.index, "right"] = said[due].groupby("row")["score"].max() > others["score"].max()
-        calibrated = said[due & ~once].groupby("row")["calibrated"].max()
-        out.loc[first.index, "calibrated"] = calibrated > others["calibrated"].max()
-    return out
+        out.loc[first.index, "right"] = (
+            said[due].groupby("row")["score"].max() > said[~due].groupby("row")["score"].max()
+        )
+        often = said["prompt"].groupby(said["text"]).transform("nunique") > 1
+        best, other = (said[part & often].groupby("row")["calibrated"].max() for part in (due, ~due))
+        both = best.index.intersection(other.index)
+        out.loc[both, "calibrated"] = best[both] > other[both]
+    return out if out["calibrated"].isna().any() else out.astype({"calibrated": bool})
 
 
 Question = tuple[list[int], list[list[int]]]
-"""What a prompt and its answers begin with in common, and what each answer goes on with, in tokens."""
+"""What a prompt and its answers begin with in common, and what each goes on with, in tokens."""
 
 
 def _question(pretrained: Pretrained, prompt: str, separator: str, options: Sequence[str]) -> Question:
-    full = [pretrained.ids(f"{prompt}{separator}{option}") for option in options]
-    stem = _common([pretrained.ids(prompt), *full])
-    return full[0][:stem], [tokens[stem:] for tokens in full]
+    """Each option's tokens; then, where one of them takes tokens of the prompt's end in, the prompt's own."""
+    asked, *full = [pretrained.ids(text) for text in (prompt, *(f"{prompt}{separator}{option}" for option in options))]
+    for option, tokens in zip(options, full, strict=True):
+        if tokens == asked[: len(tokens)]:
+            raise ValueError(
+                f"the answer {option!r} adds no token to {prompt[-60:]!r} in {pretrained.name}; allowed: answers that "
+                "its tokenizer can write"
+            )
+    stem = _common([asked, *full])
+    if not stem:
+        raise ValueError(
+            f"{prompt[-60:]!r} and its answers, such as {options[0]!r}, begin with no token in common in "
+            f"{pretrained.name}; allowed: longer prompts, such as with examples before them"
+        )
+    own = [asked[stem:]] if len(asked) > stem else []
+    return asked[:stem], [*(tokens[stem:] for tokens in full), *own]
 
 
 def _common(rows: list[list[int]]) -> int:
@@ -167,7 +197,10 @@ def _shared(pretrained: Pretrained, prompts: list[list[int]]) -> tuple[Any, int]
 
 @torch.no_grad()
 def generated(pretrained: Pretrained, facts: Facts, *, progress: bool = True) -> pd.Series:
-    """What the model goes on with, greedily, up to the end of the line: one text a row of the fact set.
+    """What the model goes on with, greedily, up to the end of the line or turn: one text a row of the fact set.
+
+    It goes on from the prompt, and from the separator's line breaks where it has some; blanks after them are the
+    model's to say.
 
     Raises ValueError if `facts` is no fact set, or a prompt and NEW_TOKENS are longer than the model's context.
     """
@@ -175,7 +208,8 @@ def generated(pretrained: Pretrained, facts: Facts, *, progress: bool = True) ->
     said: dict[int, str] = {}
     groups = list(facts.groupby(["language", "relation"]))
     for _, group in tqdm(groups, desc="generating", unit="relation", disable=not progress):
-        prompts = {row: pretrained.ids(text, more=NEW_TOKENS) for row, text in group["prompt"].items()}
+        breaks = [separator[: separator.rfind("\n") + 1] for separator in group["separator"]]
+        prompts = {row: pretrained.ids(text, NEW_TOKENS) for row, text in (group["prompt"] + breaks).items()}
         shared, common = _shared(pretrained, list(prompts.values()))
         for rows in _of_one_length(prompts, ROWS):
             tokens = torch.tensor([prompts[row][common:] for row in rows], device=pretrained.device)
@@ -196,8 +230,9 @@ def _greedily(pretrained: Pretrained, tokens: Int[Tensor, "row pos"], past: Any)
         new = torch.cat([new, tokens.cpu()], 1)
         for row, ids in enumerate(new.tolist()):
             if not ended[row]:
-                text = tokenizer.decode(ids, skip_special_tokens=True)
-                ended[row] = ids[-1] == tokenizer.eos_token_id or "\n" in text
+                over = ids[-1] in pretrained.ends
+                text = tokenizer.decode(ids[: len(ids) - over], skip_special_tokens=True)
+                ended[row] = over or "\n" in text
                 texts[row] = text.split("\n")[0].strip()
     return texts
 
@@ -245,6 +280,8 @@ class Crossed:
     target: Int[Tensor, "pair target_pos"]
     answers: dict[str, Int[Tensor, " pair"]]
     """First token of each of the four answers of `measures.FOUR_ANSWERS`."""
+    left_out: tuple[str, ...] = ()
+    """Facts in no pair, as in one of the languages a token holds the prompt's end and the answer's beginning."""
 
     def shares(self) -> dict[str, patching.Metric]:
         """Share of pairs in which each of the four answers is the likeliest of the four; chance is 1/4."""
@@ -271,7 +308,8 @@ def crossed(
 ) -> Crossed:
     """Pairs of different facts of a relation, one asked in each language, whose four answers begin with four tokens.
 
-    Prompts of a language are all of its most frequent length, as nothing is padded.
+    Prompts of a language are all of its most frequent length, as nothing is padded. Facts whose answer has no first
+    token of its own (in `left_out`) are in no pair.
     Raises ValueError for a language or relation that `facts` lacks, or where fewer than two such pairs exist.
     """
     facts = check(facts)
@@ -287,12 +325,17 @@ def crossed(
         lang: {fact: pretrained.ids(text) for fact, text in table.loc[lang, "prompt"].items()}
         for lang in (source, target)
     }
-    first = {
-        (lang, fact): _question(pretrained, row["prompt"], row["separator"], [row["answer"]])[1][0][0]
+    goes_on = {
+        (lang, fact): _question(pretrained, row["prompt"], row["separator"], [row["answer"]])[1]
         for lang in (source, target)
         for fact, row in table.loc[lang].iterrows()
     }
-    chosen = {lang: _of_modal_length(prompts) for lang, prompts in ids.items()}
+    first = {key: answer[0] for key, (answer, *_) in goes_on.items()}
+    left_out = {fact for (_, fact), (_, *own) in goes_on.items() if own}
+    chosen = {
+        lang: _of_modal_length({fact: tokens for fact, tokens in prompts.items() if fact not in left_out})
+        for lang, prompts in ids.items()
+    }
     crossings = [
         (f, g, four)
         for f in chosen[source]
@@ -300,15 +343,17 @@ def crossed(
         if len(set(four := (first[target, f], first[source, f], first[target, g], first[source, g]))) == 4
     ]
     if len(crossings) < 2:
+        merged = f" ({len(left_out)} facts are left out, as a token holds the prompt's end and the answer's beginning)"
         raise ValueError(
-            f"{source} to {target}, {relation!r}: {len(crossings)} pairs of facts have four different first tokens; "
-            "allowed: two or more (other languages, or more facts)"
+            f"{source} to {target}, {relation!r}: {len(crossings)} pairs of facts have four different first tokens"
+            f"{merged if left_out else ''}; allowed: two or more (other languages, or more facts)"
         )
     crossings = [crossings[i] for i in rng(seed, "crossed pairs").permutation(len(crossings))[:n_pairs]]
     return Crossed(
         torch.tensor([ids[source][f] for f, _, _ in crossings]),
         torch.tensor([ids[target][g] for _, g, _ in crossings]),
         dict(zip(FOUR_ANSWERS, torch.tensor([four for *_, four in crossings]).T, strict=True)),
+        tuple(sorted(left_out)),
     )
 
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -94,20 +95,40 @@ class Pretrained:
 
     @property
     def context(self) -> int | None:
-        """How many tokens it takes at most, as its config says; None where positions have no limit (ALiBi)."""
+        """How many tokens it takes at most, as its config says; None where positions have no limit (ALiBi).
+
+        Rotary positions of type longrope change for all tokens, and all texts run together, where one is longer than
+        `original_max_position_embeddings`: that is their context here.
+        """
         return _context(self.network.config)
+
+    @cached_property
+    def n_rows(self) -> int:
+        """How many tokens its embedding has; a tokenizer may have more (pictures)."""
+        return self.network.get_input_embeddings().weight.shape[0]
+
+    @cached_property
+    def ends(self) -> frozenset[int]:
+        """Tokens that end what it says: of a text and, as its generation config has them, of a turn."""
+        given = getattr(self.network.generation_config, "eos_token_id", None)
+        ids = given if isinstance(given, list) else [given]
+        return frozenset(i for i in (self.tokenizer.eos_token_id, *ids) if i is not None)
 
     @cached_property
     def opening(self) -> list[int]:
         """Special tokens that its tokenizer puts before every text."""
-        bare, whole = self.tokenizer.encode("a", add_special_tokens=False), self.tokenizer.encode("a")
+        texts = chain("a", (self.tokenizer.decode([i]) for i in range(len(self.tokenizer))))
+        pairs = ((self.tokenizer.encode(text, add_special_tokens=False), text) for text in texts)
+        bare, text = next(pair for pair in pairs if pair[0])  # a tokenizer may drop letters it has no token for
+        whole = self.tokenizer.encode(text)
         starts = (i for i in range(len(whole)) if whole[i : i + len(bare)] == bare)
         return whole[: next(starts, 0)]
 
     def ids(self, text: str, more: int = 0) -> list[int]:
         """Tokens of a text that goes on: special ones before it, once, and none after it.
 
-        Raises ValueError where the text, with `more` tokens, is longer than the model's context, or has no token.
+        Raises ValueError where the text, with `more` tokens, is longer than the model's context, has no token, or one
+        that the model has no embedding of.
         """
         bare = self.tokenizer.encode(text, add_special_tokens=False)
         ids = bare if bare[: len(self.opening)] == self.opening else [*self.opening, *bare]
@@ -115,10 +136,15 @@ class Pretrained:
             further = f" and {more} more" if more else ""
             raise ValueError(
                 f"{text[-60:]!r} ends a text of {len(ids)} tokens{further}; {self.name} takes up to {self.context} "
-                "(its context); allowed: shorter prompts, such as with fewer shots"
+                f"(its context{_rope(self.network.config)}); allowed: shorter prompts, such as with fewer shots"
             )
         if not ids:
             raise ValueError(f"{text!r} has no tokens in {self.name}; allowed: texts that its tokenizer can write")
+        if max(ids) >= self.n_rows:
+            raise ValueError(
+                f"{text[-60:]!r} has the token {self.tokenizer.convert_ids_to_tokens(max(ids))!r}, of which "
+                f"{self.name} has no embedding; allowed: texts of its {self.n_rows} tokens"
+            )
         return ids
 
     def __repr__(self) -> str:
@@ -170,6 +196,7 @@ def untrained_like(pretrained: Pretrained, seed: int = 0) -> Pretrained:
         model = AutoModelForCausalLM.from_config(
             pretrained.network.config, attn_implementation="eager", trust_remote_code=False
         )
+        model.generation_config = pretrained.network.generation_config
         bridge = _bridge(name, model, pretrained.tokenizer, pretrained.device)
     return Pretrained(name, bridge, pretrained.tokenizer, "none")
 
@@ -194,7 +221,22 @@ def _no_device(device: Any) -> ValueError:
 
 def _context(config: Any) -> int | None:
     longest = getattr(config, "max_position_embeddings", None) or getattr(config, "max_seq_len", None)  # MPT's name
-    return None if getattr(config, "alibi", False) or not longest or longest < 0 else longest
+    if getattr(config, "alibi", False) or not longest or longest < 0:
+        return None
+    return min([longest, *_longrope(config)])
+
+
+def _longrope(config: Any) -> list[int]:
+    """Lengths beyond which rotary positions of type longrope change."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    original = getattr(config, "original_max_position_embeddings", None)
+    parts = [rope, *(part for part in rope.values() if isinstance(part, dict))]  # one a type of layer
+    lengths = [p.get("original_max_position_embeddings", original) for p in parts if p.get("rope_type") == "longrope"]
+    return [length for length in lengths if length]
+
+
+def _rope(config: Any) -> str:
+    return "; longer texts change its rotary positions, of rope_type 'longrope'" if _longrope(config) else ""
 
 
 def _bridge(name: str, model: Any, tokenizer: Any, device: torch.device) -> TransformerBridge:
@@ -240,7 +282,8 @@ def _boot(name: str, source: Path | str, device: torch.device, licence: str | No
             tokenizer = AutoTokenizer.from_pretrained(source, **where)
         model = _text_model(_whole(source, where), config)
         n_rows = model.get_input_embeddings().weight.shape[0]
-        if len(tokenizer) > n_rows:
+        special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+        if not special.issuperset(range(n_rows, len(tokenizer))):  # Gemma 3 has one for pictures
             raise ValueError(
                 f"{source} has a tokenizer of {len(tokenizer)} tokens for an embedding of {n_rows}; allowed: the "
                 "tokenizer that it was trained with (new tokens need model.resize_token_embeddings)"
@@ -304,6 +347,7 @@ def _text_model(model: Any, config: Any) -> Any:
         alone = AutoModelForCausalLM.from_config(text, attn_implementation="eager", trust_remote_code=False)
     setattr(alone, alone.base_model_prefix, model.get_decoder())
     alone.set_output_embeddings(model.get_output_embeddings())
+    alone.generation_config = model.generation_config
     return alone
 
 
@@ -331,13 +375,16 @@ def _licence(folder: Path) -> str:
 
 
 def _card_licence(card: str | Path) -> str:
-    """What a model card, a file or a hub's, says of the licence."""
+    """What a model card, a file or a hub's, says of the licence; a broken card is no reason not to load."""
     from huggingface_hub import ModelCard, errors
 
     try:
-        return ModelCard.load(card, ignore_metadata_errors=True).data.license or "not stated in the model card"
+        licence = ModelCard.load(card, ignore_metadata_errors=True).data.license or "not stated in the model card"
     except errors.EntryNotFoundError:
         return "no model card found"
+    except Exception as error:  # YAML, encodings, kinds of data
+        return f"not readable in the model card ({selfcheck.line(error)})"
+    return ", ".join(map(str, licence)) if isinstance(licence, list) else str(licence)
 
 
 def _converted(name: str, shipped: Shipped) -> Path:

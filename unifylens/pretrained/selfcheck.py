@@ -38,12 +38,12 @@ class Pass(NamedTuple):
 
 
 def wrapped(
-    name: str, model: Any, wrap: Callable[[], TransformerBridge], tokens: Int[Tensor, "1 pos"]
+    name: str, model: Any, wrap: Callable[[], TransformerBridge], tokens: Int[Tensor, "row pos"]
 ) -> TransformerBridge:
     """The bridge that `wrap` makes of a model of transformers, compared with the model as it was before.
 
-    The model runs once. The bridge runs once, most of the tokens as a prefix whose cache the others go on with, in two
-    rows, as `asking` does. What differs by no more than rounding is equal.
+    The rows of `tokens` differ in the last `REST` alone. The model runs once. The bridge runs once, most of the tokens
+    as a prefix whose cache the rows go on with, as `asking` does. What differs by no more than rounding is equal.
 
     Raises ValueError, naming the family, for a model that is not causal, that keeps no such cache, that TransformerLens
     cannot wrap, or that differs, saying where and by how much.
@@ -77,20 +77,19 @@ def wrapped(
     prefix = max(1, tokens.shape[1] - REST)
     with torch.no_grad():
         with refused("cannot run in transformers", "another model"):
-            out = model(tokens, output_hidden_states=True, use_cache=False)
-        due = Pass(out.logits, list(out.hidden_states[:-1]))  # the last of them is normalised
+            due = _due(model, tokens)
         if not due.logits.isfinite().all():
             raise refusal("gives numbers that are not finite", "undamaged weights")
         with refused("cannot be wrapped by TransformerLens"):
             bridge = wrap()
         with refused("cannot run in TransformerLens"):
-            before = _pass(bridge, tokens[:, :prefix])
+            before = _pass(bridge, tokens[:1, :prefix])
         if not distance(before, due.at(slice(None, prefix)))[0] <= TOLERANCE:
             rounding()
         with refused("keeps no key-value cache that several answers can go on from", "models of attention alone"):
-            past = copies(before.past, 2)
-            past.batch_select_indices(torch.tensor([0, 1], device=tokens.device))
-            after = _pass(bridge, tokens[:, prefix:].expand(2, -1), past)
+            past = copies(before.past, len(tokens))
+            past.batch_select_indices(torch.arange(len(tokens), device=tokens.device))
+            after = _pass(bridge, tokens[:, prefix:], past)
         apart, what = distance(after, due.at(slice(prefix, None)))
         if not apart <= TOLERANCE and not apart <= rounding():
             raise refusal(f"{DIFFERS} where it goes on from a cached prefix, by {apart:.1g} of the largest of {what}")
@@ -105,8 +104,10 @@ def copies(past: Any, n: int) -> Any:
     return past
 
 
-def few_tokens(name: str, model: Any, tokenizer: Any, longest: int | None) -> Int[Tensor, "1 pos"]:
+def few_tokens(name: str, model: Any, tokenizer: Any, longest: int | None) -> Int[Tensor, "2 pos"]:
     """Random tokens of the vocabulary, none of them special: enough for positions and windows to matter.
+
+    The rows begin alike and go on with different tokens, as answers do.
 
     Raises ValueError if there are none.
     """
@@ -118,7 +119,10 @@ def few_tokens(name: str, model: Any, tokenizer: Any, longest: int | None) -> In
             f"{name} has a tokenizer of special tokens only; allowed: the tokenizer that it was trained with"
         )
     n = min(PREFIX + REST, longest or PREFIX + REST)
-    return known[torch.randint(len(known), (1, n), generator=torch.Generator().manual_seed(0))].to(model.device)
+    rest = min(REST, n - 1)
+    drawn = torch.randint(len(known), (n + rest,), generator=torch.Generator().manual_seed(0))
+    rows = torch.stack([drawn[:n], torch.cat([drawn[: n - rest], drawn[n:]])])
+    return known[rows].to(model.device)
 
 
 def distance(ours: Pass, due: Pass) -> tuple[float, str]:
@@ -134,6 +138,22 @@ def distance(ours: Pass, due: Pass) -> tuple[float, str]:
     return max(zip(apart, names, strict=True))
 
 
+def _due(model: Any, tokens: Int[Tensor, "row pos"]) -> Pass:
+    """What transformers computes; the last of its hidden states is normalised, so the last block is listened to."""
+    lists = (module for module in model.modules() if isinstance(module, torch.nn.ModuleList))
+    blocks = next(blocks for blocks in lists if len(blocks) == model.config.num_hidden_layers)
+    kept: list[Tensor] = []
+    handle = blocks[-1].register_forward_hook(
+        lambda _, given, made: kept.append(made if torch.is_tensor(made) else made[0])
+    )
+    try:
+        out = model(tokens, output_hidden_states=True, use_cache=False)
+    finally:
+        handle.remove()
+    states = list(out.hidden_states[:-1])
+    return Pass(out.logits, [*states, kept[0].view_as(states[-1])])
+
+
 def _pass(bridge: TransformerBridge, tokens: Int[Tensor, "row pos"], past: Any = None) -> Pass:
     """The bridge as `asking` enters it, with hooks before each layer and before the unembedding."""
     rows, kept = tokens.shape[0], {}
@@ -141,7 +161,7 @@ def _pass(bridge: TransformerBridge, tokens: Int[Tensor, "row pos"], past: Any =
     def keep(state: Tensor, *, layer: str, **_: Any) -> None:
         kept[layer] = state
 
-    names = layer_names(bridge.cfg.n_layers)[:-1]
+    names = layer_names(bridge.cfg.n_layers)
     hooks = [(layer, partial(keep, layer=layer)) for layer in names]
     with bridge.hooks([*hooks, (LAST_STEP, lambda state, **_: state.flatten(0, 1))]):
         out = bridge.original_model(tokens, past_key_values=past, use_cache=True)
