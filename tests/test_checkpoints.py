@@ -1,5 +1,6 @@
 """Series of checkpoints: by step, from folders and a hub's cache, and mislabelled ones are told."""
 
+import argparse
 import json
 import os
 import shutil
@@ -62,6 +63,16 @@ def folder(tmp_path_factory):
         ("seed-7", None),
         ("tokens5B", None),
         ("step1-step2", None),
+        ("step100_loss_2.5", 100),
+        ("checkpoint-500-of-1000", 500),
+        ("checkpoint_1.5M", None),
+        ("ckpt-0.5B", None),
+        ("step1.5k", None),
+        ("step10,000", None),
+        ("iter-2.5e4", None),
+        ("step1_000", None),
+        ("checkpoint-2024-05-01", None),
+        ("ckpt_2024.05.01", None),
     ],
 )
 def test_steps_are_read_from_names(name, step):
@@ -132,6 +143,160 @@ def test_another_model_is_no_checkpoint(folder, tmp_path):
     (tmp_path / "step1" / "trainer_state.json").unlink()
     with pytest.raises(ValueError, match=r"steps 0 and 1 of .* are not of one model"):
         next(iter(series(tmp_path)))
+
+
+def test_steps_between_which_nothing_was_learnt_may_stand(folder, tmp_path):
+    """Pythia's steps 0 and 1 are one: the first step of a warm-up has learning rate 0."""
+    for step, source in ((0, 0), (1, 0), (2, 0), (3, 100), (4, 2000)):
+        shutil.copytree(folder / f"checkpoint-{source}", tmp_path / f"step{step}")
+        (tmp_path / f"step{step}" / "trainer_state.json").unlink()
+    with pytest.raises(ValueError, match=r"steps 0 and 1 of .* or nothing was learnt between.*`equal_neighbours=True`"):
+        next(iter(series(tmp_path)))
+    still = series(tmp_path, equal_neighbours=True)
+    assert still.measure(repr, progress=False)["step"].tolist() == [0, 1, 2, 3, 4]
+    shutil.rmtree(tmp_path / "step4")
+    shutil.copytree(tmp_path / "step0", tmp_path / "step4")
+    with pytest.raises(ValueError, match=r"steps 0 and 4 of .*, step 3 has others: one holds those of another step; "):
+        next(iter(series(tmp_path, equal_neighbours=True)))
+
+
+def rewrite(folder, change, kind="safetensors"):
+    """The weights of a checkpoint, changed, in another kind of file."""
+    weights = change(load_file(folder / "model.safetensors"))
+    (folder / "model.safetensors").unlink()
+    if kind == "safetensors":
+        save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    else:
+        torch.save(weights, folder / "pytorch_model.bin", _use_new_zipfile_serialization=kind == "bin")
+
+
+def as_it_is(weights):
+    return weights
+
+
+def with_head(weights):
+    return {**weights, "lm_head.weight": weights["transformer.wte.weight"]}
+
+
+def with_buffers(weights):
+    masks = {f"transformer.h.{i}.attn.{name}": torch.ones(1) for i in range(2) for name in ("bias", "masked_bias")}
+    return weights | masks
+
+
+def without_prefix(weights):
+    return {name.removeprefix("transformer."): w for name, w in weights.items()}
+
+
+@pytest.mark.parametrize(
+    ("change", "kind"),
+    [
+        (as_it_is, "bin"),
+        (as_it_is, "old bin"),
+        (with_head, "bin"),
+        (with_buffers, "safetensors"),
+        (without_prefix, "safetensors"),
+        (lambda weights: without_prefix(with_buffers(weights)), "old bin"),
+    ],
+)
+def test_weights_are_one_in_whichever_form_they_lie(folder, tmp_path, change, kind):
+    """What `load` takes as one model has one hash; another step's weights are of the same model."""
+    for step, source in ((1, 0), (2, 0), (3, 100)):
+        shutil.copytree(folder / f"checkpoint-{source}", tmp_path / f"step{step}")
+        (tmp_path / f"step{step}" / "trainer_state.json").unlink()
+    for step in (2, 3):
+        rewrite(tmp_path / f"step{step}", change, kind)
+    table = series(tmp_path).audit(progress=False)
+    assert table["equals"].tolist() == [(2,), (1,), ()] and table["layout"].nunique() == 1
+    tokens = torch.tensor([[1, 2, 3]])
+    checkpoints_by_step = series(tmp_path, ["step1", "step3"])
+    for (_, model), source in zip(checkpoints_by_step, (0, 100), strict=True):
+        assert torch.equal(model.model(tokens), load(folder / f"checkpoint-{source}").model(tokens))
+
+
+def test_equal_values_in_another_kind_of_number_are_equal(folder, tmp_path):
+    for step in (1, 2):
+        shutil.copytree(folder / "checkpoint-0", tmp_path / f"step{step}")
+        rewrite(tmp_path / f"step{step}", lambda weights: {name: w.bfloat16() for name, w in weights.items()})
+    rewrite(tmp_path / "step2", lambda weights: {name: w.float() for name, w in weights.items()})
+    assert series(tmp_path).audit(progress=False)["equals"].tolist() == [(2,), (1,)]
+
+
+def test_a_head_of_its_own_counts(folder, tmp_path):
+    """An untied head that differs is a weight."""
+    for step in (1, 2):
+        shutil.copytree(folder / "checkpoint-0", tmp_path / f"step{step}")
+        rewrite(
+            tmp_path / f"step{step}",
+            lambda weights, step=step: {**weights, "lm_head.weight": weights["transformer.wte.weight"] + step},
+        )
+    table = series(tmp_path).audit(progress=False)
+    assert table["equals"].tolist() == [(), ()] and table["layout"].nunique() == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ({"model": {"w": torch.ones(1)}, "epoch": 3}, "'model' is of type dict, not a weight"),
+        ([torch.ones(1)], "a list, not weights by name"),
+        ({"a": argparse.Namespace()}, "Weights only load failed"),
+    ],
+)
+@pytest.mark.parametrize("archive", [False, True])
+def test_files_of_other_things_are_told_in_a_sentence(folder, tmp_path, content, told, archive):
+    shutil.copytree(folder / "checkpoint-0", tmp_path / "step1")
+    (tmp_path / "step1" / "model.safetensors").unlink()
+    torch.save(content, tmp_path / "step1" / "pytorch_model.bin", _use_new_zipfile_serialization=archive)
+    with pytest.raises(ValueError, match=rf"pytorch_model\.bin holds no weights that can be read \({told}\)\.$"):
+        series(tmp_path).audit(progress=False)
+
+
+def edit(file, **fields):
+    file.write_text(json.dumps(json.loads(file.read_text(encoding="utf-8")) | fields), encoding="utf-8")
+
+
+def test_steps_of_one_model_have_one_config_and_tokenizer(folder, tmp_path):
+    """Weights of the same shapes may be read with other heads and other words."""
+    some = tmp_path / "series"
+    shutil.copytree(folder, some)
+    config, words = (some / "checkpoint-100" / name for name in ("config.json", "tokenizer.json"))
+    edit(config, transformers_version="4.1", dtype="float16", use_cache=False, _name_or_path="x", resid_pdrop=0.5)
+    vocab = json.loads(words.read_text())
+    edit(
+        words,
+        padding={"strategy": "BatchLongest", "direction": "Right", "pad_to_multiple_of": None}
+        | {"pad_id": 0, "pad_type_id": 0, "pad_token": "<eos>"},
+    )  # as it was used last
+    assert [step for step, _ in series(some)] == list(STEPS)
+    edit(config, n_head=4, layer_norm_epsilon=1e-3)
+    told = r"steps 0 and 100 of series are not of one model: their "
+    measured = []
+    with pytest.raises(
+        ValueError, match=told + r"config.json differ in .*(n_head|layer_norm_epsilon), .*'checkpoint-100'"
+    ):
+        series(some).measure(measured.append, progress=False)
+    edit(config, n_head=2, layer_norm_epsilon=1e-5)
+    turned = dict(zip(vocab["model"]["vocab"], reversed(vocab["model"]["vocab"].values()), strict=True))
+    edit(words, model=vocab["model"] | {"vocab": turned})
+    with pytest.raises(ValueError, match=told + "tokenizers differ in .*model of tokenizer.json"):
+        series(some).measure(measured.append, progress=False)
+    shutil.copy(some / "checkpoint-0" / "tokenizer.json", words)
+    for step, text in ((0, "a"), (100, "b")):
+        (some / f"checkpoint-{step}" / "vocab.txt").write_text(text)
+    series(some).refuse_doubtful()  # tokenizer.json is what is read
+    for step in (0, 100):
+        (some / f"checkpoint-{step}" / "tokenizer.json").unlink()
+    with pytest.raises(ValueError, match=told + "tokenizers differ in vocab.txt"):
+        series(some).refuse_doubtful()
+    assert not measured
+
+
+def test_what_a_checkpoint_lacks_is_told_before_any_is_measured(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "series")
+    (tmp_path / "series" / "checkpoint-2000" / "tokenizer.json").unlink()
+    measured = []
+    with pytest.raises(FileNotFoundError, match="checkpoint-2000 has no tokenizer"):
+        series(tmp_path / "series").measure(measured.append, progress=False)
+    assert not measured
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 import unifylens as ul
 from unifylens.corpus import factsets
 from unifylens.crosslingual import pairs
-from unifylens.pretrained import Pretrained, asking
+from unifylens.pretrained import asking
+from unifylens.pretrained.models import Pretrained
 
 NFC, NFD = (unicodedata.normalize(form, "São Tomé") for form in ("NFC", "NFD"))
 
@@ -111,6 +112,49 @@ def test_one_text_in_two_codings_is_one_text():
     assert row["answer"] == NFC and row["also_right"] == ("STP",) and row["prompt"] == f"In {NFC}:"
     with pytest.raises(ValueError, match="stands twice"):
         ul.FactSet(pd.concat([table(fact=NFC), table(fact=NFD).iloc[:1]]))
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("كتاب", "كتاب\u200f"),
+        ("\u200eParis", "Paris"),
+        ("Ivory Coast", "Ivory\u00a0Coast"),
+        ("1\u202f000", "1\u2007000"),
+        ("Pa\u00adris\ufeff", "Paris\u200b"),
+        ("میخواهم\u200c", "میخواهم"),
+    ],
+)
+def test_marks_that_nobody_sees_make_no_other_word(one, other):
+    """A word with a mark of direction was drawn as its own wrong answer."""
+    for right, wrong in ((one, other), (other, one)):
+        with pytest.raises(ValueError, match=r"fact 'x' in 'en': .* is right, and stands among the alternatives"):
+            ul.FactSet(table(answer=right, alternatives=(wrong, "A")))
+        with pytest.raises(ValueError, match="is right, and stands among"):
+            ul.FactSet(table(also_right=(right,), alternatives=(wrong, "A")))
+        assert first(alternatives=(right, "A", wrong))["alternatives"] == (right, "A"), "kept as it is, once"
+    rows = [row | {"answer": {0: one, 1: other}.get(i % 3, row["answer"])} for i, row in enumerate(words(n=3))]
+    out = ul.FactSet.from_answers(rows).table.set_index(["language", "fact"])
+    assert out.loc[("en", "f0"), "alternatives"] == ("en2",) and len(out.loc[("en", "f2"), "alternatives"]) == 1
+    asks = table().assign(prompt=[one, other, "u:", "v:"])
+    asks.at[0, "alternatives"] = ("town of y",)
+    with pytest.raises(ValueError, match="fact 'x' in 'en': 'town of y' is right"):
+        ul.FactSet(asks)
+
+
+def test_joiners_make_other_words_and_marks_alone_are_none():
+    row = first(answer="می\u200cخواهم", alternatives=("میخواهم", "A"))
+    assert row["alternatives"] == ("میخواهم", "A")
+    with pytest.raises(ValueError, match=r"answer of fact 'x' in 'en' is empty: '\\u200b'"):
+        ul.FactSet(table(answer="\u200b"))
+
+
+@pytest.mark.parametrize("column", ["answer", "prompt", "note"])
+def test_two_columns_of_one_name_are_told(column):
+    rows = table().assign(note="n")
+    for make in (ul.FactSet, ul.FactSet.from_answers):
+        with pytest.raises(ValueError, match=f"two columns '{column}'; allowed: one of each name"):
+            make(pd.concat([rows, rows[[column]]], axis=1))
 
 
 def test_what_another_fact_says_of_the_same_question_is_right():
@@ -217,7 +261,7 @@ def test_any_prompt_is_cut_where_its_blanks_begin(start, end):
 def words(n=12, languages=("de", "en"), answers=4):
     return [
         {"fact": f"f{i}", "relation": "r", "language": lang, "subject": f"s{i}", "prompt": f"s{i}:"}
-        | {"answer": f"{lang}{i % answers}"}
+        | {"answer": f"{lang}{i % answers:x}"}
         for lang in languages
         for i in range(n)
     ]
@@ -258,6 +302,25 @@ def test_words_that_are_one_in_some_language_are_not_wrong_there():
     assert out.loc[("en", "f0"), "alternatives"] == ("en2",) and out.loc[("de", "f0"), "alternatives"] == ("de2",)
 
 
+def test_an_answer_that_begins_with_the_other_is_not_drawn():
+    """The shorter text is always at least as likely: to ask which is likelier tells nothing."""
+    names = {"en": ("Guinea", "Guinea-Bissau", "Mali", "Equatorial Guinea"), "de": ("G", "H", "I", "J")}
+    rows = [
+        row | {"answer": names[row["language"]][i % 4], "also_right": ("Malibu",) if i % 4 == 3 else ()}
+        for i, row in enumerate(words(n=4))
+    ]
+    out = ul.FactSet.from_answers(rows).table
+    drawn = {(row.language, row.answer): set(row.alternatives) for row in out.itertuples()}
+    assert drawn["en", "Guinea"] == {"Mali", "Equatorial Guinea"}
+    assert drawn["en", "Guinea-Bissau"] == {"Mali", "Equatorial Guinea"}
+    assert drawn["de", "G"] == {"I", "J"}, "the same facts everywhere"
+    assert drawn["en", "Mali"] == {"Guinea", "Guinea-Bissau", "Equatorial Guinea"}
+    assert drawn["en", "Equatorial Guinea"] == {"Guinea", "Guinea-Bissau", "Mali"}, "the answer itself is longer"
+    given = [row | {"alternatives": ("Guinea-Bissau",) if row["answer"] == "Guinea" else ()} for row in rows]
+    out = ul.FactSet.from_answers(given).table
+    assert out.loc[out["answer"] == "Guinea", "alternatives"].item() == ("Guinea-Bissau",), "given ones are kept"
+
+
 def test_alternatives_that_are_given_are_kept_but_right_ones():
     rows = [row | {"alternatives": (f"{row['language']}0", "other") if row["fact"] == "f0" else ()} for row in words()]
     out = ul.FactSet.from_answers(rows).table.set_index(["language", "fact"])
@@ -293,6 +356,7 @@ class Letters:
 
 class Model:
     name, tokenizer, opening, context = "letters", Letters(), [1], None
+    n_rows = 0x110000
     ids = Pretrained.ids
 
 

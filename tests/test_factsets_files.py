@@ -105,7 +105,13 @@ def test_broken_tables_are_told(tmp_path):
     path.write_text("name,n\nx,1,2\n")
     assert "row 2 has 3 fields; allowed: 2" in told(path)
     path.write_text('name,n\n"x"y,1\n')
-    assert "quotes inside them doubled" in told(path)
+    assert f"{path}, line 2: " in told(path) and "quotes inside them doubled" in told(path)
+    path.write_text('name,n\n\n"x\ny",1\nz,2\n"open,3\nu,4\n')
+    assert f"{path}, line 6: unexpected end of data" in told(path), "where the row begins"
+    path.write_text("name,n,name\nx,1,y\n")
+    assert "has two columns 'name'; allowed: one of each name" in told(path)
+    path.write_text("name,n,,\nx,1,,\n")
+    assert files.records(path, ("name",))["name"].tolist() == ["x"], "as spreadsheets write"
     path.write_text("name;n\nx;1\n")
     assert "a row lacks 'name'; it has name;n" in told(path)
     path = tmp_path / "a.parquet"

@@ -96,6 +96,24 @@ def test_klar_facts_are_matched_by_index(tmp_path):
         readers.read_klar(tmp_path)
 
 
+@pytest.mark.parametrize("kind", [int, float, str])
+def test_klar_numbers_of_samples_are_numbers_however_they_are_written(tmp_path, kind):
+    """pandas writes floats where one number is missing, and NaN or null in its place."""
+    file = klar(tmp_path) / "ja" / "instrument.json"
+    edit(file, lambda content: [sample.update(index=kind(sample["index"])) for sample in content["samples"]])
+    assert readers.read_klar(tmp_path).facts[0] == "instrument 4757" and len(readers.read_klar(tmp_path).facts) == 4
+    for missing in (None, float("nan")):
+        edit(file, lambda content, missing=missing: content["samples"][0].update(index=missing))
+        with pytest.raises(ValueError, match=r"ja.instrument.json: 1 samples lack 'index', others have it"):
+            readers.read_klar(tmp_path)
+    edit(file, lambda content: [sample.update(index=None) for sample in content["samples"]])
+    with pytest.raises(ValueError, match=r"no 'index' in ja, so they cannot be matched"):
+        readers.read_klar(tmp_path)
+    edit(file, lambda content: [sample.update(index=1.5) for sample in content["samples"]])
+    with pytest.raises(ValueError, match=r"ja.instrument.json, sample 0, index: 1.5 stands where"):
+        readers.read_klar(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("templates", "told"),
     [
@@ -273,6 +291,19 @@ def test_mlama_as_one_table(tmp_path, uris):
     assert readers.read_mlama(tmp_path / "mlama.parquet", ("de",)).languages == ("de",)
 
 
+@pytest.mark.parametrize("lacking", [["sub_uri", "obj_uri"], ["obj_uri"]])
+def test_mlama_uris_in_some_languages_cannot_be_matched(tmp_path, lacking):
+    """The numbers of lines may be others than those of the languages with URIs."""
+    rows = flat().to_dict("records")
+    rows = [{k: v for k, v in row.items() if row["language"] == "en" or k not in lacking} for row in rows]
+    file = save(tmp_path / "m.jsonl", rows, lines=True)
+    with pytest.raises(
+        ValueError, match=r"rows of 'P36' have 'sub_uri' and 'obj_uri' in en, not in de, so they cannot"
+    ):
+        readers.read_mlama(file)
+    assert readers.read_mlama(file, ["de"]).facts[0] == "P36 0"
+
+
 def test_a_language_does_not_vanish(tmp_path):
     """One in which no template ends with the object came back as a table without it."""
     flat(("en", "de", "ja")).to_parquet(tmp_path / "m.parquet")
@@ -427,6 +458,10 @@ def test_bmike(tmp_path):
     ):
         with pytest.raises(ValueError, match=told):
             call()
+    twin = questions("de")
+    twin[0]["de"]["alt"] = "London\u00a0de\u200f"
+    row = by_fact(readers.read_bmike(save(tmp_path / "twin.json", twin), ["de"]), "de").loc["4482"]
+    assert set(row["alternatives"]) == {"Paris de", "Rome de"}, "an edit to the same word is no wrong answer"
     changed = questions("de")
     changed[0]["en"]["old"] = "Berlin"
     with pytest.raises(ValueError, match="case_id 4482 stands twice, with other words"):
@@ -449,6 +484,11 @@ def test_lre(tmp_path):
     assert asked(readers.read_lre(tmp_path, template=1), "en")["factual/company_ceo 1"] == "The CEO of Tesla is Musk"
     zero_shot = readers.read_lre(tmp_path, zero_shot=True, language="eng")
     assert asked(zero_shot, "eng")["factual/company_ceo 1"] == "Who is the CEO of Tesla? Their name is Musk"
+    lines = save(
+        tmp_path / "b" / "ceo.json", content | {"prompt_templates": ["Q: who leads {}?\nA:\n", "{}：", "{}\n"]}
+    )
+    for number, due in enumerate(("Q: who leads Tesla?\nA:\nMusk", "Tesla：Musk", "Tesla\nMusk")):
+        assert asked(readers.read_lre(lines, template=number), "en")["ceo 1"] == due, "blanks of the template stay"
     for change, told in (
         ({"prompt_templates": ["<subject>'s CEO is <mask>"]}, r"company_ceo.json: template 0 is .*one \{\}.*read_klar"),
         ({"prompt_templates": "{}'s CEO is"}, "allowed: a list of texts"),

@@ -21,6 +21,8 @@ COLUMNS = ("fact", "relation", "language", "subject", "prompt", "answer", "alter
 ORDER = ("fact", "relation", "language", "subject", "prompt", "separator", "answer", "also_right", "alternatives")
 NO_SPACES = ("THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN")
 """Scripts besides Chinese and Japanese that put no blank between words, as Unicode names of letters begin."""
+JOINERS = "\u200c\u200d"
+"""Invisible, but part of how words are written: in Persian, in scripts of India, in emoji."""
 
 
 class FactSet(Card):
@@ -33,9 +35,11 @@ class FactSet(Card):
       answer, blanks or nothing (left out: nothing after Chinese, Japanese, Thai and the like, after `l'` and an opening
       bracket; else one blank). What is scored is prompt + separator + answer;
     - `answer`: the right answer; `also_right`: a tuple of other right ones, which never count as wrong (left out: none);
-    - `alternatives`: a tuple of wrong answers, at least one.
+    - `alternatives`: a tuple of wrong answers, at least one. One that begins with the answer ("Guinea-Bissau" for
+      "Guinea"), or the reverse, is kept, but tells nothing: the shorter text is always at least as likely.
 
     Blanks around texts are taken off, and all is brought into one coding (NFC): a word is one word however it was typed.
+    Texts stay as they are else, but are compared without marks that nobody sees and with one kind of blank (`bare`).
     Raises ValueError naming the fact and language where a text is missing or empty, a right answer stands among the
     wrong ones, or a language lacks a fact that another has; TypeError for what is no table.
 
@@ -83,8 +87,8 @@ class FactSet(Card):
         """A fact set whose wrong answers are other facts' answers to the same relation in the same language.
 
         They are drawn: the same facts' answers in every language, different ones, and of facts that have no right
-        answer in common with this one; what another fact with the same prompt says is right, too. A row that has
-        `alternatives` keeps those that are not right.
+        answer in common with this one, nor one that begins with the other ("Guinea", "Guinea-Bissau"); what another
+        fact with the same prompt says is right, too. A row that has `alternatives` keeps those that are not right.
         Raises ValueError as `FactSet` does, and where a relation has too few answers.
         """
         table = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(list(rows))
@@ -184,6 +188,20 @@ def separator_after(prompt: str) -> str:
     return "" if not end or end.isspace() or unspaced or opens or joined else " "
 
 
+def bare(text: str) -> str:
+    """A text as it is compared: without format marks that nobody sees, and with plain blanks.
+
+    Joiners and non-joiners stay inside words, where they make other words.
+
+    >>> ul.factsets.bare("Ivory\\u00a0Coast\\u200f")
+    'Ivory Coast'
+    """
+    if text.isprintable():  # format marks and blanks of other kinds are not
+        return text
+    seen = (c for c in text if c in JOINERS or unicodedata.category(c) != "Cf")
+    return "".join(" " if unicodedata.category(c) == "Zs" else c for c in seen).strip(f" {JOINERS}")
+
+
 def _cleaned(table: pd.DataFrame, needed: Sequence[str]) -> pd.DataFrame:
     """The table with texts where texts are due, in order of columns; raises for a row that has none."""
     if not isinstance(table, pd.DataFrame):
@@ -191,6 +209,8 @@ def _cleaned(table: pd.DataFrame, needed: Sequence[str]) -> pd.DataFrame:
             f"facts is of type {type(table).__name__}; allowed: a FactSet, or a pandas table with the columns "
             f"{', '.join(needed)}."
         )
+    if len(twice := table.columns[table.columns.duplicated()]):
+        raise ValueError(f"the table of facts has two columns {twice[0]!r}; allowed: one of each name.")
     if missing := [name for name in needed if name not in table]:
         hint = " (FactSet.from_answers draws them)" * ("alternatives" in missing)
         raise ValueError(f"a fact set needs the columns {', '.join(needed)}; missing: {', '.join(missing)}{hint}.")
@@ -232,7 +252,7 @@ def _text(value: Any, name: str, where: str) -> str:
         what = "missing" if missing else f"{value!r}, of type {type(value).__name__}"
         raise ValueError(f"{name} of {where} is {what}; allowed: text.")
     text = unicodedata.normalize("NFC", value).strip()
-    if not text:
+    if not bare(text):
         raise ValueError(f"{name} of {where} is empty: {value!r}; allowed: text.")
     try:
         text.encode()
@@ -263,12 +283,16 @@ def _tuple(values: Any, name: str, where: str) -> tuple[str, ...]:
         values = plain(values)
     if not isinstance(values, (tuple, list)):
         raise ValueError(f"{name} of {where} is {values!r}; allowed: a tuple of texts.")
-    return tuple(dict.fromkeys(_text(value, name, where) for value in values))
+    texts: dict[str, str] = {}
+    for value in values:
+        text = _text(value, name, where)
+        texts.setdefault(bare(text), text)
+    return tuple(texts.values())
 
 
 def right_answers(table: pd.DataFrame) -> pd.Series:
     """Tuples of the right answers of every row, its own first: those of all rows that ask the same."""
-    questions = list(zip(table["language"], table["relation"], table["prompt"], strict=True))
+    questions = list(zip(table["language"], table["relation"], table["prompt"].map(bare), strict=True))
     own = [(answer, *also) for answer, also in zip(table["answer"], table["also_right"], strict=True)]
     of_question: dict[tuple[str, str, str], tuple[str, ...]] = {}
     for question, texts in zip(questions, own, strict=True):
@@ -310,12 +334,18 @@ def _consistent(table: pd.DataFrame) -> pd.DataFrame:
             raise ValueError(
                 f"fact {fact!r} has no alternative in {language!r}: too few answers; allowed: one or more."
             )
-        if both := set(right).intersection(wrong):
+        if both := _common(wrong, right):
             raise ValueError(
                 f"fact {fact!r} in {language!r}: {min(both)!r} is right, and stands among the alternatives; allowed: "
                 "wrong answers (what is right, too, belongs in `also_right`)."
             )
     return table.sort_values(["language", "fact"]).reset_index(drop=True)
+
+
+def _common(wrong: Sequence[str], right: Sequence[str]) -> list[str]:
+    """Wrong answers that are right."""
+    known = set(map(bare, right))
+    return [text for text in wrong if bare(text) in known]
 
 
 def with_alternatives(table: pd.DataFrame, n_alternatives: int) -> pd.DataFrame:
@@ -328,7 +358,7 @@ def with_alternatives(table: pd.DataFrame, n_alternatives: int) -> pd.DataFrame:
     drawn = _drawn(table, n_alternatives)
     rows = zip(table["fact"], table["language"], given, right, strict=True)
     kept = [
-        tuple(text for text in wrong if text not in texts) or drawn[fact, language]
+        tuple(text for text in wrong if text not in _common(wrong, texts)) or drawn[fact, language]
         for fact, language, wrong, texts in rows
     ]
     return table.assign(
@@ -343,18 +373,28 @@ def _drawn(table: pd.DataFrame, n: int) -> dict[tuple[str, str], tuple[str, ...]
         said = same.pivot(index="fact", columns="language", values="answer")
         right = same.assign(right=right_answers(same)).pivot(index="fact", columns="language", values="right")
         answers = list(said.itertuples(index=False, name=None))
-        rights = [[frozenset(texts) for texts in row] for row in right.itertuples(index=False, name=None)]
-        for fact, own in zip(said.index, rights, strict=True):
-            others: list[tuple[str, ...]] = []
+        words = [tuple(map(bare, row)) for row in answers]
+        rights = [[frozenset(map(bare, texts)) for texts in row] for row in right.itertuples(index=False, name=None)]
+        for number, fact in enumerate(said.index):
+            others: list[int] = []
             for i in rng(0, f"alternatives to {fact}").permutation(len(answers)):
                 if len(others) == n:
                     break
-                new = all(answers[i][k] != other[k] for other in others for k in range(len(own)))
-                if new and all(a.isdisjoint(b) for a, b in zip(own, rights[i], strict=True)):
-                    others.append(answers[i])
-            for number, language in enumerate(said.columns):
-                drawn[fact, language] = tuple(texts[number] for texts in others)
+                new = all(words[i][k] != words[other][k] for other in others for k in range(len(words[i])))
+                wrong = all(a.isdisjoint(b) for a, b in zip(rights[number], rights[i], strict=True))
+                if new and wrong and not _begins(words[number], rights[number], words[i]):
+                    others.append(i)
+            for k, language in enumerate(said.columns):
+                drawn[fact, language] = tuple(answers[i][k] for i in others)
     return drawn
+
+
+def _begins(answers: Sequence[str], rights: Sequence[Iterable[str]], others: Sequence[str]) -> bool:
+    """Whether in some language another answer begins with a right one, or the answer with the other."""
+    return any(
+        answer.startswith(other) or other.startswith(tuple(texts))
+        for answer, texts, other in zip(answers, rights, others, strict=True)
+    )
 
 
 def from_cldr(

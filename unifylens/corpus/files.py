@@ -98,12 +98,16 @@ def records(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     """Rows of a file as a table of objects: .jsonl, .json (a list of objects), .csv, .tsv or .parquet.
 
     What CSV and TSV hold stays text; what a row of JSON lacks is None. Raises ValueError for another kind of file, a
-    broken line, and where one of `columns` is lacking.
+    broken line, two columns of one name, and where one of `columns` is lacking.
     """
     kind = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
     if kind not in KINDS:
         raise ValueError(f"{path}: allowed are {', '.join(KINDS)}, also packed as .gz.")
     table = KINDS[kind](path)
+    twice = table.columns.duplicated()
+    if names := [name for name in table.columns[twice] if name]:
+        raise ValueError(f"{path} has two columns {names[0]!r}; allowed: one of each name.")
+    table = table.loc[:, ~twice]  # spreadsheets leave nameless ones
     if missing := [column for column in columns if column not in table]:
         raise ValueError(f"{path}: a row lacks {missing[0]!r}; it has {', '.join(map(str, table)) or 'nothing'}.")
     return table.astype(object).where(table.notna(), None)
@@ -144,12 +148,18 @@ def _separated(delimiter: str) -> Callable[[Path], pd.DataFrame]:
 
 def separated(path: Path, delimiter: str) -> list[list[str]]:
     """Rows of texts of a CSV or TSV file; empty lines are passed over."""
+    reader = csv.reader(io.StringIO(text(path), newline=""), delimiter=delimiter, strict=True)
+    rows: list[list[str]] = []
+    start = 1
     try:
-        return [row for row in csv.reader(io.StringIO(text(path), newline=""), delimiter=delimiter, strict=True) if row]
+        for row in reader:
+            rows += [row] * bool(row)
+            start = reader.line_num + 1
     except csv.Error as error:
         raise ValueError(
-            f"{path}: {error}; allowed: fields in double quotes, and quotes inside them doubled."
+            f"{path}, line {start}: {error}; allowed: fields in double quotes, and quotes inside them doubled."
         ) from None
+    return rows
 
 
 def _parquet(path: Path) -> pd.DataFrame:

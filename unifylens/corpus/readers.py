@@ -26,7 +26,7 @@ import pandas as pd
 
 from unifylens.arguments import plain
 from unifylens.corpus import files
-from unifylens.corpus.factsets import FactSet, right_answers, separator_after, with_alternatives
+from unifylens.corpus.factsets import FactSet, bare, right_answers, separator_after, with_alternatives
 
 HUBS = {
     "eclektic": {"path": "ura-hcmut/ECLeKTic", "data_files": "eclektic_main.jsonl"},
@@ -34,7 +34,7 @@ HUBS = {
 }
 """Copies that a hub has, as `datasets.load_dataset` takes them."""
 NOT_EVERYWHERE = "of facts that not all languages have"
-NO_WRONG = "of facts all whose candidates are right"
+NO_WRONG = "of facts without a wrong answer"
 NOT_LAST = "whose template does not end with the object"
 NOT_ASKED = "without question or answer"
 
@@ -69,27 +69,37 @@ def read_klar(
                 _answered(files.field(s, "object", where), where) for s, where in zip(samples, places, strict=True)
             ]
             known = {name for said in objects for name in (said["answer"], *said["also_right"])}
-            if lacking := sum("index" not in sample for sample in samples):
+            numbers = [_index(sample.get("index"), where) for sample, where in zip(samples, places, strict=True)]
+            if lacking := numbers.count(None):
                 if lacking < len(samples):
                     raise ValueError(f"{file}: {lacking} samples lack 'index', others have it; allowed: all or none.")
                 unnumbered[file.stem][language] = lacking
             for number, (sample, said, where) in enumerate(zip(samples, objects, places, strict=True)):
                 subject = _said(files.field(sample, "subject", where), where)
                 rows.append(
-                    _row(f"{file.stem} {sample.get('index', number)}", file.stem, language, subject)
+                    _row(f"{file.stem} {number if lacking else numbers[number]}", file.stem, language, subject)
                     | _filled(text, subject, "<subject>", "<mask>")
                     | said
                     | {"alternatives": _candidates(sample.get("object_candidates"), known, where)}
                 )
-    for relation, numbers in unnumbered.items():
+    for relation, without in unnumbered.items():
         each = Counter(row["language"] for row in rows if row["relation"] == relation)
-        if len(set(each.values())) > 1 or set(each) != set(numbers):
+        if len(set(each.values())) > 1 or set(each) != set(without):
             counts = ", ".join(f"{language}: {n}" for language, n in each.items())
             raise ValueError(
-                f"{folder}: samples of {relation!r} have no 'index' in {', '.join(numbers)}, so they cannot be matched "
+                f"{folder}: samples of {relation!r} have no 'index' in {', '.join(without)}, so they cannot be matched "
                 f"({counts}); allowed: an 'index' for each, or none at all and equal numbers in one order."
             )
     return _facts(rows, n_alternatives, {}, names)
+
+
+def _index(value: Any, where: str) -> str | None:
+    """The number of a fact; None where there is none, as pandas writes NaN, and with it other numbers as floats."""
+    if value is None or value != value:
+        return None
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return _said(value, f"{where}, index")
 
 
 def _templates(content: Any, field: str, number: int, file: Path) -> list[str]:
@@ -162,8 +172,8 @@ def read_mlama(
     the archive `{language}/templates.jsonl` has `relation` and `template`, and `{language}/{relation}.jsonl` the rest.
     Facts are matched by `sub_uri` and `obj_uri`, where rows have them, else by `lineid`. Name `languages` in which
     templates end with the object, or few facts are there in all.
-    Raises ValueError for a column or language that is not there, and languages no template of which ends with the
-    object.
+    Raises ValueError for a column or language that is not there, languages no template of which ends with the object,
+    and a relation that has URIs in some languages only.
     """
     if path is not None and Path(path).expanduser().is_dir():
         return _mlama_archive(Path(path).expanduser(), languages, n_alternatives)
@@ -221,11 +231,13 @@ def _from_templates(
     """Facts from (language, relation, template, row) of mLAMA's kind."""
     rows: dict[tuple[str, str], Row] = {}
     left_out: LeftOut = defaultdict(Counter)
+    named: LeftOut = defaultdict(Counter)  # rows with URIs, by relation and language
     for language, relation, text, row in triples:
         if not isinstance(text, str) or not _ends_with(text, "[X]", "[Y]"):
             left_out[NOT_LAST][language] += 1
             continue
         uris = [row.get("sub_uri"), row.get("obj_uri")]
+        named[relation][language] += all(uris)
         key = " ".join(map(str, [relation, *uris] if all(uris) else [relation, row["lineid"]]))
         place = f"{where}: {language}, {relation}, lineid {row['lineid']}"
         subject = _said(row["sub_label"], place)
@@ -236,6 +248,13 @@ def _from_templates(
         )
         if rows.setdefault((key, language), new) != new:
             raise ValueError(f"{where}: fact {key!r} stands twice in {language!r}; allowed: once.")
+    for relation, counts in named.items():
+        if (without := [language for language, n in counts.items() if not n]) and any(counts.values()):
+            others = ", ".join(language for language in counts if language not in without)
+            raise ValueError(
+                f"{where}: rows of {relation!r} have 'sub_uri' and 'obj_uri' in {others}, not in {', '.join(without)}, "
+                "so they cannot be matched; allowed: both in all languages, or in none (then 'lineid' matches)."
+            )
     return _facts(list(rows.values()), n, left_out, languages)
 
 
@@ -322,7 +341,7 @@ def read_bmike(
     facts = _facts(list(rows.values()), n_alternatives, {}, names)
     table = facts.table
     table["alternatives"] = [
-        wrong if other in ("", said, *also) else (other, *(text for text in wrong if text != other))
+        wrong if bare(other) in map(bare, ("", said, *also)) else (other, *(t for t in wrong if bare(t) != bare(other)))
         for wrong, other, said, also in table[["alternatives", "other", "answer", "also_right"]].values
     ]
     return FactSet(table.drop(columns="other"), facts.left_out)
@@ -338,7 +357,8 @@ def read_lre(
 ) -> FactSet:
     """LRE: a file, or a folder of files, with `prompt_templates` (`{}`; the object follows) and `samples`.
 
-    `template` is the number of the template; `zero_shot` takes those of `prompt_templates_zs`.
+    `template` is the number of the template, whose blanks at the end stand before the object (one blank where it has
+    none); `zero_shot` takes those of `prompt_templates_zs`.
     Raises ValueError, naming the file, for a template without one `{}`.
     """
     path, field = files.there(path, "LRE"), "prompt_templates_zs" if zero_shot else "prompt_templates"
@@ -353,9 +373,10 @@ def read_lre(
             where = f"{file}, sample {number}"
             subject = _said(files.field(sample, "subject", where), where)
             prompt = text.replace("{}", subject)
+            stem = prompt.rstrip()
             rows.append(
                 _row(f"{name} {number}", relation, language, subject)
-                | {"prompt": prompt.rstrip(), "separator": separator_after(prompt.rstrip())}
+                | {"prompt": stem, "separator": prompt[len(stem) :] or separator_after(stem)}
                 | _answered(files.field(sample, "object", where), where)
             )
     return _facts(rows, n_alternatives, {}, [language])

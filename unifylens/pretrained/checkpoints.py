@@ -5,26 +5,34 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from unifylens import cards, tables
 from unifylens.arguments import plain
 from unifylens.cards import Card
-from unifylens.pretrained import folders, models
+from unifylens.pretrained import folders, models, selfcheck
 from unifylens.pretrained.models import Pretrained
 
 FETCHED = ("*.json", "*.txt", "*.model", "*.safetensors")
 """Files of a hub's revision that are needed; `pytorch_model*.bin` only where there are no safetensors."""
+HEADS = ("lm_head.", "embed_out.")
+"""How names of an output head begin: it stands beside the base model, and may be its embedding once more."""
+IRRELEVANT = re.compile(
+    r"_.*|(torch_)?dtype|transformers_version|architectures|use_cache|.*_token_id|.*dropout.*|.*pdrop|initializer_range"
+    r"|output_.*|return_dict|gradient_checkpointing|problem_type|id2label|label2id"
+)
+"""Fields of config.json that change nothing of what is computed once a model is trained."""
 _WORDS = r"(?:step|checkpoint|ckpt|iteration|iter)s?"
 
 
@@ -34,12 +42,15 @@ def series(
     *,
     hub: bool = False,
     device: str | torch.device = "cpu",
+    equal_neighbours: bool = False,
 ) -> Series:
     """The checkpoints of one model over training, by step.
 
     `source` is a folder with a subfolder for each checkpoint (`checkpoint-500`, `step1000`), a folder of a hub's cache
     (`models--owner--name`), or a hub's name, of which `hub=False` takes what the cache has. `revisions` are names of
     subfolders, branches or tags, or names by step where they do not say it; None: all that say one.
+    `equal_neighbours=True` lets steps that follow each other have the same weights, as after a step at learning rate 0
+    (steps 0 and 1 of Pythia); they are else refused.
 
     Raises FileNotFoundError and ValueError, naming what is there, for a source without checkpoints, a name that is not
     there or says no step, and a step that stands there twice.
@@ -70,16 +81,18 @@ def series(
             raise ValueError(f"step {step} stands there {n} times, as {names}; name `revisions`.")
     for _, name in pairs:
         place.check(name)
-    return Series(place, dict(sorted(pairs)), device)
+    return Series(place, dict(sorted(pairs)), device, equal_neighbours)
 
 
 def step_of(name: str) -> int | None:
     """The step that a checkpoint's name says: the number after `step`, `checkpoint` or `iter`, or the whole name.
 
+    Only a whole number in plain digits: none of `1.5M`, `10,000` and dates.
+
     >>> [step_of(name) for name in ("step1000", "stage1-step2000-tokens5B", "checkpoint-30", "0007", "main")]
     [1000, 2000, 30, 7, None]
     """
-    after = re.findall(rf"{_WORDS}[-_= ]?(\d+)(?![a-zA-Z0-9])", name, re.IGNORECASE)
+    after = re.findall(rf"{_WORDS}[-_= ]?(\d+)(?![^\W_]|[\W_]\d)", name, re.IGNORECASE)
     numbers = after or [name] * name.isdecimal()
     return int(numbers[0]) if len(numbers) == 1 else None
 
@@ -87,11 +100,13 @@ def step_of(name: str) -> int | None:
 class Series(Card):
     """One model's checkpoints by step, loaded one at a time: `for step, model in series`."""
 
-    def __init__(self, place: _Place, revisions: Mapping[int, str], device: str | torch.device) -> None:
+    def __init__(
+        self, place: _Place, revisions: Mapping[int, str], device: str | torch.device, equal_neighbours: bool = False
+    ) -> None:
         """`revisions` are names by step that the place has; see `series`."""
         self.revisions = dict(revisions)
         """Names by step."""
-        self._place, self._device = place, device
+        self._place, self._device, self._equal_neighbours = place, device, equal_neighbours
 
     def _card(self) -> tuple[str, dict[str, str]]:
         return f"Series {self._place.label} ({len(self)} checkpoints)", {"steps": cards.several(self.steps)}
@@ -133,9 +148,10 @@ class Series(Card):
     def audit(self, *, progress: bool = True) -> pd.DataFrame:
         """What each checkpoint holds: public series have had branches with the weights of another step.
 
-        Columns: `step`; `revision`; `sha256` of all weights, whichever files they lie in; `equals`, the other steps
-        that have the same weights; `recorded`, the step that a trainer wrote beside them (None: none did); `layout`, a
-        hash of names and shapes alone. Weights that differ but stand under each other's step are not told apart.
+        Columns: `step`; `revision`; `sha256` of all weights in float32, whichever files and names they have there (tied
+        heads, buffers and the base model's prefix do not count); `equals`, the other steps that have the same weights;
+        `recorded`, the step that a trainer wrote beside them (None: none did); `layout`, a hash of names and shapes
+        alone. Weights that differ but stand under each other's step are not told apart.
         """
         hashes = self._hashes(progress)
         table = pd.DataFrame(
@@ -143,10 +159,10 @@ class Series(Card):
                 {
                     "step": step,
                     "revision": name,
-                    "sha256": hashes[step][0],
+                    "sha256": hashes[step].whole,
                     "equals": tuple(other for other in self.steps if other != step and hashes[other] == hashes[step]),
                     "recorded": _recorded(self._place.folder(name)),
-                    "layout": hashes[step][1],
+                    "layout": hashes[step].layout,
                 }
                 for step, name in self.revisions.items()
             ]
@@ -154,15 +170,31 @@ class Series(Card):
         return table.astype({"recorded": "Int64"})
 
     def refuse_doubtful(self) -> None:
-        """Raise ValueError, naming both, where two checkpoints are one, or one is of another step or model."""
+        """Raise what `load` raises of a folder that lacks a part, and ValueError, naming both, for two that do not fit.
+
+        Two checkpoints do not fit where they are one, or one is of another step, or of another model: with other names
+        or shapes of weights, another config.json (but for fields such as `dtype`) or another tokenizer.
+        """
+        places = {step: self._place.folder(name) for step, name in self.revisions.items()}
+        for place in places.values():
+            folders.examine(place)
+        self._refuse_other_models(places)
         table = self.audit()
         for row in table.itertuples():
-            if row.equals:
-                other = row.equals[0]
+            for other in row.equals:
+                ends = sorted((row.step, other))
+                between = [step for step in self.steps if ends[0] < step < ends[1] and step not in row.equals]
+                if self._equal_neighbours and not between:
+                    continue
+                how = (
+                    f", step {between[0]} has others: one holds those of another step; leave it out with `revisions`."
+                    if between
+                    else ": one holds those of another step, or nothing was learnt between them; leave one out with "
+                    "`revisions`, or allow it with `equal_neighbours=True`."
+                )
                 raise ValueError(
                     f"steps {row.step} and {other} of {self._place.label} have the same weights (revisions "
-                    f"{row.revision!r} and {self.revisions[other]!r}): one holds those of another step; leave it out "
-                    "with `revisions`."
+                    f"{row.revision!r} and {self.revisions[other]!r}){how}"
                 )
             if not pd.isna(row.recorded) and row.recorded != row.step:
                 raise ValueError(
@@ -170,21 +202,35 @@ class Series(Card):
                     f"trainer_state.json, not {row.step}; leave it out, or name it by its step: "
                     f"revisions={{{row.recorded}: {row.revision!r}}}."
                 )
-            if row.layout != (first := table.iloc[0]).layout:
-                raise ValueError(
-                    f"steps {first.step} and {row.step} of {self._place.label} are not of one model: their weights "
-                    f"have other names or shapes (revisions {first.revision!r} and {row.revision!r})."
-                )
+            if row.layout != table.iloc[0].layout:
+                raise self._other_model(row.step, "weights have other names or shapes")
 
-    def _hashes(self, progress: bool) -> dict[int, tuple[str, str]]:
-        """By step: hash of all weights, and of names and shapes alone; weights are read once."""
+    def _refuse_other_models(self, places: Mapping[int, Path]) -> None:
+        first = places[self.steps[0]]
+        settings = _settings(first)
+        for step, place in places.items():
+            own = _settings(place)
+            if fields := [name for name in {**settings, **own} if settings.get(name) != own.get(name)]:
+                raise self._other_model(step, f"config.json differ in {cards.several(fields)}")
+            if parts := _other_tokenizer(first, place):
+                raise self._other_model(step, f"tokenizers differ in {cards.several(parts)}")
+
+    def _other_model(self, step: int, how: str) -> ValueError:
+        first = self.steps[0]
+        return ValueError(
+            f"steps {first} and {step} of {self._place.label} are not of one model: their {how} (revisions "
+            f"{self.revisions[first]!r} and {self.revisions[step]!r}); leave one out with `revisions`."
+        )
+
+    def _hashes(self, progress: bool) -> dict[int, _Hashes]:
+        """Hashes by step; weights are read once."""
         left = {step: name for step, name in self.revisions.items() if step not in self._known}
         for step, name in tqdm(left.items(), desc="reading weights", unit="checkpoint", disable=not progress):
             self._known[step] = _hashes_of(self._place.folder(name))
         return self._known
 
     @cached_property
-    def _known(self) -> dict[int, tuple[str, str]]:
+    def _known(self) -> dict[int, _Hashes]:
         return {}
 
 
@@ -287,28 +333,111 @@ def _recorded(folder: Path) -> int | None:
         return None
 
 
-def _hashes_of(folder: Path) -> tuple[str, str]:
-    """Of names, kinds, shapes and bytes of all weights, and of names and shapes alone."""
-    weights: dict[str, str] = {}
-    layout: dict[str, list[int]] = {}
+class _Hashes(NamedTuple):
+    """Of names, shapes and values of all weights, and of names and shapes alone."""
+
+    whole: str
+    layout: str
+
+
+def _hashes_of(folder: Path) -> _Hashes:
+    """Hashes of a folder's weights as `load` has them, in float32 and without what is stored twice or computed."""
+    values: dict[str, str] = {}
+    shapes: dict[str, list[int]] = {}
     for name, tensor in _tensors(folder):
-        data = tensor.contiguous().reshape(-1).view(torch.uint8).numpy()
-        weights[name] = f"{tensor.dtype} {hashlib.sha256(data).hexdigest()}"
-        layout[name] = list(tensor.shape)
-    texts = (json.dumps([weights, layout], sort_keys=True), json.dumps(layout, sort_keys=True))
-    whole, shapes = (hashlib.sha256(text.encode()).hexdigest() for text in texts)
-    return whole, shapes
+        if not name.endswith(models.HARMLESS):
+            data = tensor.float().contiguous().reshape(-1).view(torch.uint8).numpy()
+            values[name] = hashlib.sha256(data).hexdigest()
+            shapes[name] = list(tensor.shape)
+    base = {name for name in values if not name.startswith(HEADS)}
+    embeddings = {(values[name], *shapes[name]) for name in base}
+    tied = {name for name in values if name not in base and (values[name], *shapes[name]) in embeddings}
+    start = _common(base)
+    names = {name: name.removeprefix(start) if name in base else name for name in values if name not in tied}
+    layout = {names[name]: shapes[name] for name in names}
+    whole = {names[name]: values[name] for name in names}
+    texts = (json.dumps(part, sort_keys=True) for part in ([whole, layout], layout))
+    return _Hashes(*(hashlib.sha256(text.encode()).hexdigest() for text in texts))
+
+
+def _common(names: set[str]) -> str:
+    """The components that all names begin with: those of a base model, which files of the base model alone lack."""
+    parts = [name.split(".")[:-1] for name in names]
+    n = 0
+    while parts and all(len(part) > n and part[n] == parts[0][n] for part in parts):
+        n += 1
+    return "".join(f"{part}." for part in parts[0][:n]) if parts else ""
 
 
 def _tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
     """Weights by name, from the files that transformers would read. Raises ValueError, naming it, for a broken one."""
     for path in folders.weights(folder):
         try:
-            if path.suffix == ".bin":
-                yield from torch.load(path, map_location="cpu", weights_only=True, mmap=True).items()
-                continue
-            with safe_open(path, framework="pt") as file:
-                for name in file.keys():
-                    yield name, file.get_tensor(name)
-        except (SafetensorError, RuntimeError, EOFError, ValueError) as error:
-            raise ValueError(f"{path} holds no weights that can be read ({error}).") from error
+            yield from _stored(path)
+        except Exception as error:  # of a pickle, of any kind
+            raise ValueError(f"{path} holds no weights that can be read ({selfcheck.line(error)}).") from error
+
+
+def _stored(path: Path) -> Iterator[tuple[str, Tensor]]:
+    if path.suffix == ".bin":  # files of old have no archive, whose parts could be mapped
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        if not isinstance(content, dict):
+            raise TypeError(f"a {type(content).__name__}, not weights by name")
+        for name, tensor in content.items():
+            if not isinstance(tensor, Tensor):
+                raise TypeError(f"{name!r} is of type {type(tensor).__name__}, not a weight")
+            yield name, tensor
+        return
+    with safe_open(path, framework="pt") as file:
+        for name in file.keys():
+            yield name, file.get_tensor(name)
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    """Fields of config.json that say what is computed, with defaults, by name; `a.b` is field b in a."""
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # of every kind
+        raise ValueError(f"{folder / 'config.json'} cannot be read ({selfcheck.line(error)}).") from error
+    known = type(config)().to_dict()  # what files hold besides is not read
+    return _flat({name: value for name, value in config.to_dict().items() if name in known})
+
+
+def _flat(fields: Mapping[str, Any], start: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in fields.items():
+        if IRRELEVANT.fullmatch(str(name)):
+            continue
+        flat |= _flat(value, f"{start}{name}.") if isinstance(value, dict) else {f"{start}{name}": value}
+    return flat
+
+
+def _other_tokenizer(one: Path, two: Path) -> list[str]:
+    """Parts in which tokenizers differ, in files that both have; tokenizer.json says all that the others say."""
+    names = [
+        sorted({path.name for pattern in (*folders.TOKENIZERS, "merges.txt") for path in folder.glob(pattern)})
+        for folder in (one, two)
+    ]
+    both = [name for name in names[0] if name in names[1]]
+    if "tokenizer.json" not in both:
+        return [name for name in both if (one / name).read_bytes() != (two / name).read_bytes()]
+    files = [folder / "tokenizer.json" for folder in (one, two)]
+    if files[0].read_bytes() == files[1].read_bytes():
+        return []
+    first, second = (_tokenizer_parts(file) for file in files)
+    return [f"{name} of tokenizer.json" for name in first if first[name] != second[name]]
+
+
+def _tokenizer_parts(file: Path) -> dict[str, Any]:
+    """What a tokenizer.json says, in today's spelling, but for how batches were last cut and padded."""
+    from tokenizers import Tokenizer
+
+    try:
+        tokenizer = Tokenizer.from_file(str(file))
+    except Exception as error:  # tokenizers has no other kind
+        raise ValueError(f"{file} cannot be read ({selfcheck.line(error)}).") from error
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return json.loads(tokenizer.to_str())
