@@ -663,7 +663,10 @@ def test_only_a_prompt_is_edited_whatever_comes_again():
     again = torch.cat([prompt, new], 1)
     assert torch.equal(once(again, At), torch.cat([prompt + 1, new], 1))
     assert torch.equal(once(torch.cat([again, new], 1), At), torch.cat([prompt + 1, new, new], 1)) and calls == [4]
-    assert torch.equal(once(other, At), other + 1) and torch.equal(once(prompt, At), prompt + 1) and calls == [4, 5, 4]
+    assert torch.equal(once(prompt, At), prompt + 1) and calls == [4]
+    for strange in (other, new.repeat(1, 2, 1), again[:, 1:]):  # another prompt, a piece, a cut one
+        with pytest.raises(ValueError, match=r"on_prompt at blocks\.0\.hook_resid_pre sees .* do not go on from its"):
+            once(strange, At)
     one = hooks.on_prompt(lambda x, hook: x + 1)  # a prompt of one token
     assert torch.equal(one(new, At), new + 1) and torch.equal(one(new, At), new)
     At.name = "blocks.0.attn.hook_pattern"
@@ -693,6 +696,98 @@ def test_the_sources_positions_may_be_others():
     theirs[1, 1] = True
     with pytest.raises(ValueError, match="source_positions names 2 positions of row 1, positions 1; allowed: as many"):
         patch(positions=mask, source_positions=theirs)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["plain", "gpt2"])
+def test_several_sources_are_read_at_their_own_positions(kind):
+    model, name = model_of(kind), residual(1)
+    found = patching.experiment(
+        model,
+        TARGET,
+        patch_at(name, {}, positions=-1, source_positions=-2),
+        METRIC,
+        source=[SOURCE, OTHER],
+        **quiet,
+    )
+    close(found["m"], by_hand(model, name, lambda i, s: -1 if s == "target" else -2, (SOURCE, OTHER)))
+    one = patching.experiment(
+        model, TARGET, patch_at(name, {}, positions=-1, source_positions=0), METRIC, source=SOURCE, **quiet
+    )
+    close(one["m"], by_hand(model, name, lambda i, s: -1 if s == "target" else 0))
+
+
+def from_elsewhere(source=SOURCE, **where):
+    return lambda m: patching.experiment(
+        m, with_roles("target"), patch_at(residual(1), {}, **where), METRIC, source=source, **quiet
+    )
+
+
+ELSEWHERE = {
+    "role": ({"role": "subject", "source_positions": 0}, "source_positions are given with role='subject'"),
+    "mask": ({"positions": torch.ones(6, 5) > 0, "source_positions": 0}, "source_positions are given with a mask"),
+    "a mask of the source": ({"positions": -1, "source_positions": torch.ones(6, 6) > 0}, "are given with a mask"),
+    "mean from the start": (
+        {"positions": -1, "source_positions": 0, "source": [SOURCE, OTHER]},
+        r"the sources' prompts of row 0 have lengths \[4, 2\]",
+    ),
+    "beyond": ({"positions": -1, "source_positions": 2}, "source_positions=2: the shortest prompt of source 0 has 2"),
+    "padded": (
+        {"positions": -1, "source_positions": 0, "source": padded(SOURCE, "left", 0)},
+        "source_positions=0: source 0 was handed over with padding",
+    ),
+    "more": ({"positions": -1, "source_positions": [-1, -2]}, "source_positions names 2 positions, positions 1"),
+    "all": ({"source_positions": [-1, -2]}, "names 2 positions, positions all of prompts of unequal length"),
+}
+
+
+@pytest.mark.parametrize(("where", "told"), ELSEWHERE.values(), ids=ELSEWHERE)
+def test_the_sources_own_positions_are_numbers_that_all_have(where, told):
+    with pytest.raises(ValueError, match=told):
+        from_elsewhere(**where)(model_of("plain"))
+
+
+# --- behind the unembedding, and in the padding -------------------------------------------------------------------
+
+
+@KINDS
+@torch.no_grad()
+def test_edits_behind_the_unembedding_count_in_all_positions(kind):
+    model, target = model_of(kind), [row * 2 for row in TARGET[4:5]]
+    names = [name for name in ("unembed.hook_out", "hook_unembed") if name in model.hook_dict]
+    assert names
+    for name in names:
+        for position, changed in ((0, False), (-1, True), (3, True), (2, False)):
+            edit = steer_at(name, {}, torch.arange(23.0), positions=position)
+            here, plain = (
+                patching.experiment(model, target, each, {"m": lambda x: float(x[0, 5])}, **quiet)["m"][0]
+                for each in (edit, patching.UNEDITED)
+            )
+            assert here - plain == pytest.approx(5.0 * changed, abs=0.1 * changed), (name, position)
+
+
+def test_a_mask_of_nothing_but_padding_is_refused():
+    wide = padded(TARGET, "left", 0, more=1)
+    mask = torch.zeros(wide.shape, dtype=torch.bool)
+    mask[3, -1] = mask[2, 0] = True
+    edit = steer_at(residual(1), {}, torch.ones(16), positions=mask)
+    with pytest.raises(ValueError, match="the mask of positions names nothing but padding in row 2 of target"):
+        patching.experiment(model_of("plain"), wide, edit, METRIC, **quiet)
+    mask[2, -1] = True
+    edit = steer_at(residual(1), {}, torch.ones(16), positions=mask)
+    patching.experiment(model_of("plain"), wide, edit, METRIC, **quiet)
+
+
+def test_one_edit_of_a_prompt_may_stand_at_several_hooks():
+    model, tokens = model_of("rotary"), torch.tensor([TARGET[1], TARGET[3]])
+    steer = partial(hooks.steer, vector=100 * torch.arange(16.0).sin(), positions=-1)
+    names = residual(0), residual(1)
+    for cached in (True, False):
+        shared = hooks.on_prompt(steer)
+        apart = [(name, hooks.on_prompt(steer)) for name in names]
+        expected = generated(model, tokens, apart, use_past_kv_cache=cached)
+        together = generated(model, tokens, [(name, shared) for name in names], use_past_kv_cache=cached)
+        assert torch.equal(together, expected)
 
 
 # --- half precision ---------------------------------------------------------------------------------------------

@@ -67,9 +67,10 @@ class Edit:
 def patch_at(name: str, labels: Mapping[str, Any], *, role: str | None = None, **where: Any) -> Edit:
     """The edit that patches one activation; `where` as in `hooks.patch`, or where a `role` stands in each row.
 
-    A role of the source is put where the same role stands in the target.
+    A role of the source is put where the same role stands in the target. Raises ValueError for `source_positions` with
+    a role or a mask.
     """
-    place = Place(where.pop("positions", None), role)
+    place = Place(where.pop("positions", None), role, where.pop("source_positions", None))
 
     def at(batch: Batch) -> list[Hook]:
         return [(name, partial(hooks.patch, **place.source(batch, name), **where))]
