@@ -600,6 +600,67 @@ def test_a_stream_that_something_passes_by_fails_the_check():
         patching.selfcheck(model, TARGET)
 
 
+def passed_by(model, share=1.0):
+    """A model whose block 1 reads the embedding beside the residual stream."""
+    beside = {}
+    model.add_perma_hook("hook_embed", lambda x, hook: beside.update(x=x.clone()))
+    model.add_perma_hook("blocks.1.hook_resid_mid", lambda x, hook: x + share * beside["x"])
+    return model
+
+
+@pytest.mark.parametrize(
+    ("tokens", "source"),
+    [
+        ([[7], [9]], None),
+        ([[7, 7, 7], [5, 9, 5]], None),
+        ([[7, 7, 7]], [[7, 7, 7]]),
+        (TARGET, TARGET),
+        ([[4, 6, 7]], [[4, 6, 8]]),
+    ],
+    ids=["one token", "palindromes", "equal", "all equal", "equal but for the last"],
+)
+def test_the_check_finds_prompts_that_tell(tokens, source):
+    with pytest.raises(ValueError, match="whole state gives the source's answer fails"):
+        patching.selfcheck(passed_by(made("plain")), tokens, source)
+    assert (patching.selfcheck(model_of("plain"), tokens, source)["largest difference"] == 0).all()
+
+
+@torch.no_grad()
+def test_one_outlying_logit_hides_nothing():
+    for change in (1e5, -torch.inf):
+        healthy = made("plain")
+        next(bias for name, bias in healthy.named_parameters() if name.endswith("unembed.b_U"))[0] = change
+        assert (patching.selfcheck(healthy, TARGET)["largest difference"] == 0).all()
+        with pytest.raises(ValueError, match="whole state gives the source's answer fails"):
+            patching.selfcheck(passed_by(healthy, 0.05), TARGET)
+
+
+def test_half_precision_is_checked_as_well():
+    assert (patching.selfcheck(made("plain").to(torch.bfloat16), TARGET)["largest difference"] == 0).all()
+    with pytest.raises(ValueError, match="whole state gives the source's answer fails"):
+        patching.selfcheck(passed_by(made("plain").to(torch.bfloat16), 0.2), TARGET)
+
+
+def test_edits_at_roles_are_checked_without_a_source():
+    edit = patch_at(residual(1), {}, role="subject")
+    table = patching.selfcheck(model_of("plain"), with_roles("target"), edits=edit)
+    assert table["at"].tolist()[-1] == residual(1) and (table["largest difference"] == 0).all()
+
+
+def test_a_model_with_dropout_on_is_refused():
+    run = partial(patching.experiment, target=TARGET, edits=patching.UNEDITED, metrics=METRIC, **quiet)
+    model = made("gpt2")
+    run(model)
+    run(model_of("plain").train())  # it has no dropout
+    model.train()
+    with pytest.raises(
+        ValueError, match=r"the model is in training mode with dropout 0\.1 .*; call model\.eval\(\) first"
+    ):
+        run(model)
+    with pytest.raises(ValueError, match="source_model is in training mode"):
+        run(model_of("gpt2"), source_model=model, source=SOURCE)
+
+
 def test_the_check_runs_what_an_edit_hooks():
     idle = Edit({}, lambda batch: [("blocks.0.hook_resid_post", lambda x, hook: x), ("blocks.0.hook_nothing", None)])
     with pytest.raises(ValueError, match=r"no hook 'blocks\.0\.hook_nothing'"):
@@ -763,7 +824,7 @@ def test_edits_behind_the_unembedding_count_in_all_positions(kind):
                 patching.experiment(model, target, each, {"m": lambda x: float(x[0, 5])}, **quiet)["m"][0]
                 for each in (edit, patching.UNEDITED)
             )
-            assert here - plain == pytest.approx(5.0 * changed, abs=0.1 * changed), (name, position)
+            assert here - plain == pytest.approx(5.0 * changed, abs=0.1), (name, position)
 
 
 def test_a_mask_of_nothing_but_padding_is_refused():

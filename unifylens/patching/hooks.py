@@ -242,7 +242,7 @@ def on_prompt(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 def _goes_on(activation: Tensor, prompt: Tensor) -> bool:
-    """Whether an activation is that of a prompt, with more behind it or not; in a causal model that changes no position."""
+    """Whether an activation goes on from a prompt; what comes behind it changes no position of a causal model."""
     n = prompt.shape[1]
     if activation.shape[1] < n or activation[:, :n].shape != prompt.shape:
         return False

@@ -224,7 +224,7 @@ def as_prompts(model: Model, given: Any, name: str = "prompts") -> Prompts:
     else:
         tokens, lengths = _table(given, name)
         inside = _inside(tokens, lengths)
-        pad, unclear = _padding(model)
+        pad, unclear = padding(model)
         if unclear and (lengths == tokens.shape[1]).all():
             _refuse_unclear(tokens, pad, name)
         elif pad is not None and not unclear:
@@ -357,7 +357,7 @@ def _role(
     return torch.where(said == LACKS, LACKS, at)
 
 
-def _padding(model: Model) -> tuple[int | None, bool]:
+def padding(model: Model) -> tuple[int | None, bool]:
     """The token that pads prompts of a model, and whether it also begins or ends them."""
     tokenizer = getattr(model, "tokenizer", None)
     says = model.cfg if tokenizer is None else tokenizer

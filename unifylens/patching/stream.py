@@ -48,6 +48,9 @@ class Model(Protocol):
     def run_with_cache(self, *args: Any, **kwargs: Any) -> Any:
         """Run and keep activations."""
 
+    def named_modules(self) -> Iterator[tuple[str, torch.nn.Module]]:
+        """Its parts; they say whether dropout is on."""
+
     def parameters(self) -> Iterator[Tensor]:
         """Weights; they say on which device it computes."""
 
@@ -129,6 +132,19 @@ def check_switches(model: Model, names: Iterable[str]) -> None:
         switch = SWITCHES.get(name.rpartition(".")[2])
         if switch and not getattr(model.cfg, switch):
             raise ValueError(f"the model does not run {name} while {switch} is off; call model.set_{switch}(True).")
+
+
+def check_still(model: Model, name: str) -> None:
+    """Raise ValueError where dropout is on, so that answers vary by chance."""
+    for part, module in model.named_modules():
+        rates = [rate for field, rate in vars(module).items() if "drop" in field and isinstance(rate, float)]
+        if isinstance(module, torch.nn.modules.dropout._DropoutNd):
+            rates.append(module.p)
+        if module.training and max(rates, default=0) > 0:
+            raise ValueError(
+                f"{name} is in training mode with dropout {max(rates)} (at {part or 'its root'}), so its answers vary "
+                "by chance; call model.eval() first."
+            )
 
 
 def check_edits(model: Model, names: Iterable[str]) -> None:
