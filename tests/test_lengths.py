@@ -1,5 +1,7 @@
 """Prompts of any length and their roles, against loops over single prompts that are not padded."""
 
+import copy
+import pickle
 from functools import cache, partial
 
 import numpy as np
@@ -10,6 +12,7 @@ from conftest import tiny
 from test_patching import MODELS, hooked, made, residual
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
+from transformer_lens.model_bridge.sources import build_bridge_from_module
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 import unifylens as ul
@@ -18,6 +21,7 @@ from unifylens.corpus.tokenization import PAD_ID
 from unifylens.model import HOOKED, shape_of, untrained_like
 from unifylens.patching import Prompts, hooks, subspaces
 from unifylens.patching.edits import Edit, patch_at, steer_at
+from unifylens.pretrained.roles import _end_of_last
 
 quiet = {"progress": False}
 LENGTHS = {"target": [3, 5, 4, 5, 2, 3], "source": [4, 5, 4, 2, 6, 3], "other": [2, 6, 3, 3, 3, 5]}
@@ -434,6 +438,23 @@ BAD = {
     "pad and mask": (lambda m: Prompts([[1, 2]], pad=0, mask=[[1, 1]]), ["pad=0 and a mask", "one of them"]),
     "a text for pad": (lambda m: Prompts([[1, 2]], pad="<pad>"), ["pad='<pad>'", "a whole number"]),
     "mask of another shape": (lambda m: Prompts([[1, 2]], mask=[[1]]), ["mask is", "of shape [1, 2]"]),
+    "mask of unequal rows": (
+        lambda m: Prompts([[1, 2], [3]], mask=[[1, 1], [1]]),
+        ["mask of type list holds no numbers"],
+    ),
+    "a text for a mask": (lambda m: Prompts([[1, 2]], mask="ab"), ["mask of type str", "of shape [1, 2]"]),
+    "texts for a mask": (lambda m: Prompts([[1, 2]], mask=["a b"]), ["mask of type list", "of shape [1, 2]"]),
+    "a dict of sources": (
+        by_head(TARGET, {"de": SOURCE, "en": OTHER}, positions=-1),
+        ["source is a dict of de, en", "list(sources.values())"],
+    ),
+    "no source at all": (by_head(TARGET, 5, positions=-1), ["source 0"]),
+    "role and position of a path": (
+        lambda m: patching.by_path(
+            m, with_roles("target"), with_roles("source"), METRIC, role="subject", position=0, **quiet
+        ),
+        ["role='subject' and position=0 are given"],
+    ),
     "mask of other numbers": (lambda m: Prompts([[1, 2]], mask=[[1, 5]]), ["mask is", "0 where it pads"]),
     "role beyond": (lambda m: Prompts([[1, 2], [3]], {"x": [1, 1]}), ["role 'x' of row 1 is at 1", "0 to 0, or -1"]),
     "role in the padding": (
@@ -806,6 +827,121 @@ ELSEWHERE = {
 def test_the_sources_own_positions_are_numbers_that_all_have(where, told):
     with pytest.raises(ValueError, match=told):
         from_elsewhere(**where)(model_of("plain"))
+
+
+# --- what is handed over ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "int16", "uint16", "int32", "uint32", "uint64"])
+def test_tokens_of_any_whole_type_are_taken(dtype):
+    table = [row for row in TARGET if len(row) == 3]
+    expected = patching.last_logits(model_of("plain"), table)
+    for given in (np.array(table).astype(dtype), torch.tensor(table).to(getattr(torch, dtype))):
+        assert torch.equal(patching.last_logits(model_of("plain"), given), expected)
+        assert Prompts(given).tokens.dtype == torch.long
+        assert patching.last_logits(model_of("gpt2"), given).shape == (2, 23)
+
+
+def test_prompts_keep_what_they_were_given():
+    table = torch.tensor([[5, 6, 7], [8, 9, 10]])
+    prompts = Prompts(table, {"subject": [1, 1]})
+    table[0, 0] = 11
+    assert prompts.tolist() == [[5, 6, 7], [8, 9, 10]]
+    for each in (prompts, prompts[:1], pickle.loads(pickle.dumps(prompts)), copy.deepcopy(prompts)):
+        with pytest.raises(TypeError):
+            each.roles["subject"] = torch.tensor([7])
+        assert each.tolist()[0] == [5, 6, 7] and each.roles["subject"][0] == 1 and each.length == 3
+
+
+def test_several_sources_of_pandas_are_several():
+    several = [pd.Series(SOURCE), pd.Series(OTHER)]
+    tables = [
+        patching.by_head(model_of("plain"), pd.Series(TARGET), source, METRIC, positions=-1, **quiet)
+        for source in (several, [SOURCE, OTHER])
+    ]
+    pd.testing.assert_frame_equal(*tables)
+    one = [[pd.Series(row) for row in SOURCE], pd.Series(SOURCE), SOURCE]
+    tables = [patching.by_head(model_of("plain"), TARGET, source, METRIC, positions=-1, **quiet) for source in one]
+    pd.testing.assert_frame_equal(tables[0], tables[2])
+    pd.testing.assert_frame_equal(tables[1], tables[2])
+
+
+def test_a_token_that_is_also_unknown_is_never_taken_off():
+    model, raw = made("gpt2"), Tokenizer(WordLevel({f"w{i}": i for i in range(23)}, unk_token="w3"))
+    for special in ({"unk_token": "w3"}, {"cls_token": "w3"}, {"sep_token": "w3"}, {"eos_token": "w3"}):
+        model.tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, pad_token="w3", **special)
+        for rows, way in (
+            ([[1, 5, 6, 3], [1, 5, 6, 7]], "table"),
+            ([[1, 5, 6, 3], [1, 5, 6]], "rows"),
+        ):
+            with pytest.raises(ValueError, match=rf"rows of prompts end with different .* Prompts\({way}\) where none"):
+                patching.last_logits(model, rows)
+            logits = patching.last_logits(model, Prompts(rows))
+            close(logits[0].detach(), model(torch.tensor([[1, 5, 6, 3]]))[0, -1].detach())
+        with pytest.raises(ValueError, match=r"rows of prompts begin with different .* \(row 0 with 1, row 1 with 0\)"):
+            patching.last_logits(model, [[3, 5, 6], [5, 6, 7, 8]])
+        rows = [[3, 5, 6, 3], [3, 7, 3]]
+        assert torch.equal(patching.last_logits(model, rows), patching.last_logits(model, Prompts(rows)))
+
+
+def test_all_positions_of_padded_rows_count_in_the_prompts():
+    rows = [row for row in TARGET if len(row) == 5], [row for row in SOURCE if len(row) == 5]
+    rows = [[each[0], each[0][::-1]] for each in rows]
+    metric = {"m": lambda logits: float(logits[:, 4].mean())}
+    exact, found = (
+        patching.by_layer_and_position(model_of("plain"), *tables, metric, **quiet)
+        for tables in (rows, [padded(each, "left", 0, more=2) for each in rows])
+    )
+    pd.testing.assert_frame_equal(found, exact)
+    assert found["position"].tolist() == [0, 1, 2, 3, 4] * 3
+
+
+@torch.no_grad()
+def test_neurons_are_as_many_as_run():
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(
+        "opt",
+        vocab_size=23,
+        max_position_embeddings=8,
+        hidden_size=16,
+        ffn_dim=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        word_embed_proj_dim=16,
+        attn_implementation="eager",
+    )
+    model = build_bridge_from_module(
+        AutoModelForCausalLM.from_config(config).eval(), "OPTForCausalLM", hf_config=config
+    )
+    groups = {"all": {1: range(32)}}
+    found = patching.by_neurons(model, TARGET, SOURCE, METRIC, groups=groups, positions=-1, **quiet)["m"]
+    close(found, by_hand(model, "blocks.1.mlp.hook_post", lambda i, s: -1))
+    with pytest.raises(ValueError, match="allowed are different numbers from 0 to 31"):
+        patching.by_neurons(model, TARGET, SOURCE, METRIC, groups={"x": {1: [40]}}, positions=-1, **quiet)
+    with pytest.raises(ValueError, match=r"no hook 'blocks\.7\.mlp"):
+        patching.by_neurons(model, TARGET, SOURCE, METRIC, groups={"x": {7: [4]}}, positions=-1, **quiet)
+
+
+@pytest.mark.parametrize(
+    ("subject", "prompt", "end"),
+    [
+        ("東京", "東京 は日本の都市です。\n東京の国は", 15),
+        ("ไทย", "ไทย: เมืองหลวงของไทยคือ", 20),
+        ("भारत", "भारत की राजधानी: भारतीय लोग कहते हैं", 4),
+        ("राम", "राम का देश? रामायण में लिखा", 3),
+        ("राम", "रामायण", 3),
+        ("Oslo", "Osloの国、Osloは", 11),
+        ("India", "India: the Indian capital is", 5),
+        ("Ankara", "Ankara is in Turkey.\nAnkara'nın ülkesi", 27),
+        ("e", "e e\u0301", 1),
+        ("Oslo", "Oslon maa", 4),
+        ("aa", "xaaa", 4),
+        ("Rom", "Paris", None),
+        ("", "Paris", None),
+    ],
+)
+def test_a_subject_ends_where_its_last_mention_as_a_word_does(subject, prompt, end):
+    assert _end_of_last(subject, prompt) == end
 
 
 # --- behind the unembedding, and in the padding -------------------------------------------------------------------
