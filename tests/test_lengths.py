@@ -1,5 +1,7 @@
 """Prompts of any length and their roles, against loops over single prompts that are not padded."""
 
+import copy
+import pickle
 from functools import cache, partial
 
 import numpy as np
@@ -10,6 +12,7 @@ from conftest import tiny
 from test_patching import MODELS, hooked, made, residual
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
+from transformer_lens.model_bridge.sources import build_bridge_from_module
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 import unifylens as ul
@@ -18,6 +21,7 @@ from unifylens.corpus.tokenization import PAD_ID
 from unifylens.model import HOOKED, shape_of, untrained_like
 from unifylens.patching import Prompts, hooks, subspaces
 from unifylens.patching.edits import Edit, patch_at, steer_at
+from unifylens.pretrained.roles import _end_of_last
 
 quiet = {"progress": False}
 LENGTHS = {"target": [3, 5, 4, 5, 2, 3], "source": [4, 5, 4, 2, 6, 3], "other": [2, 6, 3, 3, 3, 5]}
@@ -434,6 +438,23 @@ BAD = {
     "pad and mask": (lambda m: Prompts([[1, 2]], pad=0, mask=[[1, 1]]), ["pad=0 and a mask", "one of them"]),
     "a text for pad": (lambda m: Prompts([[1, 2]], pad="<pad>"), ["pad='<pad>'", "a whole number"]),
     "mask of another shape": (lambda m: Prompts([[1, 2]], mask=[[1]]), ["mask is", "of shape [1, 2]"]),
+    "mask of unequal rows": (
+        lambda m: Prompts([[1, 2], [3]], mask=[[1, 1], [1]]),
+        ["mask of type list holds no numbers"],
+    ),
+    "a text for a mask": (lambda m: Prompts([[1, 2]], mask="ab"), ["mask of type str", "of shape [1, 2]"]),
+    "texts for a mask": (lambda m: Prompts([[1, 2]], mask=["a b"]), ["mask of type list", "of shape [1, 2]"]),
+    "a dict of sources": (
+        by_head(TARGET, {"de": SOURCE, "en": OTHER}, positions=-1),
+        ["source is a dict of de, en", "list(sources.values())"],
+    ),
+    "no source at all": (by_head(TARGET, 5, positions=-1), ["source 0"]),
+    "role and position of a path": (
+        lambda m: patching.by_path(
+            m, with_roles("target"), with_roles("source"), METRIC, role="subject", position=0, **quiet
+        ),
+        ["role='subject' and position=0 are given"],
+    ),
     "mask of other numbers": (lambda m: Prompts([[1, 2]], mask=[[1, 5]]), ["mask is", "0 where it pads"]),
     "role beyond": (lambda m: Prompts([[1, 2], [3]], {"x": [1, 1]}), ["role 'x' of row 1 is at 1", "0 to 0, or -1"]),
     "role in the padding": (
@@ -600,6 +621,67 @@ def test_a_stream_that_something_passes_by_fails_the_check():
         patching.selfcheck(model, TARGET)
 
 
+def passed_by(model, share=1.0):
+    """A model whose block 1 reads the embedding beside the residual stream."""
+    beside = {}
+    model.add_perma_hook("hook_embed", lambda x, hook: beside.update(x=x.clone()))
+    model.add_perma_hook("blocks.1.hook_resid_mid", lambda x, hook: x + share * beside["x"])
+    return model
+
+
+@pytest.mark.parametrize(
+    ("tokens", "source"),
+    [
+        ([[7], [9]], None),
+        ([[7, 7, 7], [5, 9, 5]], None),
+        ([[7, 7, 7]], [[7, 7, 7]]),
+        (TARGET, TARGET),
+        ([[4, 6, 7]], [[4, 6, 8]]),
+    ],
+    ids=["one token", "palindromes", "equal", "all equal", "equal but for the last"],
+)
+def test_the_check_finds_prompts_that_tell(tokens, source):
+    with pytest.raises(ValueError, match="whole state gives the source's answer fails"):
+        patching.selfcheck(passed_by(made("plain")), tokens, source)
+    assert (patching.selfcheck(model_of("plain"), tokens, source)["largest difference"] == 0).all()
+
+
+@torch.no_grad()
+def test_one_outlying_logit_hides_nothing():
+    for change in (1e5, -torch.inf):
+        healthy = made("plain")
+        next(bias for name, bias in healthy.named_parameters() if name.endswith("unembed.b_U"))[0] = change
+        assert (patching.selfcheck(healthy, TARGET)["largest difference"] == 0).all()
+        with pytest.raises(ValueError, match="whole state gives the source's answer fails"):
+            patching.selfcheck(passed_by(healthy, 0.05), TARGET)
+
+
+def test_half_precision_is_checked_as_well():
+    assert (patching.selfcheck(made("plain").to(torch.bfloat16), TARGET)["largest difference"] == 0).all()
+    with pytest.raises(ValueError, match="whole state gives the source's answer fails"):
+        patching.selfcheck(passed_by(made("plain").to(torch.bfloat16), 0.2), TARGET)
+
+
+def test_edits_at_roles_are_checked_without_a_source():
+    edit = patch_at(residual(1), {}, role="subject")
+    table = patching.selfcheck(model_of("plain"), with_roles("target"), edits=edit)
+    assert table["at"].tolist()[-1] == residual(1) and (table["largest difference"] == 0).all()
+
+
+def test_a_model_with_dropout_on_is_refused():
+    run = partial(patching.experiment, target=TARGET, edits=patching.UNEDITED, metrics=METRIC, **quiet)
+    model = made("gpt2")
+    run(model)
+    run(model_of("plain").train())  # it has no dropout
+    model.train()
+    with pytest.raises(
+        ValueError, match=r"the model is in training mode with dropout 0\.1 .*; call model\.eval\(\) first"
+    ):
+        run(model)
+    with pytest.raises(ValueError, match="source_model is in training mode"):
+        run(model_of("gpt2"), source_model=model, source=SOURCE)
+
+
 def test_the_check_runs_what_an_edit_hooks():
     idle = Edit({}, lambda batch: [("blocks.0.hook_resid_post", lambda x, hook: x), ("blocks.0.hook_nothing", None)])
     with pytest.raises(ValueError, match=r"no hook 'blocks\.0\.hook_nothing'"):
@@ -663,7 +745,10 @@ def test_only_a_prompt_is_edited_whatever_comes_again():
     again = torch.cat([prompt, new], 1)
     assert torch.equal(once(again, At), torch.cat([prompt + 1, new], 1))
     assert torch.equal(once(torch.cat([again, new], 1), At), torch.cat([prompt + 1, new, new], 1)) and calls == [4]
-    assert torch.equal(once(other, At), other + 1) and torch.equal(once(prompt, At), prompt + 1) and calls == [4, 5, 4]
+    assert torch.equal(once(prompt, At), prompt + 1) and calls == [4]
+    for strange in (other, new.repeat(1, 2, 1), again[:, 1:]):  # another prompt, a piece, a cut one
+        with pytest.raises(ValueError, match=r"on_prompt at blocks\.0\.hook_resid_pre sees .* do not go on from its"):
+            once(strange, At)
     one = hooks.on_prompt(lambda x, hook: x + 1)  # a prompt of one token
     assert torch.equal(one(new, At), new + 1) and torch.equal(one(new, At), new)
     At.name = "blocks.0.attn.hook_pattern"
@@ -693,6 +778,213 @@ def test_the_sources_positions_may_be_others():
     theirs[1, 1] = True
     with pytest.raises(ValueError, match="source_positions names 2 positions of row 1, positions 1; allowed: as many"):
         patch(positions=mask, source_positions=theirs)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["plain", "gpt2"])
+def test_several_sources_are_read_at_their_own_positions(kind):
+    model, name = model_of(kind), residual(1)
+    found = patching.experiment(
+        model,
+        TARGET,
+        patch_at(name, {}, positions=-1, source_positions=-2),
+        METRIC,
+        source=[SOURCE, OTHER],
+        **quiet,
+    )
+    close(found["m"], by_hand(model, name, lambda i, s: -1 if s == "target" else -2, (SOURCE, OTHER)))
+    one = patching.experiment(
+        model, TARGET, patch_at(name, {}, positions=-1, source_positions=0), METRIC, source=SOURCE, **quiet
+    )
+    close(one["m"], by_hand(model, name, lambda i, s: -1 if s == "target" else 0))
+
+
+def from_elsewhere(source=SOURCE, **where):
+    return lambda m: patching.experiment(
+        m, with_roles("target"), patch_at(residual(1), {}, **where), METRIC, source=source, **quiet
+    )
+
+
+ELSEWHERE = {
+    "role": ({"role": "subject", "source_positions": 0}, "source_positions are given with role='subject'"),
+    "mask": ({"positions": torch.ones(6, 5) > 0, "source_positions": 0}, "source_positions are given with a mask"),
+    "a mask of the source": ({"positions": -1, "source_positions": torch.ones(6, 6) > 0}, "are given with a mask"),
+    "mean from the start": (
+        {"positions": -1, "source_positions": 0, "source": [SOURCE, OTHER]},
+        r"the sources' prompts of row 0 have lengths \[4, 2\]",
+    ),
+    "beyond": ({"positions": -1, "source_positions": 2}, "source_positions=2: the shortest prompt of source 0 has 2"),
+    "padded": (
+        {"positions": -1, "source_positions": 0, "source": padded(SOURCE, "left", 0)},
+        "source_positions=0: source 0 was handed over with padding",
+    ),
+    "more": ({"positions": -1, "source_positions": [-1, -2]}, "source_positions names 2 positions, positions 1"),
+    "all": ({"source_positions": [-1, -2]}, "names 2 positions, positions all of prompts of unequal length"),
+}
+
+
+@pytest.mark.parametrize(("where", "told"), ELSEWHERE.values(), ids=ELSEWHERE)
+def test_the_sources_own_positions_are_numbers_that_all_have(where, told):
+    with pytest.raises(ValueError, match=told):
+        from_elsewhere(**where)(model_of("plain"))
+
+
+# --- what is handed over ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "int16", "uint16", "int32", "uint32", "uint64"])
+def test_tokens_of_any_whole_type_are_taken(dtype):
+    table = [row for row in TARGET if len(row) == 3]
+    expected = patching.last_logits(model_of("plain"), table)
+    for given in (np.array(table).astype(dtype), torch.tensor(table).to(getattr(torch, dtype))):
+        assert torch.equal(patching.last_logits(model_of("plain"), given), expected)
+        assert Prompts(given).tokens.dtype == torch.long
+        assert patching.last_logits(model_of("gpt2"), given).shape == (2, 23)
+
+
+def test_prompts_keep_what_they_were_given():
+    table = torch.tensor([[5, 6, 7], [8, 9, 10]])
+    prompts = Prompts(table, {"subject": [1, 1]})
+    table[0, 0] = 11
+    assert prompts.tolist() == [[5, 6, 7], [8, 9, 10]]
+    for each in (prompts, prompts[:1], pickle.loads(pickle.dumps(prompts)), copy.deepcopy(prompts)):
+        with pytest.raises(TypeError):
+            each.roles["subject"] = torch.tensor([7])
+        assert each.tolist()[0] == [5, 6, 7] and each.roles["subject"][0] == 1 and each.length == 3
+
+
+def test_several_sources_of_pandas_are_several():
+    several = [pd.Series(SOURCE), pd.Series(OTHER)]
+    tables = [
+        patching.by_head(model_of("plain"), pd.Series(TARGET), source, METRIC, positions=-1, **quiet)
+        for source in (several, [SOURCE, OTHER])
+    ]
+    pd.testing.assert_frame_equal(*tables)
+    one = [[pd.Series(row) for row in SOURCE], pd.Series(SOURCE), SOURCE]
+    tables = [patching.by_head(model_of("plain"), TARGET, source, METRIC, positions=-1, **quiet) for source in one]
+    pd.testing.assert_frame_equal(tables[0], tables[2])
+    pd.testing.assert_frame_equal(tables[1], tables[2])
+
+
+def test_a_token_that_is_also_unknown_is_never_taken_off():
+    model, raw = made("gpt2"), Tokenizer(WordLevel({f"w{i}": i for i in range(23)}, unk_token="w3"))
+    for special in ({"unk_token": "w3"}, {"cls_token": "w3"}, {"sep_token": "w3"}, {"eos_token": "w3"}):
+        model.tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, pad_token="w3", **special)
+        for rows, way in (
+            ([[1, 5, 6, 3], [1, 5, 6, 7]], "table"),
+            ([[1, 5, 6, 3], [1, 5, 6]], "rows"),
+        ):
+            with pytest.raises(ValueError, match=rf"rows of prompts end with different .* Prompts\({way}\) where none"):
+                patching.last_logits(model, rows)
+            logits = patching.last_logits(model, Prompts(rows))
+            close(logits[0].detach(), model(torch.tensor([[1, 5, 6, 3]]))[0, -1].detach())
+        with pytest.raises(ValueError, match=r"rows of prompts begin with different .* \(row 0 with 1, row 1 with 0\)"):
+            patching.last_logits(model, [[3, 5, 6], [5, 6, 7, 8]])
+        rows = [[3, 5, 6, 3], [3, 7, 3]]
+        assert torch.equal(patching.last_logits(model, rows), patching.last_logits(model, Prompts(rows)))
+
+
+def test_all_positions_of_padded_rows_count_in_the_prompts():
+    rows = [row for row in TARGET if len(row) == 5], [row for row in SOURCE if len(row) == 5]
+    rows = [[each[0], each[0][::-1]] for each in rows]
+    metric = {"m": lambda logits: float(logits[:, 4].mean())}
+    exact, found = (
+        patching.by_layer_and_position(model_of("plain"), *tables, metric, **quiet)
+        for tables in (rows, [padded(each, "left", 0, more=2) for each in rows])
+    )
+    pd.testing.assert_frame_equal(found, exact)
+    assert found["position"].tolist() == [0, 1, 2, 3, 4] * 3
+
+
+@torch.no_grad()
+def test_neurons_are_as_many_as_run():
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(
+        "opt",
+        vocab_size=23,
+        max_position_embeddings=8,
+        hidden_size=16,
+        ffn_dim=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        word_embed_proj_dim=16,
+        attn_implementation="eager",
+    )
+    model = build_bridge_from_module(
+        AutoModelForCausalLM.from_config(config).eval(), "OPTForCausalLM", hf_config=config
+    )
+    groups = {"all": {1: range(32)}}
+    found = patching.by_neurons(model, TARGET, SOURCE, METRIC, groups=groups, positions=-1, **quiet)["m"]
+    close(found, by_hand(model, "blocks.1.mlp.hook_post", lambda i, s: -1))
+    with pytest.raises(ValueError, match="allowed are different numbers from 0 to 31"):
+        patching.by_neurons(model, TARGET, SOURCE, METRIC, groups={"x": {1: [40]}}, positions=-1, **quiet)
+    with pytest.raises(ValueError, match=r"no hook 'blocks\.7\.mlp"):
+        patching.by_neurons(model, TARGET, SOURCE, METRIC, groups={"x": {7: [4]}}, positions=-1, **quiet)
+
+
+@pytest.mark.parametrize(
+    ("subject", "prompt", "end"),
+    [
+        ("東京", "東京 は日本の都市です。\n東京の国は", 15),
+        ("ไทย", "ไทย: เมืองหลวงของไทยคือ", 20),
+        ("भारत", "भारत की राजधानी: भारतीय लोग कहते हैं", 4),
+        ("राम", "राम का देश? रामायण में लिखा", 3),
+        ("राम", "रामायण", 3),
+        ("Oslo", "Osloの国、Osloは", 11),
+        ("India", "India: the Indian capital is", 5),
+        ("Ankara", "Ankara is in Turkey.\nAnkara'nın ülkesi", 27),
+        ("e", "e e\u0301", 1),
+        ("Oslo", "Oslon maa", 4),
+        ("aa", "xaaa", 4),
+        ("Rom", "Paris", None),
+        ("", "Paris", None),
+    ],
+)
+def test_a_subject_ends_where_its_last_mention_as_a_word_does(subject, prompt, end):
+    assert _end_of_last(subject, prompt) == end
+
+
+# --- behind the unembedding, and in the padding -------------------------------------------------------------------
+
+
+@KINDS
+@torch.no_grad()
+def test_edits_behind_the_unembedding_count_in_all_positions(kind):
+    model, target = model_of(kind), [row * 2 for row in TARGET[4:5]]
+    names = [name for name in ("unembed.hook_out", "hook_unembed") if name in model.hook_dict]
+    assert names
+    for name in names:
+        for position, changed in ((0, False), (-1, True), (3, True), (2, False)):
+            edit = steer_at(name, {}, torch.arange(23.0), positions=position)
+            here, plain = (
+                patching.experiment(model, target, each, {"m": lambda x: float(x[0, 5])}, **quiet)["m"][0]
+                for each in (edit, patching.UNEDITED)
+            )
+            assert here - plain == pytest.approx(5.0 * changed, abs=0.1), (name, position)
+
+
+def test_a_mask_of_nothing_but_padding_is_refused():
+    wide = padded(TARGET, "left", 0, more=1)
+    mask = torch.zeros(wide.shape, dtype=torch.bool)
+    mask[3, -1] = mask[2, 0] = True
+    edit = steer_at(residual(1), {}, torch.ones(16), positions=mask)
+    with pytest.raises(ValueError, match="the mask of positions names nothing but padding in row 2 of target"):
+        patching.experiment(model_of("plain"), wide, edit, METRIC, **quiet)
+    mask[2, -1] = True
+    edit = steer_at(residual(1), {}, torch.ones(16), positions=mask)
+    patching.experiment(model_of("plain"), wide, edit, METRIC, **quiet)
+
+
+def test_one_edit_of_a_prompt_may_stand_at_several_hooks():
+    model, tokens = model_of("rotary"), torch.tensor([TARGET[1], TARGET[3]])
+    steer = partial(hooks.steer, vector=100 * torch.arange(16.0).sin(), positions=-1)
+    names = residual(0), residual(1)
+    for cached in (True, False):
+        shared = hooks.on_prompt(steer)
+        apart = [(name, hooks.on_prompt(steer)) for name in names]
+        expected = generated(model, tokens, apart, use_past_kv_cache=cached)
+        together = generated(model, tokens, [(name, shared) for name in names], use_past_kv_cache=cached)
+        assert torch.equal(together, expected)
 
 
 # --- half precision ---------------------------------------------------------------------------------------------

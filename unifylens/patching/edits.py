@@ -34,6 +34,7 @@ from unifylens.patching.stream import (
     can_resume,
     check_edits,
     check_names,
+    check_still,
     check_switches,
     logits_of_table,
     resid_post,
@@ -67,9 +68,10 @@ class Edit:
 def patch_at(name: str, labels: Mapping[str, Any], *, role: str | None = None, **where: Any) -> Edit:
     """The edit that patches one activation; `where` as in `hooks.patch`, or where a `role` stands in each row.
 
-    A role of the source is put where the same role stands in the target.
+    A role of the source is put where the same role stands in the target. Raises ValueError for `source_positions` with
+    a role or a mask.
     """
-    place = Place(where.pop("positions", None), role)
+    place = Place(where.pop("positions", None), role, where.pop("source_positions", None))
 
     def at(batch: Batch) -> list[Hook]:
         return [(name, partial(hooks.patch, **place.source(batch, name), **where))]
@@ -266,6 +268,9 @@ def _check(
     for field_name, value in (("edits", edits), ("metrics", metrics)):
         if not len(value):
             raise ValueError(f"{field_name} is empty; allowed: at least one.")
+    check_still(model, "the model")
+    if sender is not model:
+        check_still(sender, "source_model")
     if reads and not sources:
         raise ValueError(f"source=None, but the edits read the source run at {reads[0]}; give its prompts.")
     for field_name in ("d_vocab", "d_model", "n_layers"):

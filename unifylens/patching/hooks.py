@@ -205,9 +205,11 @@ def on_prompt(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
     With a key-value cache the first call sees the whole prompt and later ones the new token alone, where positions of
     the prompt are gone and -1 is the new token: these are left as they are. Without one the prompt comes again with
-    what was added, and its own positions get the same edit again. Make a fresh one for every prompt.
+    what was added, and its own positions get the same edit again. It may stand at several hooks. Make a fresh one for
+    every prompt.
 
-    Raises ValueError at attention patterns, which have no positions of their own.
+    Raises ValueError at attention patterns, which have no positions of their own, and for two tokens or more that do
+    not go on from the prompt: another prompt, one cut at the model's context, or one read in pieces.
 
     >>> from functools import partial
     >>> prompt, vector = run.corpus.prompts()[:2, :2], 100 * torch.ones(16)
@@ -217,27 +219,32 @@ def on_prompt(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     >>> said.shape
     torch.Size([2, 3])
     """
-    prompt: Tensor | None = None
-    edited: Tensor | None = None
+    known: dict[str | None, tuple[Tensor, Tensor]] = {}
 
     def edit(activation: Tensor, hook: HookPoint) -> Tensor:
-        nonlocal prompt, edited
         if (hook.name or "").endswith(("hook_pattern", "hook_attn_scores")):
             raise ValueError(f"on_prompt at {hook.name}: allowed are activations by position, [row, pos, ...].")
-        if prompt is not None and activation.shape[1] == 1:
+        if hook.name not in known:
+            known[hook.name] = activation.clone(), function(activation, hook=hook).clone()
+            return known[hook.name][1].clone()
+        prompt, edited = known[hook.name]
+        if activation.shape[1] == 1:
             return activation
-        if prompt is not None and _goes_on(activation, prompt):
+        if _goes_on(activation, prompt):
             return torch.cat([edited, activation[:, prompt.shape[1] :]], 1)
-        prompt, edited = activation.clone(), function(activation, hook=hook).clone()
-        return edited.clone()
+        raise ValueError(
+            f"on_prompt at {hook.name} sees {list(activation.shape[:2])} rows and positions that do not go on from its "
+            f"prompt of {list(prompt.shape[:2])}; allowed: one prompt, read at once (no prefill_chunk_size) and no "
+            "longer than the model's context with what is added. Make a fresh on_prompt(function) for every prompt."
+        )
 
     return edit
 
 
 def _goes_on(activation: Tensor, prompt: Tensor) -> bool:
-    """Whether an activation is that of a prompt with more behind it; in a causal model that changes no position."""
+    """Whether an activation goes on from a prompt; what comes behind it changes no position of a causal model."""
     n = prompt.shape[1]
-    if activation.shape[1] <= n or activation[:, :n].shape != prompt.shape:
+    if activation.shape[1] < n or activation[:, :n].shape != prompt.shape:
         return False
     return torch.allclose(activation[:, :n], prompt, rtol=1e-2, atol=1e-3 * float(prompt.abs().max()))
 

@@ -7,13 +7,14 @@ from functools import partial
 from typing import Any
 
 import pandas as pd
+import torch
 
 from unifylens.arguments import chosen
 from unifylens.patching import hooks
-from unifylens.patching.edits import Edit, experiment, patch_at
+from unifylens.patching.edits import Edit, experiment, patch_at, read_activations
 from unifylens.patching.positions import Batch, Place
 from unifylens.patching.prompts import LAST, Prompts, as_prompts, sources_of
-from unifylens.patching.stream import Hook, Model, Rows, has_hook, residual
+from unifylens.patching.stream import Hook, Model, Rows, check_names, has_hook, residual
 from unifylens.patching.subspaces import Subspace, neurons
 
 
@@ -48,9 +49,11 @@ def by_layer_and_position(
         )
     shortest = int(target.lengths.min())
     whose = "target" if target.length else "the shortest prompt of target"
+    # of rows with padding before them only numbers from the end mean one place
+    first = shortest if positions is None and any(prompts.skipped.any() for prompts in (target, *sources)) else 0
     positions = range(shortest) if positions is None else chosen(positions, shortest, "positions", whose, from_end=True)
     edits = [
-        patch_at(name, {"layer": layer, "position": position}, positions=position, subspace=subspace)
+        patch_at(name, {"layer": layer, "position": position}, positions=position - first, subspace=subspace)
         for layer, name in _layers(model, layers)
         for position in map(int, positions)
     ]
@@ -167,6 +170,20 @@ def by_component(
     return experiment(model, target, edits, metrics, source=source, **options)
 
 
+def _neurons_of(block: int) -> str:
+    return f"blocks.{block}.mlp.hook_post"
+
+
+@torch.no_grad()
+def _widths(model: Model, blocks: Sequence[int]) -> dict[str, int]:
+    """Neurons of some blocks by hook name, as they run: not every config says how many there are."""
+    names = [_neurons_of(block) for block in blocks]
+    check_names(set(model.hook_dict), names)
+    token = torch.zeros(1, 1, dtype=torch.long, device=next(model.parameters()).device)
+    (cache,) = read_activations(model, [token], names) or [{}]
+    return {name: state.shape[-1] for name, state in cache.items()}
+
+
 def by_neurons(
     model: Model,
     target: Rows,
@@ -180,9 +197,10 @@ def by_neurons(
 ) -> pd.DataFrame:
     """Patch groups of MLP neurons: `groups[name][block]` lists them. Columns: group, the metrics."""
     place = Place(positions, role)
+    widths = _widths(model, sorted({block for members in groups.values() for block in members}))
 
     def edit(group: str, members: Mapping[int, Sequence[int]]) -> Edit:
-        parts = {f"blocks.{b}.mlp.hook_post": neurons(ns, model.cfg.d_mlp) for b, ns in members.items()}
+        parts = {_neurons_of(block): neurons(ns, widths[_neurons_of(block)]) for block, ns in members.items()}
 
         def at(batch: Batch) -> list[Hook]:
             return [

@@ -46,6 +46,8 @@ class Place:
 
     positions: hooks.Positions = None
     role: str | None = None
+    source_positions: hooks.Positions = None
+    """Where in the source to take what is put at `positions`; None: at the same."""
 
     def __post_init__(self) -> None:
         """Raises ValueError where both are given, or a role in place of positions."""
@@ -54,6 +56,15 @@ class Place:
         object.__setattr__(self, "positions", hooks.mask_or_numbers(self.positions))
         if self.role is not None and self.positions is not None:
             raise ValueError(f"role={self.role!r} and positions are given; allowed: one of them.")
+        if self.source_positions is None:
+            return
+        object.__setattr__(self, "source_positions", hooks.mask_or_numbers(self.source_positions))
+        if self.role is not None or self.mask is not None or isinstance(self.source_positions, Tensor):
+            other = "a mask" if self.role is None else f"role={self.role!r}"
+            raise ValueError(
+                f"source_positions are given with {other}; allowed: numbers for both positions and source_positions. A "
+                "role or a mask says itself where it stands in the source."
+            )
 
     @property
     def mask(self) -> Bool[Tensor, "row pos"] | None:
@@ -79,8 +90,10 @@ class Place:
         return prompts.under(self.mask[batch.rows])
 
     def source(self, batch: Batch, name: str) -> dict[str, Any]:
-        """What `hooks.patch` needs to put the sources' mean at a hook here: `source` and `positions`."""
+        """What `hooks.patch` needs to put the sources' mean at a hook here: `source` and where."""
         here = self.here(batch)
+        if self.source_positions is not None:
+            return {"source": batch.source[name], "positions": here, "source_positions": self.source_positions}
         masks = [self._in(prompts, batch) for prompts in batch.sources] if self._differs else []
         if all(mask.shape == here.shape and torch.equal(mask, here) for mask in masks):
             return {"source": batch.source[name], "positions": here}
@@ -97,7 +110,7 @@ class Place:
                 prompts.at(self.role, name)
         elif self.mask is not None:
             self._check_mask(every)
-        elif self.positions is not None:
+        elif self.positions is not None or self.source_positions is not None:
             self._check_numbers(every)
         else:
             for name, prompts in every.items():
@@ -123,6 +136,11 @@ class Place:
                     f"the prompts of {name} have {prompts.width} positions, these {target.width}: a mask is of both; "
                     "name the positions by numbers, such as positions=-1 for the last, or by role."
                 )
+            if (lost := mask.any(1) & ~prompts.under(mask).any(1)).any():
+                raise ValueError(
+                    f"the mask of positions names nothing but padding in row {int(lost.nonzero()[0, 0])} of {name}; "
+                    "allowed: positions of the prompt, none in rows to leave alone."
+                )
             if (other := prompts.under(mask).sum(1) != target.under(mask).sum(1)).any():
                 raise ValueError(
                     f"the mask of positions has others in row {int(other.nonzero()[0, 0])} of {name} than of target, "
@@ -130,16 +148,29 @@ class Place:
                 )
 
     def _check_numbers(self, every: Mapping[str, Prompts]) -> None:
+        counts = {}
         for name, prompts in every.items():
+            in_source = name != "target" and self.source_positions is not None
+            field = "source_positions" if in_source else "positions"
+            given = getattr(self, field)
+            if given is None:
+                counts[field] = prompts.length
+                continue
             shortest = int(prompts.lengths.min())
             whose = name if prompts.length else f"the shortest prompt of {name}"
-            places = numbers(self.positions, shortest, "positions", whose, from_end=True)
+            places = numbers(given, shortest, field, whose, from_end=True)
+            counts[field] = len(places)
             if prompts.skipped.any() and (places >= 0).any():
                 raise ValueError(
-                    f"positions={int(places.max())}: {name} was handed over with padding before its rows, where a "
+                    f"{field}={int(places.max())}: {name} was handed over with padding before its rows, where a "
                     "number from the start could mean two places; allowed: numbers from the end (-1 is the last), a "
                     "mask, or a role."
                 )
+        if len(set(counts.values())) > 1:
+            raise ValueError(
+                f"source_positions names {counts['source_positions']} positions, positions "
+                f"{counts['positions'] or 'all of prompts of unequal length'}; allowed: as many."
+            )
         self.check_mean(list(every.values())[1:])
 
     def check_mean(self, sources: Sequence[Prompts]) -> None:
@@ -156,7 +187,8 @@ class Place:
                 )
 
     def _from_end(self) -> bool:
-        if self.positions is None or self.mask is not None:
+        given = self.positions if self.source_positions is None else self.source_positions
+        if given is None or self.mask is not None:
             return False
-        places = plain(self.positions)
+        places = plain(given)
         return max(places if hasattr(places, "__iter__") else [places]) < 0

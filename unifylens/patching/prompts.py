@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -90,6 +91,14 @@ class Prompts:
         lengths = f"{few} tokens" if few == many else f"{few} to {many} tokens"
         return f"Prompts: {len(self)} rows of {lengths}; roles: {', '.join(self.roles)}"
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What a pickle or a copy holds."""
+        return {**vars(self), "roles": dict(self.roles)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """From a pickle or a copy."""
+        vars(self).update({**state, "roles": MappingProxyType(state["roles"])})
+
     def __getitem__(self, rows: ArrayLike | Tensor | slice | int) -> Prompts:
         """Some rows, by number, mask or slice. Raises ValueError for rows that are not there."""
         if isinstance(rows, slice):
@@ -105,7 +114,7 @@ class Prompts:
             lengths=lengths,
             skipped=self.skipped[rows],
             width=self.width,
-            roles={name: at[rows] for name, at in self.roles.items()},
+            roles=MappingProxyType({name: at[rows] for name, at in self.roles.items()}),
         )
         return part
 
@@ -185,7 +194,7 @@ def _fill(
             f"role {LAST!r} of row {int(elsewhere.nonzero()[0, 0])} is not its last token, which every prompt has "
             "under that name; name the role otherwise."
         )
-    vars(prompts).update(tokens=tokens, lengths=lengths, skipped=skipped, width=width, roles=own)
+    vars(prompts).update(tokens=tokens, lengths=lengths, skipped=skipped, width=width, roles=MappingProxyType(own))
     return prompts
 
 
@@ -217,17 +226,17 @@ def as_prompts(model: Model, given: Any, name: str = "prompts") -> Prompts:
     do. A model with neither knows of no padding: hand over rows of unequal length, or `Prompts(table, pad=...)`.
 
     Raises ValueError, naming row and token, for what are no token IDs of the model, prompts longer than its context,
-    padding inside a row, and a table that may be padded with a token that also begins or ends prompts.
+    padding inside a row, and rows that may be padded with a token that also begins or ends prompts, or is unknown.
     """
     if isinstance(given, Prompts):
         prompts = given
     else:
         tokens, lengths = _table(given, name)
         inside = _inside(tokens, lengths)
-        pad, unclear = _padding(model)
-        if unclear and (lengths == tokens.shape[1]).all():
-            _refuse_unclear(tokens, pad, name)
-        elif pad is not None and not unclear:
+        pad, unclear = padding(model)
+        if unclear:
+            _refuse_unclear(tokens, inside, pad, name)
+        elif pad is not None:
             inside = inside & (tokens != pad)
         rest = _without(tokens, inside, name, f"padding (token {pad}; if it is none here, hand over Prompts(...))")
         prompts = _fill(object.__new__(Prompts), *rest, tokens.shape[1], {})
@@ -249,7 +258,12 @@ def sources_of(model: Model, source: Any) -> list[Prompts]:
     """The sources' prompts, none, one or several. Raises ValueError as `as_prompts` does."""
     if source is None:
         return []
-    if isinstance(source, (Prompts, Tensor)) or hasattr(source, "__array__"):
+    if isinstance(source, Mapping):
+        raise ValueError(
+            f"source is a {type(source).__name__} of {', '.join(map(str, source))}; allowed: prompts, such as "
+            'tokenizer(texts)["input_ids"], or a list of several, such as list(sources.values()).'
+        )
+    if isinstance(source, (Prompts, Tensor)) or hasattr(source, "__array__") or not hasattr(source, "__iter__"):
         several = [source]
     else:
         several = list(source)
@@ -260,6 +274,8 @@ def sources_of(model: Model, source: Any) -> list[Prompts]:
 
 def _is_row(given: Any) -> bool:
     """Whether it is one prompt, and not a table of them."""
+    if getattr(getattr(given, "dtype", None), "kind", None) == "O":  # a column of lists
+        given = list(given)
     if hasattr(given, "ndim") or not isinstance(given, Sequence):
         return getattr(given, "ndim", None) == 1
     return not any(hasattr(x, "__iter__") and getattr(x, "ndim", 1) for x in given)
@@ -276,7 +292,7 @@ def _table(given: Any, name: str) -> tuple[Int[Tensor, "row pos"], Int[Tensor, "
             f"{name} is {tokens.dtype} of shape {list(tokens.shape)}; it must be token IDs [row, pos], one row and "
             "position or more."
         )
-    return tokens, torch.full((len(tokens),), tokens.shape[1])
+    return tokens.to(torch.long, copy=True), torch.full((len(tokens),), tokens.shape[1])
 
 
 def _ragged(given: Any, name: str) -> tuple[Int[Tensor, "row pos"], Int[Tensor, " row"]]:
@@ -304,7 +320,13 @@ def _inside(tokens: Int[Tensor, "row pos"], lengths: Int[Tensor, " row"]) -> Boo
 
 
 def _checked_mask(mask: ArrayLike | Tensor, tokens: Int[Tensor, "row pos"]) -> Bool[Tensor, "row pos"]:
-    given = as_tensor(mask)
+    try:
+        given = as_tensor(mask)
+    except (ValueError, TypeError, RuntimeError):
+        raise ValueError(
+            f"mask of type {type(mask).__name__} holds no numbers, or rows of unequal length; allowed: 1 where a token "
+            f"is part of the prompt and 0 where it pads, of shape {list(tokens.shape)}."
+        ) from None
     if given.shape != tokens.shape or not ((given == 0) | (given == 1)).all():
         raise ValueError(
             f"mask is {given.dtype} of shape {list(given.shape)}; allowed: 1 where a token is part of the prompt and 0 "
@@ -357,29 +379,36 @@ def _role(
     return torch.where(said == LACKS, LACKS, at)
 
 
-def _padding(model: Model) -> tuple[int | None, bool]:
-    """The token that pads prompts of a model, and whether it also begins or ends them."""
+def padding(model: Model) -> tuple[int | None, bool]:
+    """The token that pads prompts of a model, and whether it may also be part of them."""
     tokenizer = getattr(model, "tokenizer", None)
     says = model.cfg if tokenizer is None else tokenizer
     pad = getattr(says, "pad_token_id", None)
     if not is_whole(pad):
         return None, False
-    ends = [getattr(says, f"{end}_token_id", None) for end in ("bos", "eos")]
+    ends = [getattr(says, f"{end}_token_id", None) for end in ("bos", "eos", "unk", "cls", "sep")]
     return int(pad), any(pad in (end if isinstance(end, (list, tuple)) else [end]) for end in ends)
 
 
-def _refuse_unclear(tokens: Int[Tensor, "row pos"], pad: int | None, name: str) -> None:
-    """Refuse rows that begin or end with unequal numbers of a token that pads and begins prompts."""
-    other = tokens != pad
-    for side, flags in (("begin", other), ("end", other.flip(1))):
-        counts = torch.where(flags.any(1), flags.int().argmax(1), tokens.shape[1])
+def _refuse_unclear(
+    tokens: Int[Tensor, "row pos"], inside: Bool[Tensor, "row pos"], pad: int | None, name: str
+) -> None:
+    """Refuse rows that begin or end with unequal numbers of a token that pads and is part of prompts."""
+    other, lengths = ((tokens != pad) & inside).cpu(), inside.sum(1).cpu()
+    behind = tokens.shape[1] - lengths
+    rows = "rows" if behind.any() else "table"
+    ways = f"Prompts({rows}, mask=attention_mask)"
+    if rows == "table":
+        ways = f'rows of unequal length (tokenizer(texts)["input_ids"]), {ways}'
+    for side, flags, outside in (("begin", other, 0), ("end", other.flip(1), behind)):
+        counts = torch.where(flags.any(1), flags.int().argmax(1) - outside, lengths)
         if (different := counts != counts[0]).any():
             row = int(different.nonzero()[0, 0])
             raise ValueError(
                 f"rows of {name} {side} with different numbers of token {pad} (row 0 with {int(counts[0])}, row {row} "
-                f"with {int(counts[row])}), which pads but also begins or ends prompts. Hand over rows of unequal "
-                'length (tokenizer(texts)["input_ids"]), Prompts(table, mask=attention_mask), '
-                f"Prompts(table, pad={pad}) where all of them are padding, or Prompts(table) where none is."
+                f"with {int(counts[row])}), which pads but may also be part of prompts (it begins or ends them, or is "
+                f"unknown). Hand over {ways}, Prompts({rows}, pad={pad}) where all of them are padding, or "
+                f"Prompts({rows}) where none is."
             )
 
 

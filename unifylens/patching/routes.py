@@ -63,14 +63,14 @@ def by_path(
     source: Rows | Sequence[Rows],
     metrics: Mapping[str, Callable],
     *,
-    position: int = -1,
+    position: int | None = None,
     role: str | None = None,
     receivers: str | Sequence[str] | None = None,
     **options: Any,
 ) -> pd.DataFrame:
     """Patch one path at a time: what a head or MLP sends, as one later head or MLP or the logits read it.
 
-    It is sent at a position, or where a `role` stands in each row.
+    It is sent at a position (None: the last), or where a `role` stands in each row.
 
     The receiver alone sees the sender's output of the source run, and everything else as it was (path patching, Wang et
     al. 2022, arXiv 2211.00593); what the receiver then writes goes on to all that follow. Receiver `logits` is the
@@ -78,13 +78,16 @@ def by_path(
     all).
 
     Raises ValueError for models whose outputs do not simply add to the residual stream (norms after attention or MLP,
-    as in Gemma 2; MLPs beside attention), an unknown receiver, and a position that a prompt lacks.
+    as in Gemma 2; MLPs beside attention), an unknown receiver, a position that a prompt lacks, and one with a role.
     """
     if not _outputs_add_up(model):
         raise ValueError(
             "by_path needs outputs that add to the residual stream one after the other; this model normalises or "
             "scales them, or runs attention and MLP side by side. Use by_head and by_component."
         )
+    if role is not None and position is not None:
+        raise ValueError(f"role={role!r} and position={position!r} are given; allowed: one of them.")
+    position = -1 if position is None else position
     if not is_whole(position):
         raise ValueError(f"position={position!r}; allowed: one whole number.")
     sender = options.get("source_model")

@@ -48,6 +48,9 @@ class Model(Protocol):
     def run_with_cache(self, *args: Any, **kwargs: Any) -> Any:
         """Run and keep activations."""
 
+    def named_modules(self) -> Iterator[tuple[str, torch.nn.Module]]:
+        """Its parts; they say whether dropout is on."""
+
     def parameters(self) -> Iterator[Tensor]:
         """Weights; they say on which device it computes."""
 
@@ -65,17 +68,25 @@ def last_logits(model: Model, tokens: Rows, fwd_hooks: Sequence[Hook] = ()) -> F
 def logits_of_table(
     model: Model, tokens: Tokens, fwd_hooks: Sequence[Hook] = (), residuals: Mapping[str, Tensor] | None = None
 ) -> Float[Tensor, "row vocab"]:
-    """Logits at the last position under some hooks; where the model has `LAST_STEP`, only these are computed.
+    """Logits at the last position under some hooks; where the model has `LAST_STEP`, only these are computed,
+    unless a hook lies behind it.
 
     `residuals` are those of the same tokens after each block, by hook name, without these hooks: blocks before the
     first with a hook are then left out, as they would give the same again.
     """
-    last = [(LAST_STEP, lambda x, hook: x[:, -1:])] if LAST_STEP in model.hook_dict else []
+    cut = LAST_STEP in model.hook_dict and not any(_is_behind(model, name) for name, _ in fwd_hooks)
+    last = [(LAST_STEP, lambda x, hook: x[:, -1:])] if cut else []
     block = min((block_of(name) for name, _ in fwd_hooks), default=0)
     known = (residuals or {}).get(resid_post(block - 1))
     # a copy, as a hook may write into what it is given
     given, start = (tokens, {}) if known is None else (known.clone(), {"start_at_layer": block})
     return model.run_with_hooks(given, fwd_hooks=[*fwd_hooks, *last], **start)[:, -1].float()
+
+
+def _is_behind(model: Model, name: str) -> bool:
+    """Whether a hook runs after `LAST_STEP`, and must see all positions, as its edits count in them."""
+    own = getattr(model.hook_dict.get(name), "name", None) or name  # the name behind an alias
+    return any(each.startswith("unembed.") and each != LAST_STEP for each in (name, own)) or "hook_unembed" in name
 
 
 def resid_post(block: int) -> str:
@@ -121,6 +132,19 @@ def check_switches(model: Model, names: Iterable[str]) -> None:
         switch = SWITCHES.get(name.rpartition(".")[2])
         if switch and not getattr(model.cfg, switch):
             raise ValueError(f"the model does not run {name} while {switch} is off; call model.set_{switch}(True).")
+
+
+def check_still(model: Model, name: str) -> None:
+    """Raise ValueError where dropout is on, so that answers vary by chance."""
+    for part, module in model.named_modules():
+        rates = [rate for field, rate in vars(module).items() if "drop" in field and isinstance(rate, float)]
+        if isinstance(module, torch.nn.modules.dropout._DropoutNd):
+            rates.append(module.p)
+        if module.training and max(rates, default=0) > 0:
+            raise ValueError(
+                f"{name} is in training mode with dropout {max(rates)} (at {part or 'its root'}), so its answers vary "
+                "by chance; call model.eval() first."
+            )
 
 
 def check_edits(model: Model, names: Iterable[str]) -> None:

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-import re
+import unicodedata
 
 from unifylens.corpus.factsets import Facts, check
 from unifylens.patching.prompts import Prompts
 from unifylens.pretrained.models import Pretrained
 
+UNSPACED = ("CJK ", "IDEOGRAPHIC ", "HIRAGANA", "KATAKANA", "HALFWIDTH KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR")
+UNSPACED += ("TIBETAN", "BOPOMOFO", "YI ", "JAVANESE", "BALINESE", "TAI ")
+"""How the names of characters begin in scripts that put no spaces between words."""
+
 
 def prompts(pretrained: Pretrained, facts: Facts, language: str, relation: str | None = None) -> Prompts:
     """The prompts of a language, and of one relation (None: all), in the order of the sorted fact set (`check`).
 
-    Roles are `subject`, the last token of the subject's last mention before the answer, and `last`. So row i is the
-    same fact in every language, and `by_layer_and_role` patches from one into the other, however long they are.
+    Roles are `subject`, the last token of the subject's last mention before the answer, and `last`. Mentions that are
+    words of their own come first: no letter, digit or combining mark goes on at either end, but for letters of scripts
+    that put no spaces between words. Where none is (`Oslon` for `Oslo`), the last mention of any kind is taken.
+
+    So row i is the same fact in every language, and `by_layer_and_role` patches from one into the other, however long
+    they are.
     Raises ValueError for a language or relation that `facts` lacks, and a prompt in which the subject does not stand.
     """
     facts = check(facts)
@@ -40,11 +48,21 @@ def prompts(pretrained: Pretrained, facts: Facts, language: str, relation: str |
 
 def _end_of_last(subject: str, prompt: str) -> int | None:
     """Where the last mention of a subject ends, as a word of its own if there is one; None for no mention."""
-    words = [match.end() for match in re.finditer(rf"(?<!\w){re.escape(subject)}(?!\w)", prompt)]
-    if words:
-        return words[-1]
-    start = prompt.rfind(subject) if subject else -1
-    return None if start < 0 else start + len(subject)
+    n = len(subject)
+    ends = [start + n for start in range(len(prompt)) if n and prompt.startswith(subject, start)]
+    words = [end for end in ends if not _within_word(prompt, end - n) and not _within_word(prompt, end)]
+    return next(reversed(words or ends), None)
+
+
+def _within_word(text: str, at: int) -> bool:
+    """Whether a word goes on from the character before a place to the one behind it."""
+    before, behind = text[max(at - 1, 0) : at], text[at : at + 1]
+    if not before or not behind or unicodedata.category(before)[0] not in "LMN":
+        return False
+    if unicodedata.category(behind)[0] == "M":
+        return True
+    unspaced = any(unicodedata.name(character, "").startswith(UNSPACED) for character in (before, behind))
+    return unicodedata.category(behind)[0] in "LN" and not unspaced
 
 
 def _tokens(pretrained: Pretrained, prompt: str, end: int) -> tuple[list[int], int]:
