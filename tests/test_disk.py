@@ -83,6 +83,52 @@ def test_a_run_whose_file_is_replaced_while_it_is_at_hand_is_checked_again(two):
         two[0].parameters(10)
 
 
+def test_a_run_whose_file_is_a_link_is_checked_again_when_the_link_leads_to_another(two, tmp_path):
+    for number, run in enumerate(two):
+        (run.folder / "weights.safetensors").rename(tmp_path / str(number))
+    (two[0].folder / "weights.safetensors").symlink_to(tmp_path / "0")
+    expected = weights(two[0])
+    assert all(torch.equal(p, expected[name]) for name, p in two[0].parameters(10).items())
+    swap(tmp_path / "0", tmp_path / "1")
+    with pytest.raises(OSError, match=r"weights\.safetensors does not match its checksum"):
+        two[0].parameters(10)
+
+
+def test_a_run_whose_file_is_written_to_is_checked_again_whatever_its_time_says(two):
+    path, other = (run.folder / "weights.safetensors" for run in two)
+    weights(two[0])
+    before = path.stat()
+    with path.open("r+b") as file:
+        file.write(other.read_bytes())
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    with pytest.raises(OSError, match=r"weights\.safetensors does not match its checksum"):
+        two[0].parameters(10)
+
+
+@pytest.mark.parametrize("read", [lambda r: r.parameters(10), lambda r: r.history, lambda r: r.diverged_at])
+def test_a_run_that_goes_while_it_is_read_is_told_in_a_sentence(two, monkeypatch, read):
+    run, check = runs.Run(two[0].experiment, two[0].folder), runs.Run._file
+
+    def check_then_lose(self, name):
+        path = check(self, name)
+        shutil.rmtree(self.folder, ignore_errors=True)
+        return path
+
+    monkeypatch.setattr(runs.Run, "_file", check_then_lose)
+    with pytest.raises(FileNotFoundError, match="is no longer in .*trains it again"):
+        read(run)
+
+
+@pytest.mark.parametrize("name", runs.FILES)
+def test_a_pipe_in_place_of_a_file_is_damage_and_not_waited_for(two, name):
+    path = two[0].folder / name
+    path.unlink()
+    os.mkfifo(path)
+    assert store.runs()["state"].tolist().count("intact") == 1
+    with pytest.warns(UserWarning, match=f"{name} is no file"):
+        assert store.load(two[0].experiment) is None
+
+
 def test_a_run_of_an_older_format_under_a_newer_key_is_not_used(two, monkeypatch):
     old = two[0].folder
     monkeypatch.setattr(runs, "DATA_FORMAT", runs.DATA_FORMAT + 1)
@@ -135,9 +181,10 @@ def reshape(path):
         (lambda one, other: shutil.copy2(other, one), "is that of other experiments"),
         (lambda one, other: retype(one), "is damaged"),
         (lambda one, other: reshape(one), "is damaged"),
-        (lambda one, other: (one.unlink(), one.mkdir()), "is a folder"),
+        (lambda one, other: (one.unlink(), one.mkdir()), "is no file"),
+        (lambda one, other: (one.unlink(), os.mkfifo(one)), "is no file"),
     ],
-    ids=["swap", "copy", "type", "shape", "folder"],
+    ids=["swap", "copy", "type", "shape", "folder", "pipe"],
 )
 def test_a_wrong_progress_file_is_set_aside_and_not_used(stopped, trained, press_ctrl_c, damage, told):
     damage(*stopped)

@@ -8,6 +8,7 @@ import os
 import platform
 import re
 import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -78,7 +79,7 @@ def _place() -> str:
     """Where process numbers mean the same: machine, its start, and namespace (containers share a machine's name)."""
     parts = [platform.node()]
     with suppress(OSError):
-        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text())
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii"))
         parts.append(os.readlink("/proc/self/ns/pid"))
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:8]
 
@@ -117,6 +118,25 @@ def identity(path: Path) -> tuple[int, int, int] | None:
     except OSError as error:
         raise unreadable(path, error) from error
     return status.st_dev, status.st_ino, status.st_mtime_ns
+
+
+def content_identity(path: Path) -> tuple[int, ...] | None:
+    """What changes when the content of a file may have, also that of the one a link leads to; None without a file.
+
+    The time of the last change cannot be set back, as that of the last writing can. Raises OSError.
+    """
+    try:
+        status = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise unreadable(path, error) from error
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def is_regular(path: Path) -> bool:
+    """Whether there is a file, and no folder, or pipe that reading would wait for. Raises OSError where nothing is."""
+    return stat.S_ISREG(path.stat().st_mode)
 
 
 def set_aside(path: Path, seen: tuple[int, int, int], name: str | None = None) -> Path | None:

@@ -47,15 +47,14 @@ class Progress:
 
         Raises OSError where the disk does not let it be read.
         """
-        saved = None
+        saved, problem = None, "is no file"
         try:
-            with self.path.open("rb") as file:
-                hashlib.file_digest(file, "md5")  # reads all: in what is mapped, an error of the disk ends the process
-            saved, problem = self._read()
+            if disk.is_regular(self.path):
+                with self.path.open("rb") as file:
+                    hashlib.file_digest(file, "md5")  # reads all: mapped, an error of the disk would end the process
+                saved, problem = self._read()
         except (FileNotFoundError, NotADirectoryError):
             return None
-        except IsADirectoryError:
-            problem = "is a folder"
         except OSError as error:
             raise disk.unreadable(self.path, error) from error
         except (SafetensorError, KeyError, TypeError, ValueError):
@@ -138,6 +137,8 @@ def stacks_under_way() -> list[list[str]]:
 def stack_of(path: Path) -> list[str]:
     """Keys of an interrupted stack's experiments; none where they cannot be read."""
     try:
+        if not disk.is_regular(path):
+            return []
         with safe_open(path, framework="pt") as file:
             return file.metadata()["experiments"].split()
     except (OSError, SafetensorError, KeyError, TypeError):  # damaged, or gone by now: told when it is read

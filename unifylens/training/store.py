@@ -48,8 +48,9 @@ def save(
         flat = {f"{step}/{name}": p.contiguous() for step, ps in checkpoints.items() for name, p in ps.items()}
         disk.write_tensors(flat, folder / WEIGHTS)
         history.to_parquet(folder / HISTORY, index=False)
-        (folder / EXPERIMENT).write_text(experiment.model_dump_json(indent=1))
-        (folder / MANIFEST).write_text(json.dumps(run.manifest_of(folder, diverged_at), indent=1))
+        (folder / EXPERIMENT).write_text(experiment.model_dump_json(indent=1), encoding="utf-8")
+        manifest = json.dumps(run.manifest_of(folder, diverged_at), indent=1)
+        (folder / MANIFEST).write_text(manifest, encoding="utf-8")
         for _ in range(_TRIES):
             if (there := load(experiment)) is not None:
                 return there
