@@ -244,6 +244,18 @@ def test_what_is_named_is_cleared_and_nothing_else(three, empty_store, name):
     assert store.load(three[1].experiment) is None and store.load(three[0].experiment) is not None
 
 
+def test_a_run_of_another_home_clears_nothing_in_this_one(three, monkeypatch, tmp_path):
+    other = three[0]
+    monkeypatch.setenv("UNIFYLENS_HOME", str(tmp_path / "second"))
+    own = ul.train(other.experiment, progress=False)
+    with pytest.raises(ValueError, match=re.escape(f"run {other.folder} is not in {tmp_path / 'second'}")):
+        store.clear([own, other])
+    assert own.folder.exists() and other.folder.exists()
+    (tmp_path / "link").symlink_to(tmp_path / "second")
+    monkeypatch.setenv("UNIFYLENS_HOME", str(tmp_path / "link"))
+    assert len(store.clear(own)) == 1 and not own.folder.exists()
+
+
 def test_a_stack_goes_with_all_its_experiments_or_by_its_key(three):
     path = interrupted(*(run.experiment for run in three[:2]))
     store.clear(three[0])
