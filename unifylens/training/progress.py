@@ -88,17 +88,19 @@ class Progress:
             )
 
     def remove(self) -> None:
-        """Forget it."""
-        with suppress(PermissionError):  # another user's, in a folder where each removes only their own
+        """Forget it, where that can be done: not another user's, or a folder that was put there."""
+        with suppress(OSError):
             self.path.unlink(missing_ok=True)
 
     def claim(self) -> bool:
         """Whether this process is the one to train the stack, until `release` or its end; another one may be.
 
-        This only saves work: what is saved is whole and checked without it. Raises OSError where the disk has no locks.
+        This only saves work: what is saved is whole and checked without it. Raises OSError where the disk has no locks,
+        PermissionError where another user's lock may not be opened.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(self.lock_path, thread_local=False)
+        mode = self.path.parent.stat().st_mode & 0o666 | 0o600  # who may write beside it may lock it
+        lock = filelock.FileLock(self.lock_path, mode=mode, thread_local=False, fallback_to_soft=False)
         try:
             lock.acquire(timeout=0)
         except filelock.Timeout:

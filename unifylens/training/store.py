@@ -83,6 +83,25 @@ def load(experiment: Experiment) -> Run | None:
     raise OSError(errno.EBUSY, f"{stored.folder} is replaced again and again by others")
 
 
+def experiment_of(key: str) -> Experiment | None:
+    """The experiment of a stored run, by the run's key; its weights are not read. None if there is none, or damaged."""
+    folder = environment.home() / "runs" / key
+    try:
+        if run.damage(folder, key, (HISTORY, EXPERIMENT)) is None:
+            return Experiment.model_validate_json((folder / EXPERIMENT).read_bytes())
+    except (OSError, ValueError):  # told when it is loaded
+        pass
+    return None
+
+
+def forget_finished_stacks() -> None:
+    """Remove the progress of stacks whose runs are all there: a process that ended in between has left it."""
+    for keys in progress.stacks_under_way():
+        if all(map(experiment_of, keys)):
+            with suppress(OSError):
+                (progress.folder() / progress.name_of(keys)).unlink()
+
+
 _TRIES = 100
 """Other processes may save and set aside the same run; each time one of them is done with it."""
 
@@ -140,7 +159,8 @@ def clear(
     deleted = [items[key] for key in dict.fromkeys(chosen)]
     if others := [item.key for item in deleted if not item.removable]:
         raise ValueError(
-            f"{', '.join(map(repr, others))}: it is another user's, or its folder cannot be written. Nothing was deleted."
+            f"{', '.join(map(repr, others))}: it is another user's, or its folder cannot be written. Nothing was "
+            "deleted."
         )
     table = _listing(deleted)
     problems: dict[str, OSError] = {}
