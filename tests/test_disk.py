@@ -10,6 +10,7 @@ import tempfile
 import textwrap
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from conftest import assert_equal_runs, quietly, tiny, weights
@@ -83,6 +84,52 @@ def test_a_run_whose_file_is_replaced_while_it_is_at_hand_is_checked_again(two):
         two[0].parameters(10)
 
 
+def test_a_run_whose_file_is_a_link_is_checked_again_when_the_link_leads_to_another(two, tmp_path):
+    for number, run in enumerate(two):
+        (run.folder / "weights.safetensors").rename(tmp_path / str(number))
+    (two[0].folder / "weights.safetensors").symlink_to(tmp_path / "0")
+    expected = weights(two[0])
+    assert all(torch.equal(p, expected[name]) for name, p in two[0].parameters(10).items())
+    swap(tmp_path / "0", tmp_path / "1")
+    with pytest.raises(OSError, match=r"weights\.safetensors does not match its checksum"):
+        two[0].parameters(10)
+
+
+def test_a_run_whose_file_is_written_to_is_checked_again_whatever_its_time_says(two):
+    path, other = (run.folder / "weights.safetensors" for run in two)
+    weights(two[0])
+    before = path.stat()
+    with path.open("r+b") as file:
+        file.write(other.read_bytes())
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    with pytest.raises(OSError, match=r"weights\.safetensors does not match its checksum"):
+        two[0].parameters(10)
+
+
+@pytest.mark.parametrize("read", [lambda r: r.parameters(10), lambda r: r.history, lambda r: r.diverged_at])
+def test_a_run_that_goes_while_it_is_read_is_told_in_a_sentence(two, monkeypatch, read):
+    run, check = runs.Run(two[0].experiment, two[0].folder), runs.Run._file
+
+    def check_then_lose(self, name):
+        path = check(self, name)
+        shutil.rmtree(self.folder, ignore_errors=True)
+        return path
+
+    monkeypatch.setattr(runs.Run, "_file", check_then_lose)
+    with pytest.raises(FileNotFoundError, match=r"is no longer in .*trains it again"):
+        read(run)
+
+
+@pytest.mark.parametrize("name", runs.FILES)
+def test_a_pipe_in_place_of_a_file_is_damage_and_not_waited_for(two, name):
+    path = two[0].folder / name
+    path.unlink()
+    os.mkfifo(path)
+    assert store.runs()["state"].tolist().count("intact") == 1
+    with pytest.warns(UserWarning, match=f"{name} is no file"):
+        assert store.load(two[0].experiment) is None
+
+
 def test_a_run_of_an_older_format_under_a_newer_key_is_not_used(two, monkeypatch):
     old = two[0].folder
     monkeypatch.setattr(runs, "DATA_FORMAT", runs.DATA_FORMAT + 1)
@@ -135,9 +182,10 @@ def reshape(path):
         (lambda one, other: shutil.copy2(other, one), "is that of other experiments"),
         (lambda one, other: retype(one), "is damaged"),
         (lambda one, other: reshape(one), "is damaged"),
-        (lambda one, other: (one.unlink(), one.mkdir()), "is a folder"),
+        (lambda one, other: (one.unlink(), one.mkdir()), "is no file"),
+        (lambda one, other: (one.unlink(), os.mkfifo(one)), "is no file"),
     ],
-    ids=["swap", "copy", "type", "shape", "folder"],
+    ids=["swap", "copy", "type", "shape", "folder", "pipe"],
 )
 def test_a_wrong_progress_file_is_set_aside_and_not_used(stopped, trained, press_ctrl_c, damage, told):
     damage(*stopped)
@@ -451,19 +499,19 @@ def test_scratch_of_the_dead_goes_at_the_next_save_and_of_the_living_stays(two):
     gone = [
         scratch(runs_folder, f".{key}.{place}-{dead.pid}-00000000"),
         scratch(runs_folder, f".{key}.00000000-{parent}-00000000", age=2 * day),
-        scratch(runs_folder, f".{key}-abcd_123", age=2 * day),
     ]
     stays = [
         scratch(runs_folder, f".{key}.{place}-{parent}-00000000", age=2 * day),
         scratch(runs_folder, f".{key}.00000000-{dead.pid}-00000000"),
-        scratch(runs_folder, f".{key}-abcd_124"),
+        scratch(runs_folder, f".{key}-20261101", age=2 * day),  # a user's backup
         scratch(runs_folder, ".git", age=2 * day),
     ]
     mine = scratch(runs_folder, f".{key}.{place}-{dead.pid}-00000001")
     (mine / "notes.txt").write_text("mine")
     quietly(tiny(seed=2, **SHORT))
-    assert not any(path.exists() for path in gone) and all(path.exists() for path in stays)
-    assert (mine / "notes.txt").read_text() == "mine"
+    assert not any(path.exists() for path in gone)
+    assert all(files(path) == {"weights.safetensors": b"half"} for path in stays)
+    assert files(mine) == {"weights.safetensors": b"half", "notes.txt": b"mine"}, "all of it or nothing"
 
 
 def test_half_a_run_is_never_read(two):
@@ -473,9 +521,91 @@ def test_half_a_run_is_never_read(two):
     assert store.load(two[0].experiment) is None and len(store.runs()) == 1
 
 
-def test_a_file_that_arrives_while_a_run_is_cleared_is_kept(two, monkeypatch):
-    remove = disk.remove_folder
+def test_a_file_that_arrives_while_a_run_is_cleared_is_kept_with_the_run(two, monkeypatch):
+    before, remove = files(two[0].folder), disk.remove_folder
     monkeypatch.setattr(disk, "remove_folder", lambda f: ((f / "notes.txt").write_text("mine"), remove(f)))
-    store.clear(two[0])
-    (aside,) = two[0].folder.parent.glob(f"{two[0].folder.name}.set-aside-*")
-    assert files(aside) == {"notes.txt": b"mine"}
+    with pytest.raises(OSError, match=rf"{two[0].folder.name}: .*cannot be deleted"):
+        store.clear(two[0])
+    assert files(two[0].folder) == before | {"notes.txt": b"mine"} and len(store.runs()) == 2
+
+
+def test_what_cannot_be_deleted_stays_whole_and_is_told_with_what_went(two, monkeypatch):
+    stays, goes = sorted(two, key=lambda run: run.folder.name)
+    before, unlink = files(stays.folder), os.unlink
+
+    def fail(path, **options):
+        if stays.folder.name in str(path):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        unlink(path, **options)
+
+    monkeypatch.setattr(os, "unlink", fail)
+    with pytest.raises(OSError, match=rf"{stays.folder.name}: .*Deleted were: {goes.folder.name}\."):
+        store.clear(everything=True)
+    assert files(stays.folder) == before and not goes.folder.exists() and not list(stays.folder.parent.glob(".*"))
+
+
+def as_user(number, act, umask=0o022):
+    """Do something as another user, in a process of its own; what it says, or what was raised."""
+    out, into = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.umask(umask), os.setgroups([5000]), os.setgid(number), os.setuid(number)
+            said = str(act())
+        except BaseException as error:
+            said = f"{type(error).__name__}: {error}"
+        os.write(into, said.encode())
+        os._exit(0)
+    os.close(into)
+    with open(out, encoding="utf-8") as file:
+        said = file.read()
+    os.waitpid(child, 0)
+    return said
+
+
+@pytest.fixture
+def shared(monkeypatch):
+    """Makes a home's folders for several users, with these rights."""
+    if not IS_ROOT:
+        pytest.skip("only root may become another user")
+    home = Path(tempfile.mkdtemp())
+    home.chmod(0o755)
+    monkeypatch.setenv("UNIFYLENS_HOME", str(home))
+
+    def make(rights):
+        for name in ("runs", "interrupted"):
+            (home / name).mkdir()
+            os.chown(home / name, -1, 5000)
+            (home / name).chmod(rights)
+        return home
+
+    yield make
+    shutil.rmtree(home)
+
+
+def save_small(seed):
+    """A run of one's own, without training."""
+    return store.save(tiny(seed=seed), pd.DataFrame({"step": [0]}), {0: {"a": torch.zeros(1)}})
+
+
+@pytest.mark.parametrize("rights", [0o2777, 0o1777], ids=["group", "sticky"])
+def test_runs_of_other_users_are_not_cleared_and_nothing_else_before_them(shared, rights):
+    home = shared(rights)
+    others, own = (as_user(1001 + seed, lambda seed=seed: save_small(seed).folder.name) for seed in range(2))
+    before = files(home)
+    told = as_user(1002, lambda: store.clear(everything=True))
+    assert told.startswith("ValueError") and f"{others!r}" in told and "another user" in told, told
+    assert files(home) == before
+    assert own in as_user(1002, lambda: store.clear(own)["key"].tolist())
+    assert {name.split("/")[1] for name in files(home)} == {others}
+
+
+def test_a_private_run_of_another_user_is_listed_and_hinders_nobody(shared):
+    shared(0o2777)
+    as_user(1001, lambda: save_small(0), umask=0o077)
+    own = as_user(1002, lambda: save_small(1).folder.name)
+    table = as_user(1002, lambda: store.runs()["state"].tolist())
+    assert "no run: cannot be read (PermissionError)" in table and "intact" in table
+    assert int(as_user(1002, store.size)) > 0
+    assert own in as_user(1002, lambda: store.clear(everything=True)["key"].tolist())
+    assert len(store.runs()) == 1

@@ -1,6 +1,7 @@
 """Several processes on one store, and processes that are killed: each run is trained, whole, and the right one."""
 
 import errno
+import fcntl
 import os
 import random
 import signal
@@ -70,7 +71,7 @@ def test_what_another_process_trains_is_waited_for_and_read(other, trained, monk
     assert_equal_runs(store.load(others), trained)
     assert {width for width, _ in press_ctrl_c.steps} == {8} and len(looks) == 1
     told = capsys.readouterr().err
-    assert told.count("another process trains") == 1 and str(other.lock_path) in told
+    assert told.count("another process, or thread of this one, trains") == 1 and str(other.lock_path) in told
 
 
 def test_what_another_process_leaves_is_gone_on_with(other, trained, monkeypatch, press_ctrl_c):
@@ -127,14 +128,63 @@ def test_a_child_of_the_process_holds_nothing_after_it(other):
         os.waitpid(child, 0)
 
 
-@pytest.mark.parametrize("error", [OSError(errno.ENOLCK, "No locks available"), NotImplementedError("no flock")])
-def test_a_disk_without_locks_is_told_once_and_used(error, trained, monkeypatch, capsys):
-    def fail(self, **options):
-        raise error
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_disk_without_locks_is_told_once_and_used(number, trained, monkeypatch, capsys):
+    def fail(file, operation):
+        raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(filelock.FileLock, "acquire", fail)
+    monkeypatch.setattr(fcntl, "flock", fail)
+    left = Progress([tiny()]).lock_path
+    left.parent.mkdir(parents=True)
+    left.write_text("123\nanother host\n")  # as of a process that died there
     assert_equal_runs(quietly(tiny(), tiny(**{"model.d_model": 8}))[0], trained)
     assert capsys.readouterr().err.count("has no locks") == 1
+
+
+def test_a_lock_of_another_user_is_told_as_such_and_the_work_done(trained, monkeypatch, capsys):
+    def fail(self, **options):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", fail)
+    assert_equal_runs(quietly(tiny())[0], trained)
+    told = capsys.readouterr().err
+    assert f"{Progress([tiny()]).lock_path} is another user's" in told and "no locks" not in told
+
+
+@pytest.mark.parametrize(("rights", "expected"), [(0o755, 0o644), (0o2775, 0o664), (0o700, 0o600)])
+def test_who_may_write_beside_a_lock_may_lock_it(rights, expected):
+    saved = Progress([tiny()])
+    saved.path.parent.mkdir(parents=True)
+    saved.path.parent.chmod(rights)
+    assert saved.claim() and saved.lock_path.stat().st_mode & 0o777 == expected
+    saved.release()
+
+
+def test_runs_cleared_as_soon_as_they_are_saved_do_not_end_the_sweep(monkeypatch):
+    save = store.save
+
+    def save_and_lose(experiment, *content):
+        run = save(experiment, *content)
+        if experiment.seed == 0:
+            store.clear(run)
+        return run
+
+    monkeypatch.setattr(store, "save", save_and_lose)
+    ul.sweep(tiny(), over={"seed": range(2)}, stack_size=1, progress=False)
+    assert store.runs()["seed"].tolist() == [1]
+
+
+def test_a_folder_at_the_place_of_progress_ends_nothing_and_stays(monkeypatch, trained):
+    saved, advance = Progress([tiny()]), trainer._Stack.advance
+
+    def put_folder(self):
+        saved.path.mkdir(exist_ok=True)
+        (saved.path / "mine.txt").write_text("mine")
+        advance(self)
+
+    monkeypatch.setattr(trainer._Stack, "advance", put_folder)
+    assert_equal_runs(quietly(tiny())[0], trained)
+    assert (saved.path / "mine.txt").read_text() == "mine" and not saved.lock_path.exists()
 
 
 def test_a_refusal_leaves_nothing_locked(empty_store, monkeypatch):

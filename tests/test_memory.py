@@ -82,7 +82,7 @@ SHAPES = {
     "many layers": ({"model.n_layers": 12, "train.batch_size": 512, "model.d_model": 64, "model.d_mlp": 256}, 4),
     "long prompts": (
         {
-            "language.templates": (" ".join(f"w{i}" for i in range(40)) + TEMPLATES["plain"],),
+            "language.templates": (" ".join(f"w{i}" for i in range(40)) + " " + TEMPLATES["plain"],),
             "train.batch_size": 128,
             **FULL,
         },
@@ -92,12 +92,12 @@ SHAPES = {
         {
             "tokenizer": {"scheme": "bpe", "vocab_size": 150},
             "world.n_subjects": 200,
-            "train.batch_size": 256,
+            "train.batch_size": 1024,
             "model.d_model": 64,
             "model.d_mlp": 256,
             **FULL,
         },
-        4,
+        1,
     ),
 }
 """What is large, and how many models train."""
@@ -130,7 +130,7 @@ def test_each_dial_moves_its_part_and_the_largest_is_named():
     plain = parts()
     for changes, moved in [
         ({"train.n_checkpoints": 6}, {"checkpoints"}),
-        ({"train.batch_size": 64}, {"step"}),
+        ({"train.batch_size": 64}, {"data", "step"}),
         ({"train.loss": "full"}, {"step"}),
         ({"model.d_mlp": 64}, {"weights", "checkpoints", "step"}),
         ({"world.n_relations": 30}, {"weights", "checkpoints", "data", "step"}),
@@ -140,7 +140,7 @@ def test_each_dial_moves_its_part_and_the_largest_is_named():
         assert all(changed[name] >= plain[name] for name in plain)
     for changes, field in [
         ({"train.batch_size": 10_000}, "train.batch_size"),
-        ({"model.d_model": 512}, "n_checkpoints"),
+        ({"model.d_model": 512, "train.n_checkpoints": 12}, "n_checkpoints"),
     ]:
         experiment = tiny(**changes)
         assert field in " ".join(memory.fields_that_decide(experiment, ul.Corpus.build(experiment)))

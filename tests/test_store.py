@@ -4,6 +4,10 @@ import json
 import os
 import pickle
 import re
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -15,6 +19,7 @@ from unifylens.model import initial_parameters, shape_of, with_parameters
 from unifylens.training import progress, store
 from unifylens.training import run as runs
 
+ROOT = Path(__file__).parents[1]
 FILES = ("weights.safetensors", "history.parquet", "experiment.json", "manifest.json")
 
 
@@ -101,6 +106,25 @@ def test_any_flipped_bit_of_the_manifest_is_found_or_harmless(run):
         path.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
         problem = runs.damage(run.folder, run.folder.name)
         assert problem or json.loads(path.read_text()) == manifest
+
+
+def test_a_store_is_the_same_in_every_locale(empty_store):
+    """In a process of its own whose files are ASCII unless it is said otherwise."""
+    code = """
+        from conftest import tiny
+        from unifylens.training import store
+        import pandas as pd, torch
+        templates = ("{subject} gr\\u00f6\\u00dfe {relation} {object}",)
+        experiment = tiny(**{"language.templates": templates})
+        run = store.save(experiment, pd.DataFrame({"step": [0]}), {0: {"a": torch.zeros(1)}})
+        assert store.load(experiment).steps == [0] and store.runs()["state"].tolist() == ["intact"]
+    """
+    environment = os.environ | {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    environment["PYTHONPATH"] = os.pathsep.join(["tests", *sys.path])
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], env=environment, capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("target", ["os.rename", "write_text", "to_parquet"])
@@ -218,6 +242,18 @@ def test_what_is_named_is_cleared_and_nothing_else(three, empty_store, name):
     assert len(gone) == 4 and files(empty_store) == {path: text for path, text in before.items() if path not in gone}
     assert not list(empty_store.glob("runs/.*"))
     assert store.load(three[1].experiment) is None and store.load(three[0].experiment) is not None
+
+
+def test_a_run_of_another_home_clears_nothing_in_this_one(three, monkeypatch, tmp_path):
+    other = three[0]
+    monkeypatch.setenv("UNIFYLENS_HOME", str(tmp_path / "second"))
+    own = ul.train(other.experiment, progress=False)
+    with pytest.raises(ValueError, match=re.escape(f"run {other.folder} is not in {tmp_path / 'second'}")):
+        store.clear([own, other])
+    assert own.folder.exists() and other.folder.exists()
+    (tmp_path / "link").symlink_to(tmp_path / "second")
+    monkeypatch.setenv("UNIFYLENS_HOME", str(tmp_path / "link"))
+    assert len(store.clear(own)) == 1 and not own.folder.exists()
 
 
 def test_a_stack_goes_with_all_its_experiments_or_by_its_key(three):

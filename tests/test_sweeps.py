@@ -307,6 +307,36 @@ def test_an_interrupted_stack_goes_on_in_the_company_in_which_it_began(press_ctr
     assert sum(step > 20 for _, step in press_ctrl_c.steps) == 19 * 2 and (16, 21) in press_ctrl_c.steps
 
 
+def test_a_stack_that_was_being_saved_when_it_ended_is_gone_on_with(press_ctrl_c, monkeypatch, empty_store):
+    """Whatever is asked for of what is missing; the finished work is used, and nothing of it is left behind."""
+    monkeypatch.setattr(trainer, "SECONDS_BETWEEN_SAVES", 0.0)
+    experiments, save = [tiny(seed=seed) for seed in range(3)], store.save
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "save", lambda e, *rest: 1 / 0 if e.seed == 1 else save(e, *rest))
+        with pytest.raises(ZeroDivisionError):
+            ul.train_many(experiments, stack_size=3, progress=False)
+    assert [store.load(e) is not None for e in experiments] == [True, False, False]
+    press_ctrl_c.steps.clear()
+    times = [path.stat().st_mtime_ns for path in (empty_store / "runs").iterdir()]
+    quietly(*experiments)
+    assert not press_ctrl_c.steps and all(store.load(e) for e in experiments)
+    assert times[0] in [path.stat().st_mtime_ns for path in (empty_store / "runs").iterdir()], "kept as it was"
+    assert not list((empty_store / "interrupted").iterdir())
+
+
+def test_progress_of_a_stack_whose_runs_are_all_there_goes(press_ctrl_c, empty_store):
+    experiments = [tiny(seed=seed) for seed in range(2)]
+    press_ctrl_c.at = (16, 20)
+    with pytest.raises(KeyboardInterrupt):
+        quietly(*experiments)
+    press_ctrl_c.at = None
+    path = Progress(experiments).path
+    ul.train_many([experiments[0]], stack_size=1, progress=False)
+    assert path.exists()
+    ul.train_many([experiments[1]], stack_size=1, progress=False)
+    assert not path.exists()
+
+
 def test_a_run_that_diverged_says_so(monkeypatch):
     gradients = _Stack._gradients
 
@@ -558,6 +588,36 @@ def test_progress_makes_room_for_the_runs_it_led_to(monkeypatch, empty_store, tr
 
     monkeypatch.setattr(store, "save", save_if_there_is_room)
     assert_equal_runs(quietly(tiny())[0], trained)
+
+
+@pytest.mark.parametrize("reason", ["too small", "on another disk"])
+def test_progress_that_makes_no_room_is_kept(monkeypatch, reason):
+    monkeypatch.setattr(trainer, "SECONDS_BETWEEN_SAVES", 0.0)
+    (result,), progress, lstat = train_stack([tiny()]), Progress([tiny()]), Path.lstat
+    store.refuse_unwritable()
+    monkeypatch.setattr(store, "save", no_space)
+    free = -(10**9) if reason == "too small" else 10**9
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: Disk(0, 0, free))
+    if reason != "too small":
+        monkeypatch.setattr(Path, "lstat", lambda self: os.stat_result([*lstat(self)[:2], -1, *lstat(self)[3:]]))
+    with pytest.raises(OSError, match="could not be saved"):
+        schedule._save_one(result, progress)
+    assert progress.path.exists()
+
+
+@pytest.mark.parametrize("full", ["runs", "interrupted"])
+def test_the_disks_that_are_asked_for_room_are_those_that_are_written(monkeypatch, empty_store, tmp_path, full):
+    """The home's own may be full; `runs` and `interrupted` may be links to larger ones."""
+    empty_store.mkdir()
+    for name in ("runs", "interrupted"):
+        (tmp_path / name).mkdir()
+        (empty_store / name).symlink_to(tmp_path / name)
+    usage = {empty_store / "runs": 10**9, empty_store / "interrupted": 10**9}
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: Disk(0, 0, usage.get(Path(folder), 0)))
+    quietly(tiny())
+    usage[empty_store / full] = 10
+    with pytest.raises(OSError, match=f"are free in {empty_store}/{full}"):
+        quietly(tiny(seed=1))
 
 
 def test_results_do_not_need_a_store(tmp_path, monkeypatch, trained):

@@ -104,8 +104,8 @@ def _invent_words(
                 refused = 0
             elif (refused := refused + 1) == PATIENCE:
                 raise ValueError(
-                    f"language.syllables: {n} words of {syllables} syllables are due, {len(words)} were made, and hardly "
-                    "any is left; allowed: more syllables, or fewer languages, subjects, relations or objects."
+                    f"language.syllables: {n} words of {syllables} syllables are due, {len(words)} were made, and "
+                    "hardly any is left; allowed: more syllables, or fewer languages, subjects, relations or objects."
                 )
     return words
 

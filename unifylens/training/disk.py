@@ -8,6 +8,7 @@ import os
 import platform
 import re
 import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -24,8 +25,6 @@ SECONDS_OF_OTHERS = 86_400.0
 """Age from which what another machine's process was writing counts as left behind."""
 
 _SCRATCH = re.compile(r"\..+\.(?P<place>[0-9a-f]{8})-(?P<pid>\d+)-[0-9a-f]{8}")
-_EARLY_SCRATCH = re.compile(r"\.[0-9a-f]{20}-([a-z0-9_]{8}|\d+-\d+\.tmp)")
-_EARLY_KEY = re.compile(r"[0-9a-f]{20}")
 _MADE_HERE = re.compile(
     r"weights\.safetensors|history\.parquet|experiment\.json|manifest\.json|progress\.safetensors|\.tmp\w{6}"
 )
@@ -60,38 +59,33 @@ def sweep(folder: Path, now: float) -> None:
     """Remove scratch of dead processes; `now` is the time by the clock of the folder's disk."""
     for entry in os.scandir(folder):
         name = _SCRATCH.fullmatch(entry.name)
-        if name is None and not _EARLY_SCRATCH.fullmatch(entry.name):
+        if name is None or not entry.is_dir(follow_symlinks=False):
             continue
-        if name is not None and name["place"] == _place():
+        if name["place"] == _place():
             if psutil.pid_exists(int(name["pid"])):
                 continue
         elif (seen := identity(Path(entry.path))) and now - seen[2] / 1e9 < SECONDS_OF_OTHERS:
             continue
-        if entry.is_dir(follow_symlinks=False):
-            remove_folder(Path(entry.path))
-        elif name is None:
-            with suppress(OSError):
-                os.unlink(entry.path)
+        remove_folder(Path(entry.path))
 
 
 def _place() -> str:
     """Where process numbers mean the same: machine, its start, and namespace (containers share a machine's name)."""
     parts = [platform.node()]
     with suppress(OSError):
-        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text())
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii"))
         parts.append(os.readlink("/proc/self/ns/pid"))
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:8]
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a scratch folder and what it may hold; with anything else in it, it stays."""
+    """Remove a scratch folder and what it may hold; with anything else in it, all of it stays."""
     with suppress(OSError):
-        for entry in os.scandir(folder):
-            if entry.is_dir(follow_symlinks=False) and _EARLY_KEY.fullmatch(entry.name):
-                remove_folder(Path(entry.path))
-            elif _MADE_HERE.fullmatch(entry.name):
+        entries = list(os.scandir(folder))
+        if all(_MADE_HERE.fullmatch(entry.name) and not entry.is_dir(follow_symlinks=False) for entry in entries):
+            for entry in entries:
                 os.unlink(entry.path)
-        folder.rmdir()
+            folder.rmdir()
 
 
 def write_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
@@ -103,6 +97,18 @@ def write_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, st
         raise OSError(int(number[1]) if number else errno.EIO, str(error)) from error
     with suppress(PermissionError):  # of disks without rights
         path.chmod(path.parent.stat().st_mode & 0o666)  # safetensors lets nobody else read
+
+
+def may_remove(path: Path) -> bool:
+    """Whether this user may remove a file or link, or a folder with what is in it. Raises OSError if it is gone."""
+    folder, effective = path.parent.stat(), os.access in os.supports_effective_ids
+    if folder.st_mode & stat.S_ISVTX and os.geteuid() not in (0, folder.st_uid, path.lstat().st_uid):
+        return False
+    if not os.access(path.parent, os.W_OK | os.X_OK, effective_ids=effective):
+        return False
+    if path.is_symlink() or not path.is_dir():
+        return True
+    return os.access(path, os.R_OK | os.X_OK, effective_ids=effective) and all(map(may_remove, path.iterdir()))
 
 
 # --- what is in the way --------------------------------------------------------------------------------------
@@ -117,6 +123,25 @@ def identity(path: Path) -> tuple[int, int, int] | None:
     except OSError as error:
         raise unreadable(path, error) from error
     return status.st_dev, status.st_ino, status.st_mtime_ns
+
+
+def content_identity(path: Path) -> tuple[int, ...] | None:
+    """What changes when the content of a file may have, also that of the one a link leads to; None without a file.
+
+    The time of the last change cannot be set back, as that of the last writing can. Raises OSError.
+    """
+    try:
+        status = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise unreadable(path, error) from error
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def is_regular(path: Path) -> bool:
+    """Whether there is a file, and no folder, or pipe that reading would wait for. Raises OSError where nothing is."""
+    return stat.S_ISREG(path.stat().st_mode)
 
 
 def set_aside(path: Path, seen: tuple[int, int, int], name: str | None = None) -> Path | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from unifylens.config import Experiment
 from unifylens.hardware import size_text
-from unifylens.training import progress
+from unifylens.training import progress, store
 from unifylens.training.cost import Member, Memory
 from unifylens.training.run import key_of
 from unifylens.training.workers import Workers
@@ -76,15 +76,23 @@ def _size_for_all_workers(n_members: int, largest: int, workers: Workers, share:
 
 
 def _stacks_under_way(members: list[Member], largest: dict[tuple, int]) -> list[StackPlan]:
-    """Interrupted stacks whose members are all to be trained: they go on in the company in which they began."""
+    """Interrupted stacks to train, of which some members may be in the store; they go on in the company they began in.
+
+    Those in the store are trained along and not saved again.
+    """
     by_key = {key_of(member.experiment): member for member in members}
     stacks = []
     for keys in progress.stacks_under_way():
-        stack = [by_key[key] for key in keys if key in by_key]
-        if len(stack) == len(keys) and len({m.key for m in stack}) == 1 and len(stack) <= largest[stack[0].key]:
+        if by_key.keys().isdisjoint(keys):
+            continue
+        stored = {key: store.experiment_of(key) for key in keys if key not in by_key}
+        if None in stored.values():
+            continue
+        stack = [by_key.get(key) or Member.of(stored[key]) for key in keys]
+        if len({m.key for m in stack}) == 1 and len(stack) <= largest[stack[0].key]:
             stacks.append(StackPlan(stack))
             for key in keys:
-                del by_key[key]
+                by_key.pop(key, None)
     return stacks
 
 

@@ -47,15 +47,14 @@ class Progress:
 
         Raises OSError where the disk does not let it be read.
         """
-        saved = None
+        saved, problem = None, "is no file"
         try:
-            with self.path.open("rb") as file:
-                hashlib.file_digest(file, "md5")  # reads all: in what is mapped, an error of the disk ends the process
-            saved, problem = self._read()
+            if disk.is_regular(self.path):
+                with self.path.open("rb") as file:
+                    hashlib.file_digest(file, "md5")  # reads all: mapped, an error of the disk would end the process
+                saved, problem = self._read()
         except (FileNotFoundError, NotADirectoryError):
             return None
-        except IsADirectoryError:
-            problem = "is a folder"
         except OSError as error:
             raise disk.unreadable(self.path, error) from error
         except (SafetensorError, KeyError, TypeError, ValueError):
@@ -89,17 +88,19 @@ class Progress:
             )
 
     def remove(self) -> None:
-        """Forget it."""
-        with suppress(PermissionError):  # another user's, in a folder where each removes only their own
+        """Forget it, where that can be done: not another user's, or a folder that was put there."""
+        with suppress(OSError):
             self.path.unlink(missing_ok=True)
 
     def claim(self) -> bool:
         """Whether this process is the one to train the stack, until `release` or its end; another one may be.
 
-        This only saves work: what is saved is whole and checked without it. Raises OSError where the disk has no locks.
+        This only saves work: what is saved is whole and checked without it. Raises OSError where the disk has no locks,
+        PermissionError where another user's lock may not be opened.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(self.lock_path, thread_local=False)
+        mode = self.path.parent.stat().st_mode & 0o666 | 0o600  # who may write beside it may lock it
+        lock = filelock.FileLock(self.lock_path, mode=mode, thread_local=False, fallback_to_soft=False)
         try:
             lock.acquire(timeout=0)
         except filelock.Timeout:
@@ -138,6 +139,8 @@ def stacks_under_way() -> list[list[str]]:
 def stack_of(path: Path) -> list[str]:
     """Keys of an interrupted stack's experiments; none where they cannot be read."""
     try:
+        if not disk.is_regular(path):
+            return []
         with safe_open(path, framework="pt") as file:
             return file.metadata()["experiments"].split()
     except (OSError, SafetensorError, KeyError, TypeError):  # damaged, or gone by now: told when it is read

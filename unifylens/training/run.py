@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 from jaxtyping import Float
 from numpy.typing import ArrayLike
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from unifylens import cards
@@ -33,6 +33,8 @@ WEIGHTS, HISTORY, EXPERIMENT, MANIFEST = (
     "experiment.json",
     "manifest.json",
 )
+T = TypeVar("T")
+
 FILES = (WEIGHTS, HISTORY, EXPERIMENT, MANIFEST)
 """Of every run, and nothing else."""
 
@@ -49,14 +51,14 @@ class Run(Card):
         """`folder` holds a complete run; see `load`."""
         self.experiment = experiment
         self.folder = folder
-        self._checked: list[tuple[int, int, int] | None] = []
+        self._checked: list[tuple[int, ...] | None] = []
 
     def problem(self) -> str | None:
-        """What is wrong with its folder, or None. Read whole once, and again when a file was replaced.
+        """What is wrong with its folder, or None. Read whole once, and again when a file was replaced or written to.
 
         Raises OSError where the disk does not let it be read.
         """
-        files = [disk.identity(self.folder / name) for name in FILES]
+        files = [disk.content_identity(self.folder / name) for name in FILES]
         if files == self._checked:
             return None
         problem = damage(self.folder, key_of(self.experiment))
@@ -74,6 +76,15 @@ class Run(Card):
             raise FileNotFoundError(f"run {self.folder.name} is no longer in {self.folder.parent}; {again}.")
         place = f"run {self.folder.name} in {self.folder.parent}"
         raise OSError(f"{place} is not what it was when it was loaded ({problem}); {again}.")
+
+    def _read(self, name: str, read: Callable[[Path], T]) -> T:
+        """What is read from one of its files; OSError as of `_file`, also where the run goes while it is read."""
+        path = self._file(name)
+        try:
+            return read(path)
+        except (OSError, ValueError, SafetensorError):
+            self._file(name)
+            raise
 
     def ending(self) -> dict[str, Any]:
         """Recall and transfer at the end and the step at which it diverged; empty if they cannot be read."""
@@ -107,7 +118,7 @@ class Run(Card):
     @cached_property
     def history(self) -> pd.DataFrame:
         """One row per evaluation: step, tokens_seen, loss, recall, transfer, unification by layer, and more."""
-        return by_layer(pd.read_parquet(self._file(HISTORY)))
+        return by_layer(self._read(HISTORY, pd.read_parquet))
 
     @property
     def final(self) -> pd.Series:
@@ -117,7 +128,7 @@ class Run(Card):
     @cached_property
     def diverged_at(self) -> int | None:
         """First step at which the loss or the states were not finite; None if they always were."""
-        return json.loads(self._file(MANIFEST).read_text())["diverged_at"]
+        return json.loads(self._read(MANIFEST, Path.read_bytes))["diverged_at"]
 
     @cached_property
     def model(self) -> Model:
@@ -127,8 +138,12 @@ class Run(Card):
     @cached_property
     def steps(self) -> list[int]:
         """Steps whose weights are kept."""
-        with safe_open(self._file(WEIGHTS), framework="pt") as file:
-            return sorted({int(name.split("/")[0]) for name in file.keys()})
+
+        def steps(path: Path) -> set[int]:
+            with safe_open(path, framework="pt") as file:
+                return {int(name.split("/")[0]) for name in file.keys()}
+
+        return sorted(self._read(WEIGHTS, steps))
 
     def transfer(self) -> pd.DataFrame:
         """Answers to facts in languages in which they were never seen: `unifylens.transfer`."""
@@ -163,10 +178,14 @@ class Run(Card):
             )
         step = self.steps[self.steps.index(step)]  # 5.0 is 5, but no name of weights
         prefix = f"{step}/"
-        with safe_open(self._file(WEIGHTS), framework="pt") as file:
-            names = [name for name in file.keys() if name.startswith(prefix)]
-            # copies: what safetensors gives is the file itself, mapped
-            return {name.removeprefix(prefix): file.get_tensor(name).clone() for name in names}
+
+        def parameters(path: Path) -> Parameters:
+            with safe_open(path, framework="pt") as file:
+                names = [name for name in file.keys() if name.startswith(prefix)]
+                # copies: what safetensors gives is the file itself, mapped
+                return {name.removeprefix(prefix): file.get_tensor(name).clone() for name in names}
+
+        return self._read(WEIGHTS, parameters)
 
 
 def by_layer(history: pd.DataFrame) -> pd.DataFrame:
@@ -199,6 +218,8 @@ def damage(folder: Path, key: str, checked: Sequence[str] = FILES) -> str | None
         if not folder.is_dir():
             return "a link to nothing" if folder.is_symlink() else "a file where a folder should be"
         try:
+            if not disk.is_regular(folder / MANIFEST):
+                return f"{MANIFEST} is no file"
             manifest = json.loads((folder / MANIFEST).read_bytes())
             sums = dict(manifest["sha256"])
             if sums[MANIFEST] != _manifest_digest(manifest):
@@ -207,6 +228,8 @@ def damage(folder: Path, key: str, checked: Sequence[str] = FILES) -> str | None
             return f"{MANIFEST} cannot be read: {type(error).__name__}"
         for name in (WEIGHTS, HISTORY, EXPERIMENT):
             try:
+                if not disk.is_regular(folder / name):
+                    return f"{name} is no file"
                 with (folder / name).open("rb") as file:
                     if name in checked and hashlib.file_digest(file, "sha256").hexdigest() != sums.get(name):
                         return f"{name} does not match its checksum"

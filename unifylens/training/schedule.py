@@ -7,11 +7,12 @@ import heapq
 import os
 import shutil
 import signal
+import stat
 import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor
 from contextlib import closing, contextmanager, nullcontext
 from itertools import chain, islice
@@ -28,6 +29,7 @@ from unifylens.hardware import size_text
 from unifylens.training import store
 from unifylens.training.plan import StackPlan
 from unifylens.training.progress import Progress
+from unifylens.training.progress import folder as progress_folder
 from unifylens.training.run import Run
 from unifylens.training.trainer import Monitor, Result, mean_of_last, train_stack
 from unifylens.training.workers import Workers
@@ -43,19 +45,21 @@ BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
 
 def refuse_a_full_disk(stacks: list[StackPlan], workers: Workers) -> None:
     """Raise OSError if what training will write is more than the store's disk has left."""
-    home = environment.home()
-    disk = next(folder for folder in (home, *home.parents) if folder.exists())
     members = [member for stack in stacks for member in stack.members]
     runs = sum(member.run_bytes for member in members)
     under_way = sum(heapq.nlargest(workers.count, (sum(m.progress_bytes for m in s.members) for s in stacks)))
-    free = shutil.disk_usage(disk).free
-    if runs + under_way > free:
-        raise OSError(
-            errno.ENOSPC,
-            f"training {len(members)} models writes about {size_text(runs + under_way)} ({size_text(runs)} of runs, "
-            f"{size_text(under_way)} while stacks are under way); {size_text(free)} are free in {home}. "
-            "Make space there, or set UNIFYLENS_HOME to a folder on a larger disk",
-        )
+    needed: dict[int, int] = {}
+    for folder, size in ((environment.home() / "runs", runs), (progress_folder(), under_way)):
+        place = next(place for place in (folder, *folder.parents) if place.exists())
+        needed[place.stat().st_dev] = total = needed.get(place.stat().st_dev, 0) + size
+        free = shutil.disk_usage(place).free
+        if total > free:
+            raise OSError(
+                errno.ENOSPC,
+                f"training {len(members)} models writes about {size_text(runs + under_way)} ({size_text(runs)} of "
+                f"runs, {size_text(under_way)} while stacks are under way); {size_text(free)} are free in {folder}. "
+                "Make space there, or set UNIFYLENS_HOME to a folder on a larger disk",
+            )
 
 
 class _Interrupt:
@@ -108,9 +112,9 @@ class _Bar:
                 self.bar.initial += flops  # tells nothing of the speed
             self.bar.update(flops)
 
-    def finish(self, stack: StackPlan, runs: list[Run], advance: bool = True) -> None:
-        """A stack's runs are saved; some arithmetic was not heard of while it was done."""
-        self.show(mean_of_last([run.final for run in runs]), done=len(runs))
+    def finish(self, stack: StackPlan, ends: Sequence[Mapping[str, float]], advance: bool = True) -> None:
+        """A stack's runs, which ended like this, are saved; some arithmetic was not heard of while it was done."""
+        self.show(mean_of_last(ends), done=len(ends))
         if advance:
             self.advance(stack.flops * stack.steps)
 
@@ -167,6 +171,11 @@ class _Claims:
             try:
                 if not progress.claim():
                     continue
+            except PermissionError as error:
+                self._tell(
+                    f"{progress.lock_path} is another user's and cannot be opened ({error.strerror}): if they train "
+                    "the same models now, the work is done twice"
+                )
             except OSError as error:
                 self._tell(
                     f"{progress.lock_path.parent} has no locks ({error}): processes that train the same models at once "
@@ -188,8 +197,10 @@ class _Claims:
     def done(self, first: Experiment) -> StackPlan:
         """The runs of the stack that begins with an experiment are saved."""
         stack, progress = self._held.pop(first)
-        progress.remove()
-        progress.release()
+        try:
+            progress.remove()
+        finally:
+            progress.release()
         return stack
 
     def give_back(self) -> int:
@@ -202,9 +213,10 @@ class _Claims:
 
     def wait(self) -> None:
         """Wait a moment for other processes."""
+        first = self.left[0]
         self._tell(
-            f"another process trains {len(self.left[0].members)} or more of the models that are asked for (it has "
-            f"locked {Progress(self.left[0].experiments).lock_path}); waiting for it. Ctrl-C ends the waiting"
+            f"another process, or thread of this one, trains {len(first.members)} or more of the models that are asked "
+            f"for (it has locked {Progress(first.experiments).lock_path}); waiting for it. Ctrl-C ends the waiting"
         )
         time.sleep(SECONDS_BETWEEN_LOOKS)
 
@@ -228,7 +240,7 @@ def train_stacks(stacks: list[StackPlan], workers: Workers, progress: bool) -> I
         try:
             while claims.left and not interrupt.requested:
                 for stack, runs in claims.saved_by_others():
-                    bar.finish(stack, runs)
+                    bar.finish(stack, [run.ending() for run in runs])
                     yield from runs
                 taken = claims.take()
                 if (first := next(taken, None)) is None:
@@ -251,7 +263,8 @@ def train_stacks(stacks: list[StackPlan], workers: Workers, progress: bool) -> I
                                 interrupt.requested, failure = True, failure or error
                                 continue
                             stack = claims.done(results[0].experiment)
-                            bar.finish(stack, runs, advance=not workers.shared)
+                            ends = [result.history.iloc[-1] for result in results]  # the runs may be cleared by now
+                            bar.finish(stack, ends, advance=not workers.shared)
                             yield from runs
                 except BrokenExecutor as error:
                     lost, losses = claims.give_back(), losses + 1
@@ -354,7 +367,7 @@ def _save_one(result: Result, progress: Progress) -> Run:
         try:
             return store.save(*content)
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not progress.path.exists():
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not _makes_room(progress, result):
                 raise
             progress.remove()  # larger than the stack's runs, and of no use once they are saved
             return store.save(*content)
@@ -366,3 +379,17 @@ def _save_one(result: Result, progress: Progress) -> Run:
             f"What was saved before is kept, and the same call goes on from there. {remedy}, or set "
             "UNIFYLENS_HOME to another one",
         ) from error
+
+
+def _makes_room(progress: Progress, result: Result) -> bool:
+    """Whether a run has room once the progress that led to it is removed."""
+    runs = environment.home() / "runs"
+    try:
+        status = progress.path.lstat()
+        free = shutil.disk_usage(runs).free
+        if not stat.S_ISREG(status.st_mode) or status.st_dev != runs.stat().st_dev:
+            return False
+    except OSError:
+        return False
+    tensors = (tensor for checkpoint in result.checkpoints.values() for tensor in checkpoint.values())
+    return status.st_size + free > sum(tensor.nbytes for tensor in tensors)

@@ -48,8 +48,9 @@ def save(
         flat = {f"{step}/{name}": p.contiguous() for step, ps in checkpoints.items() for name, p in ps.items()}
         disk.write_tensors(flat, folder / WEIGHTS)
         history.to_parquet(folder / HISTORY, index=False)
-        (folder / EXPERIMENT).write_text(experiment.model_dump_json(indent=1))
-        (folder / MANIFEST).write_text(json.dumps(run.manifest_of(folder, diverged_at), indent=1))
+        (folder / EXPERIMENT).write_text(experiment.model_dump_json(indent=1), encoding="utf-8")
+        manifest = json.dumps(run.manifest_of(folder, diverged_at), indent=1)
+        (folder / MANIFEST).write_text(manifest, encoding="utf-8")
         for _ in range(_TRIES):
             if (there := load(experiment)) is not None:
                 return there
@@ -82,6 +83,25 @@ def load(experiment: Experiment) -> Run | None:
     raise OSError(errno.EBUSY, f"{stored.folder} is replaced again and again by others")
 
 
+def experiment_of(key: str) -> Experiment | None:
+    """The experiment of a stored run, by the run's key; its weights are not read. None if there is none, or damaged."""
+    folder = environment.home() / "runs" / key
+    try:
+        if run.damage(folder, key, (HISTORY, EXPERIMENT)) is None:
+            return Experiment.model_validate_json((folder / EXPERIMENT).read_bytes())
+    except (OSError, ValueError):  # told when it is loaded
+        pass
+    return None
+
+
+def forget_finished_stacks() -> None:
+    """Remove the progress of stacks whose runs are all there: a process that ended in between has left it."""
+    for keys in progress.stacks_under_way():
+        if all(map(experiment_of, keys)):
+            with suppress(OSError):
+                (progress.folder() / progress.name_of(keys)).unlink()
+
+
 _TRIES = 100
 """Other processes may save and set aside the same run; each time one of them is done with it."""
 
@@ -112,8 +132,9 @@ def clear(
 
     Gives what was deleted, as `runs` lists it. An interrupted stack goes by its own key, or when all its experiments
     are named. What was not made here, or has other files beside it, is left alone, with `everything` too.
-    Raises ValueError, before anything is deleted, for a key that is not in the store or must be left alone, and unless
-    exactly one of `which` and `everything` is given.
+    Raises ValueError, before anything is deleted, for a key that is not in the store or must be left alone, for runs of
+    another home or that this user may not delete, and unless exactly one of `which` and `everything` is given;
+    OSError, which says what was deleted, if the disk refuses the rest.
     """
     if not isinstance(everything, bool):
         raise ValueError(f"everything={everything!r}; allowed: True or False.")
@@ -136,9 +157,23 @@ def clear(
     together = set(chosen)
     chosen += [key for key, item in items.items() if item.stack and together.issuperset(item.stack)]
     deleted = [items[key] for key in dict.fromkeys(chosen)]
+    if others := [item.key for item in deleted if not item.removable]:
+        raise ValueError(
+            f"{', '.join(map(repr, others))}: it is another user's, or its folder cannot be written. Nothing was "
+            "deleted."
+        )
     table = _listing(deleted)
+    problems: dict[str, OSError] = {}
     for item in deleted:
-        item.delete()
+        try:
+            item.delete()
+        except OSError as error:
+            problems[item.key] = error
+    if problems:
+        told = "; ".join(f"{key}: {error.strerror or error}" for key, error in problems.items())
+        gone = ", ".join(item.key for item in deleted if item.key not in problems) or "none"
+        number = next(iter(problems.values())).errno or errno.EIO
+        raise OSError(number, f"not all could be deleted ({told}). Deleted were: {gone}.")
     return table
 
 
@@ -151,6 +186,8 @@ def _listing(items: Sequence[_Item]) -> pd.DataFrame:
 
 def _key_of(one: str | Experiment | Run) -> str:
     if isinstance(one, Run):
+        if one.folder.parent.resolve() != (environment.home() / "runs").resolve():
+            raise ValueError(f"run {one.folder} is not in {environment.home()}, of which `clear` deletes.")
         return one.folder.name
     if isinstance(one, Experiment):
         return key_of(one)
@@ -181,7 +218,7 @@ class _Item:
         files = [self.path] if self.stack else [self.path / name for name in FILES]
         if not self.ours:
             return 0
-        with suppress(FileNotFoundError):  # cleared by another process
+        with suppress(OSError):  # cleared by another process
             return sum(file.stat().st_size for file in files if file.is_file())
         return 0
 
@@ -205,17 +242,35 @@ class _Item:
             "state": self.state,
         }
 
+    @property
+    def removable(self) -> bool:
+        """Whether this user has the rights to delete it."""
+        with suppress(FileNotFoundError, NotADirectoryError):  # cleared by another process
+            return disk.may_remove(self.path)
+        return True
+
     def delete(self) -> None:
-        """Remove the files, then the folder; under another name first, so that no half of a run is ever found."""
+        """Remove the files, then the folder; under another name first, so that no half of a run is ever found.
+
+        Raises OSError if it cannot be removed; then it is back at its place.
+        """
         if self.stack:
             self.path.unlink(missing_ok=True)
             return
         scratch = disk.scratch_name(self.path)
-        with suppress(FileNotFoundError):
+        try:
             self.path.rename(scratch)
+        except FileNotFoundError:
+            return
         disk.remove_folder(scratch)
-        if seen := disk.identity(scratch):  # somebody put a file there meanwhile
-            disk.set_aside(scratch, seen, self.path.name)
+        if (seen := disk.identity(scratch)) is None:
+            return
+        place = self.path
+        try:
+            scratch.rename(place)
+        except OSError:  # somebody put a run there meanwhile
+            place = disk.set_aside(scratch, seen, self.path.name) or scratch
+        raise OSError(errno.EBUSY, f"{place} holds something that cannot be deleted")
 
 
 def _items() -> list[_Item]:
@@ -251,9 +306,9 @@ def _named(path: Path, key: str) -> _Item:
     """What is at a path, by the key in its name."""
     if path.is_symlink() or not path.is_dir():
         return _Item(path, "no run: a link or a file")
-    if not (path / EXPERIMENT).is_file():
-        return _Item(path, f"no run: without {EXPERIMENT}")
     try:
+        if not (path / EXPERIMENT).is_file():
+            return _Item(path, f"no run: without {EXPERIMENT}")
         experiment = Experiment.model_validate_json((path / EXPERIMENT).read_text(encoding="utf-8"))
         formats = {experiment.key(number): number for number in range(1, run.DATA_FORMAT + 1)}
         if key not in formats:

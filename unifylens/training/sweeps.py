@@ -249,4 +249,5 @@ def train_many(experiments: Sequence[Experiment], *, stack_size: int | None = No
         refuse_a_full_disk(stacks, workers)
         for run in train_stacks(stacks, workers, progress):
             runs[run.experiment] = run
+    store.forget_finished_stacks()
     return [runs[experiment] for experiment in experiments]
