@@ -1,5 +1,6 @@
 """Fact sets: one schema, checked; prompt, separator and answer are scored; what is right never counts as wrong."""
 
+import doctest
 import unicodedata
 
 import numpy as np
@@ -186,6 +187,11 @@ def test_a_fact_set_says_what_it_holds():
         assert part in text
     assert text.endswith("The capital of x (en) is [town of x]")
     assert "<b>" not in ul.FactSet(table(answer="<b>"))._repr_html_()
+
+
+def test_the_examples_are_true():
+    ran = doctest.testmod(factsets, extraglobs={"ul": ul})
+    assert ran.failed == 0 and ran.attempted >= 7
 
 
 # --- prompt and answer ---------------------------------------------------------------------------------------

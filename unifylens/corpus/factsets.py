@@ -58,13 +58,13 @@ class FactSet(Card):
     >>> facts = ul.FactSet.from_answers(rows)
     >>> facts
     FactSet of 6 questions
-      facts         3, in each language
-      languages     de, en
-      relations     capital
-      wrong         2 to a question
-      for example   Die Hauptstadt von Chile ist [Santiago]
+      facts        3, in each language
+      languages    de, en
+      relations    capital
+      wrong        2 to a question
+      for example  Die Hauptstadt von Chile ist [Santiago]
     >>> facts.select(languages="en").table.loc[0, "alternatives"]
-    ('Paris', 'Tokyo')
+    ('Tokyo', 'Paris')
     """  # noqa: E501
 
     def __init__(self, table: pd.DataFrame, left_out: Mapping[str, Mapping[str, int]] | None = None):
