@@ -209,7 +209,8 @@ def on_prompt(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     every prompt.
 
     Raises ValueError at attention patterns, which have no positions of their own, and for two tokens or more that do
-    not go on from the prompt: another prompt, one cut at the model's context, or one read in pieces.
+    not go on from the prompt: another prompt, one cut at the model's context, or one read in pieces
+    (a piece of one token looks like a new token, so read prompts at once: no `prefill_chunk_size`).
 
     >>> from functools import partial
     >>> prompt, vector = run.corpus.prompts()[:2, :2], 100 * torch.ones(16)
