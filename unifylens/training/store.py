@@ -113,7 +113,8 @@ def runs() -> pd.DataFrame:
     """What the store holds: one row a run or interrupted stack, and one for everything that is neither.
 
     Columns: `key`; `differs`, the settings that are not the defaults, but the seed; `seed`; `steps`; `MB`; `modified`;
-    `ours`, whether `clear` may delete it; and `state`: `intact`, `interrupted`, `set aside`, or what else it is.
+    `ours`, whether it was made here, as all that `clear` deletes; and `state`: `intact`, `interrupted`, `set aside`, or
+    what else it is.
     Weights are not read for it: damage to them is found when a run is loaded. Raises OSError if a folder of the store
     cannot be read.
     """
