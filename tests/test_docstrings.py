@@ -61,7 +61,7 @@ def test_settings_explain_themselves(kind):
 @pytest.mark.parametrize(
     ("kind", "line"),
     [
-        (ul.TrainConfig, "lr = 0.003 (number above 0 to 1,000)"),
+        (ul.TrainConfig, "lr = 0.003 (number above 0 to 1,000,000)"),
         (ul.TrainConfig, "betas = (0.9, 0.98) (tuple, 2 of: number from 0 below 1)"),
         (ul.TrainConfig, "schedule = 'cosine' ('cosine' or 'constant')"),
         (ul.LanguageConfig, "lexical_distance = None (number from 0 to 1 or None)"),
