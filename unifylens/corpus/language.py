@@ -92,8 +92,14 @@ def _invent_words(
     Raises ValueError where words of so many syllables run out.
     """
     words: list[str] = []
-    bounds, refused = [len(ONSETS), len(VOWELS)] * syllables, 0
+    bounds = [len(ONSETS), len(VOWELS)] * syllables
+    refused = 0 if n <= math.prod(bounds) else PATIENCE
     while wanting := n - len(words):  # no more are drawn than one by one would be
+        if refused >= PATIENCE:
+            raise ValueError(
+                f"language.syllables: {n} words of {syllables} syllables are due, and hardly any is left after "
+                f"{len(words)}; allowed: more syllables, or fewer languages, subjects, relations or objects."
+            )
         for onsets_and_vowels in draw.integers(np.tile(bounds, (wanting, 1))).tolist():
             pairs = zip(onsets_and_vowels[::2], onsets_and_vowels[1::2], strict=True)
             word = "".join(ONSETS[onset] + VOWELS[vowel] for onset, vowel in pairs)
@@ -102,11 +108,8 @@ def _invent_words(
                 taken |= forms
                 words.append(word)
                 refused = 0
-            elif (refused := refused + 1) == PATIENCE:
-                raise ValueError(
-                    f"language.syllables: {n} words of {syllables} syllables are due, {len(words)} were made, and "
-                    "hardly any is left; allowed: more syllables, or fewer languages, subjects, relations or objects."
-                )
+            else:
+                refused += 1
     return words
 
 
