@@ -29,6 +29,7 @@ from tqdm.auto import tqdm
 import unifylens as ul
 from benchmarks.common import RESULTS, count, machine, replace_files, table
 from unifylens import hardware
+from unifylens.arguments import shown
 from unifylens.config import INTERVENTIONS, REAL_LANGUAGES, RELATIONS, TEMPLATES
 from unifylens.training.cost import Member
 from unifylens.training.plan import plan_stacks
@@ -252,12 +253,13 @@ def little_memory() -> Iterator[None]:
 
 
 def report(results: dict[str, Any]) -> str:
-    rows = [[kind, str(n), f"{n / results['n']:.1%}"] for kind, n in results["outcomes"].items()]
+    n = results["n"]
+    rows = [[kind, str(number), f"{number / n:.1%}"] for kind, number in results["outcomes"].items()]
     return (
-        f"# What {results['n']:,} odd experiments come to\n\nOne to four settings of a small experiment,
-        drawn at random, "
-        "get extreme, wrong or plain values. A fault is anything but a refusal in a sentence of this library that names a "
-        f"setting, or two steps of training.\n\n{table(['outcome', 'experiments', 'share'], rows)}\n"
+        f"# What {n:,} odd experiments come to\n\n"
+        "One to four settings of a small experiment, drawn at random, get extreme, wrong or plain values. A fault is "
+        "anything but a refusal in a sentence of this library that names a setting, or two steps of training. "
+        f"Faults: {len(results['faults'])}.\n\n{table(['outcome', 'experiments', 'share'], rows)}\n"
     )
 
 
@@ -275,7 +277,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             kind, text = outcome(settings)
             outcomes[kind] += 1
             if kind == "fault":
-                faults.append({"number": number, "settings": repr(settings)[:1000], "what": text})
+                faults.append({"number": number, "settings": shown(settings, 1000), "what": text})
             elif text:
                 examples.setdefault(kind, text)
     results = {
