@@ -1,7 +1,9 @@
 """What odd settings do: `python -m benchmarks.odd_configs`.
 
-Some settings of a small experiment, drawn at random, get values from a pool of extremes, limits, wrong kinds and plain
-ones. Each experiment must be refused in a sentence of this library that names the setting; or go through JSON with the
+Some settings of a small experiment, drawn at random, get values from a pool of extremes, limits,
+wrong kinds and plain
+
+nes. Each experiment must be refused in a sentence of this library that names the setting; or go through JSON with the
 same key, be refused in words where it is too large, be built, and take two steps. Anything else is a fault.
 """
 
@@ -27,6 +29,7 @@ from tqdm.auto import tqdm
 import unifylens as ul
 from benchmarks.common import RESULTS, count, machine, replace_files, table
 from unifylens import hardware
+from unifylens.arguments import shown
 from unifylens.config import INTERVENTIONS, REAL_LANGUAGES, RELATIONS, TEMPLATES
 from unifylens.training.cost import Member
 from unifylens.training.plan import plan_stacks
@@ -48,23 +51,32 @@ BASE = ul.Experiment(
 )
 
 WRONG = (
-    None, True, False, "", "1", b"1", "plain", "nan", 1j, (), [], {}, {1}, frozenset(), range(3), object(), int, math.sqrt,
-    np.nan, np.inf, -np.inf, np.bool_(True), np.array([1, 2]), np.array([[0.5]]), np.str_("of"), np.datetime64("2020"),
-    torch.tensor(True), torch.tensor([1.0]), pd.NA, pd.NaT, pd.Series([1, 2]), pd.DataFrame({"a": [1]}), BASE, BASE.corpus,
+    None, True, False, "", "1", b"1", "plain", "nan", 1j, (), [], {}, {1}, frozenset(), range(3), object(), int,
+    math.sqrt,
+    np.nan, np.inf, -np.inf, np.bool_(True), np.array([1, 2]), np.array([[0.5]]), np.str_("of"),
+    np.datetime64("2020"),
+    torch.tensor(True), torch.tensor([1.0]), pd.NA, pd.NaT, pd.Series([1, 2]), pd.DataFrame({"a": [1]}), BASE,
+    BASE.corpus,
     datetime.date(2020, 1, 1), datetime.timedelta(1), "\ud800", "\x00", {"a": 1}, {1: 2}, [None], [[]], ["of", "of"],
 )  # fmt: skip
 """Of no kind that most settings have."""
-WHOLE = (0, 1, 2, 3, 4, 5, 7, 8, 12, 16, 24, 31, 64, 100, 1000, -1, -(10**9), 10**4, 10**5, 10**6, 10**7, 10**8, 10**9,
-         2**31, 2**32 - 1, 2**32, 2**63, 10**30, 10**400, 10**5000, 2.0, 3.5, np.int8(3), np.int64(5), np.float64(4.0),
+WHOLE = (0, 1, 2, 3, 4, 5, 7, 8, 12, 16, 24, 31, 64, 100, 1000, -1, -(10**9), 10**4, 10**5, 10**6, 10**7, 10**8,
+10**9,
+         2**31, 2**32 - 1, 2**32, 2**63, 10**30, 10**400, 10**5000, 2.0, 3.5, np.int8(3), np.int64(5),
+         np.float64(4.0),
          torch.tensor(6), -0.0)  # fmt: skip
-NUMBERS = (0, 1, 0.0, -0.0, 0.1, 0.25, 0.5, 0.9, 0.999, 1.0, 1 + 1e-12, 1 - 1e-16, 1e-3, 1e-6, 1e-12, 1e-300, 5e-324, 2.0, 10.0,
+NUMBERS = (0, 1, 0.0, -0.0, 0.1, 0.25, 0.5, 0.9, 0.999, 1.0, 1 + 1e-12, 1 - 1e-16, 1e-3, 1e-6, 1e-12, 1e-300,
+5e-324, 2.0, 10.0,
            1e3, 1e6, 1e12, 1e300, 1.7e308, -1e-12, -1.0, np.float32(0.1), np.float64(0.3), np.int64(1),
            torch.tensor(0.5))  # fmt: skip
 TEXTS = (
-    *TEMPLATES, "{subject} {relation} {object} end", "{relation} {subject} {object}", "{subject} {object}", "{object}",
-    "<pad> {subject} <bos> {relation} <eos> {object}", "## {subject} {relation} ##x {object}", "{subject}\u2003{relation}\t{object}",
+    *TEMPLATES, "{subject} {relation} {object} end", "{relation} {subject} {object}", "{subject} {object}",
+    "{object}",
+    "<pad> {subject} <bos> {relation} <eos> {object}", "## {subject} {relation} ##x {object}",
+    "{subject}\u2003{relation}\t{object}",
     "ä ß 語 {subject} 🙂 {relation} {object}", " ".join(f"w{i}" for i in range(300)) + TEMPLATES["plain"], "x" * 20_000,
-    "{subject} {relation} {object} {other}", "{subject} {relation} \ud800 {object}", "a a a {subject} {relation} {object}",
+    "{subject} {relation} {object} {other}", "{subject} {relation} \ud800 {object}",
+    "a a a {subject} {relation} {object}",
 )  # fmt: skip
 TUPLES = {
     "syllables": [(1, 1, 1), (1, 2, 3), (6, 6, 6), (2, 2), (0, 1, 2), (7, 1, 1), [2, 1, 2], (2.0, 2, 2), {1, 2, 3}],
@@ -72,16 +84,20 @@ TUPLES = {
 }
 PARTS = {
     "real": [
-        None, {}, {"locales": ["en", "de"]}, {"locales": ["en", "xx"]}, {"locales": ["en", "../de"]}, {"locales": {"en", "de"}},
+        None, {}, {"locales": ["en", "de"]}, {"locales": ["en", "xx"]}, {"locales": ["en", "../de"]},
+        {"locales": {"en", "de"}},
         {"locales": ["de", "fr"], "relations": ["script"]}, {"locales": ["en", "de"], "max_letters": 1},
-        {"locales": ["en", "de"], "max_countries": 1}, {"locales": ["en", "de"], "min_countries": 1000}, {"sources": "x"},
+        {"locales": ["en", "de"], "max_countries": 1}, {"locales": ["en", "de"], "min_countries": 1000},
+        {"sources": "x"},
         {"locales": REAL_LANGUAGES[:3], "romanised": True, "leaks": False, "relations": RELATIONS[:2]},
         {"locales": ["en", "de"], "relations": ["currency", "currency"]},
     ],
     "changes": [
-        (), [{"step": 1, "corpus": {"parallel": 1}}], [{"step": 2, "corpus": {}}], [{"step": 1}], [{"step": 1.0, "corpus": {}}],
+        (), [{"step": 1, "corpus": {"parallel": 1}}], [{"step": 2, "corpus": {}}], [{"step": 1}], [{"step": 1.0,
+        "corpus": {}}],
         [{"step": True, "corpus": {}}], [{"step": 1, "corpus": {"n_parallel": 5}}], [{"step": 1, "corpus": {}}] * 2,
-        [{"step": 1, "corpus": {"parallel": 0.0, "home_bias": 1.0}}], ({"step": 1, "corpus": {"paralel": 1}},), {"step": 1},
+        [{"step": 1, "corpus": {"parallel": 0.0, "home_bias": 1.0}}], ({"step": 1, "corpus": {"paralel": 1}},),
+        {"step": 1},
     ],
 }  # fmt: skip
 
@@ -237,11 +253,13 @@ def little_memory() -> Iterator[None]:
 
 
 def report(results: dict[str, Any]) -> str:
-    rows = [[kind, str(n), f"{n / results['n']:.1%}"] for kind, n in results["outcomes"].items()]
+    n = results["n"]
+    rows = [[kind, str(number), f"{number / n:.1%}"] for kind, number in results["outcomes"].items()]
     return (
-        f"# What {results['n']:,} odd experiments come to\n\nOne to four settings of a small experiment, drawn at random, "
-        "get extreme, wrong or plain values. A fault is anything but a refusal in a sentence of this library that names a "
-        f"setting, or two steps of training.\n\n{table(['outcome', 'experiments', 'share'], rows)}\n"
+        f"# What {n:,} odd experiments come to\n\n"
+        "One to four settings of a small experiment, drawn at random, get extreme, wrong or plain values. A fault is "
+        "anything but a refusal in a sentence of this library that names a setting, or two steps of training. "
+        f"Faults: {len(results['faults'])}.\n\n{table(['outcome', 'experiments', 'share'], rows)}\n"
     )
 
 
@@ -259,7 +277,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             kind, text = outcome(settings)
             outcomes[kind] += 1
             if kind == "fault":
-                faults.append({"number": number, "settings": repr(settings)[:1000], "what": text})
+                faults.append({"number": number, "settings": shown(settings, 1000), "what": text})
             elif text:
                 examples.setdefault(kind, text)
     results = {

@@ -2,6 +2,7 @@
 
 import datetime
 import re
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -10,7 +11,11 @@ import torch
 from conftest import tiny
 
 import unifylens as ul
+from benchmarks import odd_configs
 from unifylens.config import TEMPLATES, Config, TrainConfig
+from unifylens.corpus.language import _invent_words
+from unifylens.seeds import rng
+from unifylens.training.cost import Member
 
 OTHER_VALUES = {
     "world.n_subjects": 30,
@@ -569,3 +574,43 @@ def test_many_faults_are_told_in_few_sentences():
     with pytest.raises(ValueError) as error:
         ul.LanguageConfig(templates=[1] * 30)
     assert len(str(error.value).splitlines()) == 6 and "(and 25 more of the kind)" in str(error.value)
+
+
+# --- odd experiments -----------------------------------------------------------------------------------------
+
+
+def test_odd_experiments_are_refused_in_words_or_train():
+    with odd_configs.little_memory():
+        outcomes = [odd_configs.outcome(odd_configs.odd_settings(number)) for number in range(60)]
+    assert not [text for kind, text in outcomes if kind == "fault"]
+    assert {"refused at once", "trained"} <= {kind for kind, _ in outcomes}
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (lambda experiment: 1 / 0, "ZeroDivisionError"),
+        (lambda experiment: np.zeros(2) + np.zeros(3), "not our own sentence"),
+        (lambda experiment: Member.unknown("what is wrong"), "AttributeError"),
+        (lambda experiment: warnings.warn("overflow", RuntimeWarning, stacklevel=1), "RuntimeWarning"),
+    ],
+)
+def test_what_is_no_sentence_of_ours_is_a_fault(monkeypatch, spoil, told):
+    monkeypatch.setattr(odd_configs.Member, "of", spoil)
+    kind, text = odd_configs.outcome({"seed": 1})
+    assert kind == "fault" and told in text
+
+
+def test_a_corpus_larger_than_the_memory_is_refused_before_it_is_built(monkeypatch):
+    monkeypatch.setattr("unifylens.corpus.corpus._build", lambda **parts: pytest.fail("was built"))
+    with odd_configs.little_memory(), pytest.raises(MemoryError) as error:
+        ul.Corpus.build(tiny(**{"world.n_subjects": 1_000_000}))
+    assert "256.0 MiB are free" in str(error.value) and "world.n_subjects=1000000" in str(error.value)
+
+
+def test_words_that_run_out_are_told(monkeypatch):
+    with pytest.raises(ValueError, match=r"language\.syllables: 20000 words of 2 syllables are due, .* left after 0"):
+        ul.Corpus.build(tiny(**{"world.n_relations": 20_000, "world.n_objects": 2, "language.syllables": (3, 1, 3)}))
+    monkeypatch.setattr("unifylens.corpus.language.PATIENCE", 3)
+    with pytest.raises(ValueError, match=r"100 words of 1 syllables are due, .* left after \d\d; allowed: more syll"):
+        _invent_words(100, rng(0, "words"), set(), 1, [])

@@ -16,8 +16,11 @@ import unifylens as ul
 from unifylens import hardware
 from unifylens.config import TEMPLATES
 from unifylens.hardware import has_bfloat16_units as _has_bfloat16_units
-from unifylens.model import n_parameters
+from unifylens.model import initial_parameters, n_parameters, shape_of
 from unifylens.training import cost as memory
+from unifylens.training import rehearsal
+from unifylens.training.batches import Batches
+from unifylens.training.stack import Stacked, stack_parameters
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = """
@@ -82,7 +85,7 @@ SHAPES = {
     "many layers": ({"model.n_layers": 12, "train.batch_size": 512, "model.d_model": 64, "model.d_mlp": 256}, 4),
     "long prompts": (
         {
-            "language.templates": (" ".join(f"w{i}" for i in range(40)) + TEMPLATES["plain"],),
+            "language.templates": (" ".join(f"w{i}" for i in range(40)) + " " + TEMPLATES["plain"],),
             "train.batch_size": 128,
             **FULL,
         },
@@ -92,12 +95,12 @@ SHAPES = {
         {
             "tokenizer": {"scheme": "bpe", "vocab_size": 150},
             "world.n_subjects": 200,
-            "train.batch_size": 256,
+            "train.batch_size": 1024,
             "model.d_model": 64,
             "model.d_mlp": 256,
             **FULL,
         },
-        4,
+        1,
     ),
 }
 """What is large, and how many models train."""
@@ -122,6 +125,40 @@ def test_what_models_take_is_near_the_peak_of_a_real_process(shape, empty_store)
     assert 1 / 1.15 < estimated / real < 1.25, (real / 2**20, estimated / 2**20)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"train.loss": "full"},
+        {"model.n_layers": 9, "model.local_blocks": 2},
+        {"model.normalization": "RMS", "model.positional_embedding_type": "rotary", "model.act_fn": "relu"},
+        {"tokenizer": {"scheme": "character"}},
+        {"train.precision": "bfloat16"},
+    ],
+    ids=str,
+)
+def test_a_pass_without_numbers_holds_what_a_real_one_holds(changes):
+    experiment = tiny(**changes)
+    corpus, config = ul.Corpus.build(experiment), experiment.train
+    shape = (experiment.model, corpus.d_vocab, corpus.n_ctx)
+    asked, batches = rehearsal.Asked.of(corpus, config.loss), Batches([experiment], [corpus])
+    tokens, due, at = batches[0]
+    assert tokens.shape[2] == asked.n_in and due.shape[2] == asked.n_due and batches.shared == asked.shared
+    assert (batches.query is None) == (asked.first is None)
+    network = Stacked(shape_of(*shape), bfloat16=config.precision == "bfloat16")
+    weights = stack_parameters([initial_parameters(network.cfg)])
+    query = batches.query if at is None else at
+    real = rehearsal._most_alive(lambda: network.loss_and_gradients(weights, tokens, due, query, batches.shared))
+    told = rehearsal.bytes_of_step(*shape, config.batch_size, asked, network.bfloat16)
+    assert 0.98 < told / real < 1.02 and real > 100_000
+
+
+def test_what_cannot_be_counted_is_more_than_there_is():
+    model = ul.ModelConfig(d_model=65_536, n_heads=65_536, d_mlp=1_000_000, n_layers=1000)
+    asked = rehearsal.Asked(n_in=5000, n_due=5000, first=0, shared=0)
+    assert rehearsal.bytes_of_step(model, 10**6, 5001, 10**6, asked) > 2**60
+
+
 def test_each_dial_moves_its_part_and_the_largest_is_named():
     def parts(**changes):
         experiment = tiny(**changes)
@@ -130,7 +167,7 @@ def test_each_dial_moves_its_part_and_the_largest_is_named():
     plain = parts()
     for changes, moved in [
         ({"train.n_checkpoints": 6}, {"checkpoints"}),
-        ({"train.batch_size": 64}, {"step"}),
+        ({"train.batch_size": 64}, {"data", "step"}),
         ({"train.loss": "full"}, {"step"}),
         ({"model.d_mlp": 64}, {"weights", "checkpoints", "step"}),
         ({"world.n_relations": 30}, {"weights", "checkpoints", "data", "step"}),
@@ -140,7 +177,7 @@ def test_each_dial_moves_its_part_and_the_largest_is_named():
         assert all(changed[name] >= plain[name] for name in plain)
     for changes, field in [
         ({"train.batch_size": 10_000}, "train.batch_size"),
-        ({"model.d_model": 512}, "n_checkpoints"),
+        ({"model.d_model": 512, "train.n_checkpoints": 12}, "n_checkpoints"),
     ]:
         experiment = tiny(**changes)
         assert field in " ".join(memory.fields_that_decide(experiment, ul.Corpus.build(experiment)))

@@ -94,17 +94,18 @@ def _invent_words(
     words: list[str] = []
     refused = 0
     while len(words) < n:
+        if refused == PATIENCE or n > (len(ONSETS) * len(VOWELS)) ** syllables:
+            raise ValueError(
+                f"language.syllables: {n} words of {syllables} syllables are due, and hardly any is left after "
+                f"{len(words)}; allowed: more syllables, or fewer languages, subjects, relations or objects."
+            )
         word = "".join(draw.choice(ONSETS) + draw.choice(VOWELS) for _ in range(syllables))
         forms = {word, *(word.translate(change) for change in changes)}
+        refused += 1
         if not forms & taken:
             taken |= forms
             words.append(word)
             refused = 0
-        elif (refused := refused + 1) == PATIENCE:
-            raise ValueError(
-                f"language.syllables: {n} words of {syllables} syllables are due, {len(words)} were made, and hardly any is "
-                "left; allowed: more syllables, or fewer languages, subjects, relations or objects."
-            )
     return words
 
 

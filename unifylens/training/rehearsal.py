@@ -1,4 +1,4 @@
-"""What a pass holds at most: it is run without numbers (torch's meta device), and the bytes of its tensors are counted."""
+"""What a pass holds at most: it is run without numbers (torch's meta device), and its tensors are counted."""
 
 from __future__ import annotations
 
