@@ -152,7 +152,8 @@ def _shared_pieces(cut: list[Pieces], share: float, seed: int) -> set[str]:
     """Pieces that are one token in all languages; a larger share keeps the smaller one's."""
     used = [dict.fromkeys(chain.from_iterable(words.values())) for words in cut]
     common = [piece for piece in used[0] if all(piece in other for other in used[1:])]
-    several = [p for p in dict.fromkeys(chain(*used)) if sum(p in one for one in used) > 1 and p not in common]
+    known = set(common)
+    several = [p for p in dict.fromkeys(chain(*used)) if p not in known and sum(p in one for one in used) > 1]
     candidates = common + several
     order = rng(seed, "shared tokens").permutation(len(candidates))
     return {candidates[i] for i in order[: round(share * len(candidates))]}
