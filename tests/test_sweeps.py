@@ -397,7 +397,9 @@ def test_fewer_workers_where_memory_is_short_and_a_refusal_where_no_model_fits(s
     assert [len(stack) for stack in stacked] == [1, 1, 1]
     monkeypatch.setattr(pool, "free_bytes", lambda device: one // 2)
     for size in (None, 5):
-        with pytest.raises(MemoryError, match=r"one model \(seed 9\) needs about .*train.batch_size, model.d_model"):
+        with pytest.raises(
+            MemoryError, match=r"one model \(seed 9\) needs about .*world.n_subjects, world.n_relations"
+        ):
             ul.sweep(experiment, over={"seed": [9]}, stack_size=size, progress=False)
 
 

@@ -88,7 +88,7 @@ def has_bfloat16_units() -> bool:
         names = {name for name, value in asked.items() if value}
     except AttributeError:  # torch before 2.10
         info = Path("/proc/cpuinfo")
-        names = set(info.read_text().split()) if info.exists() else BFLOAT16_UNITS
+        names = set(info.read_text().split() if info.exists() else BFLOAT16_UNITS)
     return bool(names & BFLOAT16_UNITS)
 
 

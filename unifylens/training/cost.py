@@ -126,20 +126,27 @@ class Memory:
     @classmethod
     def largest(cls, several: list[Memory]) -> Memory:
         """What suffices for any of several, which train on one device."""
-        names = ("kept", "step", "evaluation", "results")
-        return cls(*(max(getattr(memory, name) for memory in several) for name in names), several[0].at_a_time)
+        return cls(
+            kept=max(memory.kept for memory in several),
+            step=max(memory.step for memory in several),
+            evaluation=max(memory.evaluation for memory in several),
+            results=max(memory.results for memory in several),
+            at_a_time=several[0].at_a_time,
+        )
 
 
 def fields_that_decide(experiment: Experiment, corpus: Corpus) -> list[str]:
     """Names of the settings that the largest part of a model's memory comes from."""
     shape = ["model.d_model", "model.n_layers", "model.d_mlp", "world.n_subjects"]
+    facts = ["world.n_subjects", "world.n_relations", "language.n_languages", "language.templates"]
     fields = {
         "weights": shape,
         "checkpoints": ["train.n_checkpoints", *shape],
-        "data": ["world.n_subjects", "world.n_relations", "language.n_languages", "language.templates"],
+        "data": facts,
         "step": ["train.batch_size", "model.d_model", "model.n_layers", "model.d_mlp", "train.loss"],
+        "evaluation": [*facts, "world.n_objects", "tokenizer.scheme", "model.d_model", "model.n_layers"],
     }
-    parts = parts_per_model(experiment, corpus)
+    parts = parts_per_model(experiment, corpus) | {"evaluation": bytes_of_evaluation(experiment, corpus)}
     return fields[max(parts, key=parts.__getitem__)]
 
 

@@ -82,7 +82,7 @@ def _most_alive(function: Callable[[], Any]) -> int:
 
 def _network(config: ModelConfig, d_vocab: int, n_ctx: int) -> tuple[Stacked, dict[str, torch.Tensor]]:
     """What computes one model; shapes that train one by one hold about what the nearest stacked shape holds."""
-    near = {"act_fn": config.act_fn if config.act_fn in ACTIVATIONS else "gelu"}
+    near: dict[str, Any] = {"act_fn": config.act_fn if config.act_fn in ACTIVATIONS else "gelu"}
     near |= {"attn_only": False, "gated_mlp": False, "parallel_attn_mlp": False}
     shape = shape_of(config.model_copy(update=near), d_vocab, n_ctx)
     return Stacked(shape), without_numbers(shape)
@@ -127,8 +127,8 @@ def bytes_of_forward(config: ModelConfig, d_vocab: int, n_ctx: int, n_rows: int,
     def bytes_of(config: ModelConfig) -> int:
         network, parameters = _network(config, d_vocab, n_ctx)
         tokens = torch.zeros(1, n_rows, asked.n_in, dtype=torch.long, device="meta")
-        query = torch.zeros(1, n_rows, 1, dtype=torch.long, device="meta")
-        query = query if asked.first is None else slice(asked.n_in - 1, asked.n_in)
+        anywhere = torch.zeros(1, n_rows, 1, dtype=torch.long, device="meta")
+        query = anywhere if asked.first is None else slice(asked.n_in - 1, asked.n_in)
         return _most_alive(lambda: network.forward(parameters, tokens, query, asked.shared))
 
     return _by_blocks(bytes_of, config)
