@@ -9,7 +9,8 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-POINTER = b"version https://git-lfs"
+from unifylens.corpus.files import LFS
+
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 """Files that transformers reads, or an index of each that lists shards."""
 TOKENIZERS = ("tokenizer.json", "*.model", "vocab.*", "*.vocab", "*.tiktoken")
@@ -113,8 +114,8 @@ def _instead(folder: Path) -> str:
 def _examine_weights(file: Path) -> None:
     """Raise ValueError for a file of weights that is cut or a pointer."""
     with file.open("rb") as opened:
-        beginning = opened.read(len(POINTER))
-    if beginning == POINTER:
+        beginning = opened.read(len(LFS))
+    if beginning == LFS:
         raise ValueError(f"{file} is a pointer of git-lfs, not weights; fetch them: git lfs pull")
     if file.suffix == ".safetensors":
         try:
@@ -129,7 +130,7 @@ def _examine_weights(file: Path) -> None:
 def _json(file: Path) -> dict[str, Any]:
     """What a JSON file says. Raises ValueError for one that is cut, a pointer, or no table."""
     text = file.read_text(encoding="utf-8", errors="replace")
-    if text.startswith(POINTER.decode()):
+    if text.startswith(LFS.decode()):
         raise ValueError(f"{file} is a pointer of git-lfs, not JSON; fetch it: git lfs pull")
     try:
         said = json.loads(text)
