@@ -16,7 +16,7 @@ import unifylens as ul
 from unifylens.crosslingual.evaluate import Answers
 from unifylens.model import build_model, initial_parameters, shape_of
 from unifylens.patching import hooks
-from unifylens.training import imposed, trainer
+from unifylens.training import imposed, store, trainer
 from unifylens.training import workers as pool
 from unifylens.training.batches import Batches
 from unifylens.training.imposed import Imposed, train_with_attention
@@ -286,3 +286,26 @@ def test_prompts_of_several_lengths_are_refused():
     run = quietly(tiny(**pieces, **{"language.shared_subjects": 0.0, "language.language_token": True}))[0]
     with pytest.raises(ValueError, match="position='answer' differs from prompt to prompt"):
         ul.imposed.train_with_attention([run], run.steps[:1], progress=False)
+
+
+def test_what_was_trained_once_is_read_and_goes_with_its_run(monkeypatch):
+    run = quietly(tiny(**SHORT))[0]
+    first = attend([run], run.steps[:1])
+    monkeypatch.setattr(imposed, "_train", None)
+    pd.testing.assert_frame_equal(attend([run], run.steps[:1]), first)
+    listed = ul.store.runs().set_index("state")
+    name = listed.loc["history under imposed attention", "key"]
+    assert name.startswith(f"{run.folder.name}-{run.steps[0]}-")
+    assert set(ul.store.clear(run)["key"]) == {run.folder.name, name} and ul.store.runs().empty
+
+
+def test_a_damaged_history_is_told_and_trained_again():
+    run = quietly(tiny(**SHORT))[0]
+    first = attend([run], run.steps[:1])
+    (place,) = store.imposed_folder().iterdir()
+    content = bytearray(place.read_bytes())
+    content[len(content) // 3] ^= 255
+    place.write_bytes(content)
+    with pytest.warns(UserWarning, match="is damaged"):
+        again = attend([run], run.steps[:1])
+    pd.testing.assert_frame_equal(again, first)

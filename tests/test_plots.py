@@ -146,3 +146,14 @@ def test_checkerboard_refuses_what_does_not_fit():
         plots.checkerboard(np.zeros((2, 2)), [1], ["a"])
     with pytest.raises(ValueError, match="boundaries"):
         plots.checkerboard(np.zeros((2, 2)), [3], ["a", "b"])
+
+
+def test_bands_are_those_of_seaborn():
+    draw = np.random.default_rng(1)
+    data = pd.DataFrame({"x": np.repeat([0, 1], 5), "y": draw.normal(size=10)})
+    bands = []
+    for options in ({}, {"errorbar": ("ci", 95), "seed": 0, "n_boot": 5000}):
+        _, ax = plt.subplots()
+        ul.plots.curve(data, "x", "y", ax=ax, **options)
+        bands.append(ax.collections[0].get_paths()[0].get_extents())
+    np.testing.assert_allclose(bands[0].get_points(), bands[1].get_points(), atol=0.1 * data["y"].std())

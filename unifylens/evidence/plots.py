@@ -1,6 +1,6 @@
 """Figures: one look for all, drawn on the `ax` they are given, and saved beside the numbers they show.
 
-Nothing here computes a result; the only statistics are the means and bands that seaborn draws.
+Nothing here computes a result; the only statistics are the means and bands that are drawn.
 """
 
 import re
@@ -9,6 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import seaborn as sns
 from jaxtyping import Float
@@ -34,6 +35,9 @@ __all__ = [
     "shares",
     "step_axis",
 ]
+
+N_RESAMPLES = 1000
+"""Behind the band of a mean."""
 
 # Text stays text, and ids come from a fixed salt: the same figure gives the same bytes.
 _SVG = {"svg.fonttype": "none", "svg.hashsalt": "unifylens"}
@@ -173,7 +177,7 @@ def points(
 
     `options` go to `seaborn.pointplot`.
     """
-    return sns.pointplot(data, x=x, y=y, hue=hue, ax=ax, **{"errorbar": ("ci", 95), "seed": 0, **options})
+    return sns.pointplot(data, x=x, y=y, hue=hue, ax=ax, **{"errorbar": _interval, **options})
 
 
 def shares(data: pd.DataFrame, ax: Axes) -> Axes:
@@ -220,8 +224,17 @@ def curve(
     >>> ul.plots.curve(runs.final, "corpus.parallel", "transfer").get_xlabel()
     'corpus.parallel'
     """
-    # A fixed seed: the band is a bootstrap, and would differ from one drawing to the next.
-    return sns.lineplot(data, x=x, y=y, hue=hue, ax=ax, **{"errorbar": ("ci", 95), "seed": 0, **options})
+    return sns.lineplot(data, x=x, y=y, hue=hue, ax=ax, **{"errorbar": _interval, **options})
+
+
+def _interval(values: pd.Series) -> tuple[float, float]:
+    """95 % bootstrap interval of the mean, as seaborn's ("ci", 95), whose loop over resamples took 50 times as long."""
+    values = values.dropna().to_numpy()
+    if len(values) < 2:
+        return np.nan, np.nan
+    draws = np.random.default_rng(0).integers(len(values), size=(N_RESAMPLES, len(values)))  # the same in each drawing
+    low, high = np.percentile(values[draws].mean(1), [2.5, 97.5])
+    return float(low), float(high)
 
 
 def scatter(

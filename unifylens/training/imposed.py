@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from unifylens.hardware import limited_threads
 from unifylens.model import Shape, shape_of
-from unifylens.training import workers
+from unifylens.training import store, workers
 from unifylens.training.adamw import PART_SIZE
 from unifylens.training.run import Run
 from unifylens.training.stack import Output, Parameters, Pass, Query, Stacked, Trace, stack_parameters
@@ -30,7 +30,8 @@ def train_with_attention(runs: Sequence[Run], steps: Sequence[int], *, progress:
     """Train every run's experiment anew, attending as the run did after each of `steps`; one history a run and step.
 
     Weights start, and batches come, as in the run itself; only attention differs, so its own history is the comparison.
-    Columns: `attention_step`, `seed`, and those of `run.history`. Nothing is stored.
+    Columns: `attention_step`, `seed`, and those of `run.history`. Histories are kept in the store beside the runs;
+    models are not.
 
     Raises ValueError for no run, runs of different shapes or one that is not stacked, or a step that was not kept.
     """
@@ -45,25 +46,35 @@ def train_with_attention(runs: Sequence[Run], steps: Sequence[int], *, progress:
     for run in runs:
         run.corpus.position("answer")  # refuses prompts of several lengths
     members = [(run, step) for run in runs for step in steps]
+    kept = [store.load_imposed(run, step) for run, step in members]
+    missing = [member for member, history in zip(members, kept, strict=True) if history is None]
+    if missing:
+        _train_all(missing, progress)
+        kept = [store.load_imposed(run, step) for run, step in members]
+    histories = []
+    for history, (run, step) in zip(kept, members, strict=True):
+        labels = pd.DataFrame({"attention_step": step, "seed": run.experiment.seed}, history.index)
+        histories.append(labels.join(history))
+    return pd.concat(histories, ignore_index=True)
+
+
+def _train_all(members: list[tuple[Run, int]], progress: bool) -> None:
     parts = [members[i : i + PART_SIZE] for i in range(0, len(members), PART_SIZE)]
-    total = len(members) * runs[0].experiment.train.steps
+    total = len(members) * members[0][0].experiment.train.steps
     bar = tqdm(total=total, desc="training under imposed attention", unit="step", disable=not progress)
     with bar, limited_threads(1):
         parallel = joblib.Parallel(n_jobs=workers.worker_count(), backend="threading")
-        return pd.concat(parallel(joblib.delayed(_train)(part, bar) for part in parts), ignore_index=True)
+        parallel(joblib.delayed(_train)(part, bar) for part in parts)
 
 
-def _train(members: list[tuple[Run, int]], bar: tqdm) -> pd.DataFrame:
+def _train(members: list[tuple[Run, int]], bar: tqdm) -> None:
     references = stack_parameters([run.parameters(step) for run, step in members])
     experiment, corpus = members[0][0].experiment, members[0][0].corpus
     shape = shape_of(experiment.model, corpus.d_vocab, corpus.n_ctx)
     network = Imposed(shape, references, bfloat16=experiment.train.precision == "bfloat16")
     results = train_stack([run.experiment for run, _ in members], _Bar(bar, len(members)), network=network)
-    histories = []
     for result, (run, step) in zip(results, members, strict=True):
-        labels = pd.DataFrame({"attention_step": step, "seed": run.experiment.seed}, result.history.index)
-        histories.append(labels.join(result.history))
-    return pd.concat(histories, ignore_index=True)
+        store.save_imposed(run, step, result.history)
 
 
 class _Bar(Monitor):

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import errno
+import hashlib
+import io
 import json
 import os
+import re
 import warnings
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -102,6 +105,29 @@ def forget_finished_stacks() -> None:
                 (progress.folder() / progress.name_of(keys)).unlink()
 
 
+def imposed_folder() -> Path:
+    """Where histories are kept of models trained under a run's attention, which no experiment describes."""
+    return environment.home() / "imposed"
+
+
+def save_imposed(run: Run, step: int, history: pd.DataFrame) -> None:
+    """Keep the history of a model trained under the attention of a run after a step, whole or not at all."""
+    with disk.scratch_folder(imposed_folder() / run.folder.name) as folder:
+        history.to_parquet(folder / HISTORY, index=False)
+        digest = hashlib.sha256((folder / HISTORY).read_bytes()).hexdigest()[:16]
+        os.replace(folder / HISTORY, imposed_folder() / f"{run.folder.name}-{step}-{digest}.parquet")
+
+
+def load_imposed(run: Run, step: int) -> pd.DataFrame | None:
+    """The kept history of a model trained under the attention of a run after a step, or None; a damaged one is told."""
+    for place in imposed_folder().glob(f"{run.folder.name}-{step}-*.parquet"):
+        content = place.read_bytes()
+        if place.stem.endswith(hashlib.sha256(content).hexdigest()[:16]):
+            return pd.read_parquet(io.BytesIO(content))
+        warnings.warn(f"{place} is damaged; it is not used", stacklevel=2)
+    return None
+
+
 _TRIES = 100
 """Other processes may save and set aside the same run; each time one of them is done with it."""
 
@@ -110,7 +136,7 @@ _TRIES = 100
 
 
 def runs() -> pd.DataFrame:
-    """What the store holds: one row a run or interrupted stack, and one for everything that is neither.
+    """What the store holds: one row a run, interrupted stack or history under imposed attention, and all else.
 
     Columns: `key`; `differs`, the settings that are not the defaults, but the seed; `seed`; `steps`; `MB`; `modified`;
     `ours`, whether it was made here, as all that `clear` deletes; and `state`: `intact`, `interrupted`, `set aside`, or
@@ -132,7 +158,8 @@ def clear(
     """Delete runs: some by key, experiment or run (a sweep, the column `key` of `runs()`), or `everything`.
 
     Gives what was deleted, as `runs` lists it. An interrupted stack goes by its own key, or when all its experiments
-    are named. What was not made here, or has other files beside it, is left alone, with `everything` too.
+    are named; a history under a run's attention goes with the run. What was not made here, or has other files beside
+    it, is left alone, with `everything` too.
     Raises ValueError, before anything is deleted, for a key that is not in the store or must be left alone, for runs of
     another home or that this user may not delete, and unless exactly one of `which` and `everything` is given;
     OSError, which says what was deleted, if the disk refuses the rest.
@@ -157,6 +184,7 @@ def clear(
             )
     together = set(chosen)
     chosen += [key for key, item in items.items() if item.stack and together.issuperset(item.stack)]
+    chosen += [key for key, item in items.items() if item.reference in together]
     deleted = [items[key] for key in dict.fromkeys(chosen)]
     if others := [item.key for item in deleted if not item.removable]:
         raise ValueError(
@@ -209,6 +237,12 @@ class _Item:
     """Of a run."""
     stack: tuple[str, ...] = ()
     """Keys of an interrupted stack's experiments."""
+    reference: str | None = None
+    """Key of the run whose attention a history was trained under."""
+
+    @property
+    def is_file(self) -> bool:
+        return bool(self.stack) or self.reference is not None
 
     @property
     def key(self) -> str:
@@ -216,7 +250,7 @@ class _Item:
 
     @property
     def bytes(self) -> int:
-        files = [self.path] if self.stack else [self.path / name for name in FILES]
+        files = [self.path] if self.is_file else [self.path / name for name in FILES]
         if not self.ours:
             return 0
         with suppress(OSError):  # cleared by another process
@@ -255,7 +289,7 @@ class _Item:
 
         Raises OSError if it cannot be removed; then it is back at its place.
         """
-        if self.stack:
+        if self.is_file:
             self.path.unlink(missing_ok=True)
             return
         scratch = disk.scratch_name(self.path)
@@ -275,7 +309,7 @@ class _Item:
 
 
 def _items() -> list[_Item]:
-    """Everything in the store's two folders, but what is being written (its name begins with a dot)."""
+    """Everything in the store's folders, but what is being written (its name begins with a dot)."""
     items = [_run_at(path) for path in _listed(environment.home() / "runs")]
     for path in _listed(progress.folder()):
         keys = [] if path.is_symlink() else progress.stack_of(path)
@@ -284,7 +318,15 @@ def _items() -> list[_Item]:
             items.append(_Item(path, f"{'set aside: ' if aside else ''}interrupted", True, stack=tuple(keys)))
         else:
             items.append(_Item(path, "set aside: damaged" if aside else "no stack"))
+    for path in _listed(imposed_folder()):
+        name = _IMPOSED.fullmatch(path.name)
+        ours = name is not None and disk.is_regular(path)
+        state = "history under imposed attention" if ours else "no history"
+        items.append(_Item(path, state, ours, reference=name["key"] if ours else None))
     return items
+
+
+_IMPOSED = re.compile(r"(?P<key>[0-9a-f]+)-\d+-[0-9a-f]{16}\.parquet")
 
 
 def _listed(folder: Path) -> list[Path]:
