@@ -154,6 +154,6 @@ def test_bands_are_those_of_seaborn():
     bands = []
     for options in ({}, {"errorbar": ("ci", 95), "seed": 0, "n_boot": 5000}):
         _, ax = plt.subplots()
-        ul.plots.curve(data, "x", "y", ax=ax, **options)
+        plots.curve(data, "x", "y", ax=ax, **options)
         bands.append(ax.collections[0].get_paths()[0].get_extents())
     np.testing.assert_allclose(bands[0].get_points(), bands[1].get_points(), atol=0.1 * data["y"].std())
