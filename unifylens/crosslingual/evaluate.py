@@ -151,7 +151,7 @@ class Questions:
         choices = self.corpus.choices
         most = int(choices.sum(-1).max())
         allowed, tokens = choices.to(torch.uint8).sort(dim=-1, descending=True, stable=True)
-        return tokens[..., :most], allowed[..., :most].bool()
+        return tokens[..., :most].clone(), allowed[..., :most].bool()
 
     def accuracy(self, answers: Answers) -> dict[str, float]:
         """Recall by kind of copy, transfer with its error types; nan where there is nothing to ask.
@@ -207,7 +207,8 @@ class Questions:
         """The same, without numbers of layers in the names."""
         by_language = states.unflatten(1, (self.corpus.n_languages, len(self.facts)))
         parts = {}
-        for suffix, facts, measured in (("", self._alone, self._alone_scores), ("_parallel", self._shared, UNIFICATION)):
+        compared = ("", self._alone, self._alone_scores), ("_parallel", self._shared, UNIFICATION)
+        for suffix, facts, measured in compared:
             if len(facts) > 1:
                 found = scores.of_languages(by_language.index_select(2, facts), measured)
             else:
