@@ -319,3 +319,27 @@ def test_as_many_facts_as_can_be_compared(n_facts):
     model = ul.build_model(tiny().model, corpus.d_vocab, corpus.n_ctx)
     with pytest.raises(ValueError, match=f"n_facts={n_facts}"):
         ul.unification(model, corpus, n_facts=n_facts)
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"language.n_languages": 3}, {"world.n_relations": 1}, {"corpus.parallel": 0.0}], ids=str
+)
+def test_layers_measured_together_score_as_each_alone(changes):
+    corpus = Corpus.build(tiny(**changes))
+    questions = Questions.all(corpus)
+    layers = list(torch.randn(3, len(questions.rows), 8, generator=torch.Generator().manual_seed(0)))
+    found = questions.representation(layers)
+    relation, subject = (torch.from_numpy(of[~corpus.parallel]) for of in (corpus.world.relation, corpus.world.subject))
+    fact = np.tile(questions.facts, corpus.n_languages)
+    group = torch.from_numpy(fact if corpus.world.n_relations == 1 else questions.relation)
+    for layer, state in enumerate(layers, 1):
+        alone, parallel = (questions.pairs(state, parallel=which) for which in (False, True))
+        expected = {
+            "unification": [measures.unification(x, y) for x, y in alone],
+            "fact_specific": [measures.fact_specific(x, y, relation, subject) for x, y in alone],
+            "shuffled": [measures.shuffled(x, y, relation) for x, y in alone],
+            "unification_parallel": [measures.unification(x, y) for x, y in parallel] or [np.nan],
+            "probe": [measures.language_probe(state, torch.from_numpy(questions.language), group)],
+        }
+        for name, values in expected.items():
+            assert found[f"{name}_{layer}"] == pytest.approx(np.mean(values), rel=1e-9, abs=1e-12, nan_ok=True), name

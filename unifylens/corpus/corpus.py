@@ -409,7 +409,7 @@ class Corpus(Card):
         for template, (words, *_) in enumerate(self._renderings):
             tokens, last = self._rendered.tokens[template], self.positions("answer", template)
             prompts = np.where(np.arange(tokens.shape[1]) > last[:, None], PAD_ID, tokens)
-            clashes = len(prompts) - len(np.unique(prompts, axis=0))
+            clashes = len(prompts) - len({prompt.tobytes() for prompt in prompts})
             if clashes:
                 raise ValueError(
                     f"language.shared_subjects, shared_relations, shared_function_words and lexical_distance make "

@@ -32,10 +32,9 @@ class Meanings:
                 objects.setdefault(tokens, {})[int(self.world.object_relation[number])] = number
         return objects
 
-    def named(
-        self, answers: Int[Tensor, "row answer"], relation: Int[Tensor, " row"]
-    ) -> tuple[Int[Tensor, " row"], Int[Tensor, " code"]]:
-        """A code for every answer to a relation, and the object, -1 for none, by code."""
+    @cached_property
+    def _codes(self) -> tuple[dict[tuple[int, ...], list[int]], list[int], Int[Tensor, " code"]]:
+        """Codes of every possible answer by relation, those of any other, and the object by code, -1 for none."""
         objects: list[int] = []
         codes: dict[tuple[int, ...], list[int]] = {}
         for tokens, by_relation in self.possible_answers.items():
@@ -43,12 +42,23 @@ class Meanings:
             other = len(objects)
             codes[tokens] = [numbers.get(r, other) for r in range(self.world.n_relations)]
             objects += by_relation.values()
-        none = [len(objects)] * self.world.n_relations
-        by_code = torch.tensor([*objects, -1])
+        return codes, [len(objects)] * self.world.n_relations, torch.tensor([*objects, -1])
+
+    @cached_property
+    def _code_of_token(self) -> Int[Tensor, "vocab relation"]:
+        """Codes of answers of one token."""
+        codes, none, _ = self._codes
+        table = torch.tensor([none]).repeat(len(self.tokenizer), 1)
+        table[[token for (token,) in codes]] = torch.tensor([*codes.values()])
+        return table
+
+    def named(
+        self, answers: Int[Tensor, "row answer"], relation: Int[Tensor, " row"]
+    ) -> tuple[Int[Tensor, " row"], Int[Tensor, " code"]]:
+        """A code for every answer to a relation, and the object, -1 for none, by code."""
+        codes, none, by_code = self._codes
         if answers.shape[1] == 1:
-            table = torch.tensor([none]).repeat(len(self.tokenizer), 1)
-            table[[token for (token,) in codes]] = torch.tensor([*codes.values()])
-            return table[answers[:, 0], relation], by_code
+            return self._code_of_token[answers[:, 0], relation], by_code
         end = self.tokenizer.special.get(EOS)
         cut = (row[: row.index(end) + 1] if end in row else [i for i in row if i != PAD_ID] for row in answers.tolist())
         own = [codes.get(tuple(row), none)[r] for row, r in zip(cut, relation.tolist(), strict=True)]

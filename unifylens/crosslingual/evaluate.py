@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from itertools import combinations
 from typing import NamedTuple, Protocol
 
@@ -17,7 +18,9 @@ from unifylens import measures
 from unifylens.corpus.corpus import Corpus
 from unifylens.corpus.exposure import KINDS, Copy
 from unifylens.corpus.tokenization import PAD_ID
+from unifylens.measures import probes, scores
 from unifylens.measures.answers import AnswerType
+from unifylens.measures.scores import Pair
 from unifylens.model import untrained_like
 from unifylens.patching.prompts import Prompts
 from unifylens.patching.stream import Model, run_prompts
@@ -25,6 +28,11 @@ from unifylens.seeds import rng
 
 SEEN = (Copy.MONOLINGUAL, Copy.MAJORITY, Copy.MINORITY)
 """Kinds of copies that recall is of."""
+
+UNIFICATION: dict[str, Callable[[Pair], Tensor]] = {"unification": lambda pair: pair.unification}
+
+MEASURED_ROWS = 4096
+"""Rows of all layers measured together: more of them in double precision would leave a processor's cache."""
 
 Ask = Callable[[Tensor, Tensor], tuple[Tensor, list[Tensor]]]
 """From tokens `[row, pos]` and positions `[row]`: logits `[row, vocab]` and states by layer `[row, d_model]` there."""
@@ -102,17 +110,19 @@ class Questions:
         """Every fact."""
         return cls(corpus, np.arange(corpus.n_facts))
 
-    @torch.no_grad()
+    @property
+    def form(self) -> tuple[int, int, int]:
+        """Prompts, their longest, and the longest answer: questions of one form are answered together."""
+        return (*self.prompts.shape, self.n_answer)
+
     def answered_by(self, ask: Ask) -> Answers:
         """Greedy decoding: every token of an answer is the likeliest after those before it."""
-        tokens = torch.nn.functional.pad(self.prompts, (0, self.n_answer - 1), value=PAD_ID)
-        row = torch.arange(len(tokens))
-        first, states = ask(tokens, self.last)
-        said = [first.argmax(-1)]
-        for i in range(1, self.n_answer):
-            tokens[row, self.last + i] = said[-1]
-            said.append(ask(tokens, self.last + i)[0].argmax(-1))
-        return Answers(torch.stack(said, 1), first, states)
+
+        def ask_one(tokens: Tensor, at: Tensor) -> tuple[Tensor, list[Tensor]]:
+            logits, states = ask(tokens[0], at[0])
+            return logits[None], [state[None] for state in states]
+
+        return answered_together([self], ask_one)[0]
 
     def answer_types(self, said: Int[Tensor, "row answer"]) -> Int[np.ndarray, " row"]:
         """An `AnswerType` for each answer."""
@@ -127,9 +137,21 @@ class Questions:
         self, logits: Float[Tensor, "row vocab"], asked: Bool[np.ndarray, " row"]
     ) -> Bool[np.ndarray, " asked"]:
         """Whether the asked rows are right in the calibrated choice, among the relation's objects in the language."""
-        allowed = self.corpus.choices[torch.from_numpy(self.language[asked]), torch.from_numpy(self.relation[asked])]
-        rows = torch.from_numpy(asked)
-        return (measures.object_choice(logits[rows], allowed) == self._due[rows, 0]).numpy()
+        rows = torch.from_numpy(np.flatnonzero(asked))
+        tokens, allowed = (table[self.language[asked], self.relation[asked]] for table in self._candidates)
+        choice = measures.object_choice(logits[rows[:, None], tokens], allowed)
+        return (tokens.gather(1, choice[:, None]) == self._due[rows]).numpy()[:, 0]
+
+    @cached_property
+    def _candidates(self) -> tuple[Int[Tensor, "language relation n"], Bool[Tensor, "language relation n"]]:
+        """Tokens that a relation's objects have in a language, in order and padded, and which of them are no padding.
+
+        So a choice reads few logits of a row, and not one for every token of the vocabulary.
+        """
+        choices = self.corpus.choices
+        most = int(choices.sum(-1).max())
+        allowed, tokens = choices.to(torch.uint8).sort(dim=-1, descending=True, stable=True)
+        return tokens[..., :most].clone(), allowed[..., :most].bool()
 
     def accuracy(self, answers: Answers) -> dict[str, float]:
         """Recall by kind of copy, transfer with its error types; nan where there is nothing to ask.
@@ -138,7 +160,7 @@ class Questions:
         """
         types = self.answer_types(answers.tokens)
         right = types == AnswerType.RIGHT
-        n_kind = np.bincount(self.corpus.kind.ravel(), minlength=len(KINDS))
+        n_kind = self._n_kind
         by_kind = [_mean(right[self.kind == code]) for code in range(len(KINDS))]
         known = [code for code in SEEN if n_kind[code] and not np.isnan(by_kind[code])]
         held_out = self.kind == Copy.HELD_OUT
@@ -154,6 +176,11 @@ class Questions:
             out[f"transfer_{kind.name.lower()}"] = _mean(types[held_out] == kind)
         return out
 
+    @cached_property
+    def _n_kind(self) -> Int[np.ndarray, " kind"]:
+        """Copies of every kind in the whole corpus."""
+        return np.bincount(self.corpus.kind.ravel(), minlength=len(KINDS))
+
     def pairs(self, states: Float[Tensor, "row d_model"], parallel: bool) -> list[tuple[Tensor, Tensor]]:
         """States of the same facts, `([fact, d_model], [fact, d_model])`, for every pair of languages."""
         by_language = states.view(self.corpus.n_languages, len(self.facts), -1)
@@ -166,23 +193,79 @@ class Questions:
         The probe is trained on some relations and tested on others, as each relation's own words give the language
         away; with one relation it is tested on other facts.
         """
+        n_rows, n_layers = len(self.rows), len(states)
+        at_once = max(1, MEASURED_ROWS // n_rows)
         out: dict[str, float] = {}
-        world, alone_facts = self.corpus.world, self.facts[~self.parallel]
-        relation, subject = (torch.from_numpy(of[alone_facts]) for of in (world.relation, world.subject))
+        for first in range(0, n_layers, at_once):
+            some = self._representation(torch.stack(list(states[first : first + at_once])).double())
+            for i, layer in enumerate(range(first + 1, min(first + at_once, n_layers) + 1)):
+                out |= {f"{name}_{layer}": float(values[i]) for name, values in some.items()}
+        main = main_layer(n_layers)
+        return {name: out[f"{name}_{main}"] for name in ("unification", "fact_specific")} | out
+
+    def _representation(self, states: Float[Tensor, "layer row d_model"]) -> dict[str, Float[Tensor, " layer"]]:
+        """The same, without numbers of layers in the names."""
+        by_language = states.unflatten(1, (self.corpus.n_languages, len(self.facts)))
+        parts = {}
+        compared = ("", self._alone, self._alone_scores), ("_parallel", self._shared, UNIFICATION)
+        for suffix, facts, measured in compared:
+            if len(facts) > 1:
+                found = scores.of_languages(by_language.index_select(2, facts), measured)
+            else:
+                found = dict.fromkeys(measured, torch.full((len(states),), torch.nan))
+            parts |= {name + suffix: values for name, values in found.items()}
+        return parts | {"probe": probes.probe_accuracy(states, self._halves)}
+
+    @cached_property
+    def _alone(self) -> Int[Tensor, " fact"]:
+        """Which of the facts are monolingual."""
+        return torch.from_numpy(np.flatnonzero(~self.parallel))
+
+    @cached_property
+    def _shared(self) -> Int[Tensor, " fact"]:
+        """Which of the facts are parallel."""
+        return torch.from_numpy(np.flatnonzero(self.parallel))
+
+    @cached_property
+    def _alone_scores(self) -> dict[str, Callable[[Pair], Tensor]]:
+        """Scores of the monolingual facts, by name."""
+        world, facts = self.corpus.world, self.facts[~self.parallel]
+        relation, subject = scores.Groups.of(world.relation[facts]), scores.Groups.of(world.subject[facts])
+        partners = scores.Partners.of(world.relation[facts], seed=0)
+        return UNIFICATION | {
+            "fact_specific": lambda pair: pair.fact_specific(relation, subject),
+            "shuffled": lambda pair: pair.shuffled(partners),
+        }
+
+    @cached_property
+    def _halves(self) -> probes.Halves:
+        """Rows that the language probe is trained on, and those that it is tested on."""
         one_relation = len(np.unique(self.relation)) == 1
         groups = np.tile(self.facts, self.corpus.n_languages) if one_relation else self.relation
-        for layer, state in enumerate(states, start=1):
-            alone, parallel = self.pairs(state, parallel=False), self.pairs(state, parallel=True)
-            out[f"unification_{layer}"] = _mean([measures.unification(x, y) for x, y in alone])
-            scores = [measures.fact_specific(x, y, relation, subject) for x, y in alone]
-            out[f"fact_specific_{layer}"] = _mean(scores)
-            out[f"shuffled_{layer}"] = _mean([measures.shuffled(x, y, relation) for x, y in alone])
-            out[f"unification_parallel_{layer}"] = _mean([measures.unification(x, y) for x, y in parallel])
-            out[f"probe_{layer}"] = measures.language_probe(
-                state, torch.from_numpy(self.language), torch.from_numpy(groups)
-            )
-        main = main_layer(len(states))
-        return {name: out[f"{name}_{main}"] for name in ("unification", "fact_specific")} | out
+        return probes.Halves.of(self.language, groups)
+
+
+@torch.no_grad()
+def answered_together(questions: Sequence[Questions], ask: Ask) -> list[Answers]:
+    """`Questions.answered_by` of several models, each with questions of its own, but of one `form`.
+
+    What `ask` takes and gives has the models as a leading dimension.
+    """
+    (n_answer,) = {each.n_answer for each in questions}
+    tokens = torch.stack([each.prompts for each in questions])
+    tokens = torch.nn.functional.pad(tokens, (0, n_answer - 1), value=PAD_ID)
+    last = torch.stack([each.last for each in questions])
+    first, states = ask(tokens, last)
+    said = [_likeliest(first)]
+    for i in range(1, n_answer):
+        tokens.scatter_(2, (last + i)[..., None], said[-1][..., None])
+        said.append(_likeliest(ask(tokens, last + i)[0]))
+    whole = torch.stack(said, -1)
+    return [Answers(whole[i], first[i], [state[i] for state in states]) for i in range(len(questions))]
+
+
+def _likeliest(logits: Float[Tensor, "model row vocab"]) -> Int[Tensor, "model row"]:
+    return torch.from_numpy(logits.numpy().argmax(-1))  # torch takes ten times as long on a CPU (measured)
 
 
 def _mean(values: list[float] | np.ndarray) -> float:
@@ -334,8 +417,8 @@ def unification(
 
     trained, untrained = by_layer(model), by_layer(untrained_like(model, seed))
     records = []
-    for layer, (scores, fresh) in enumerate(zip(trained, untrained, strict=True)):
-        record = {name: _mean([score[name] for score in scores]) for name in scores[0]}
+    for layer, (pairs, fresh) in enumerate(zip(trained, untrained, strict=True)):
+        record = {name: _mean([scores[name] for scores in pairs]) for name in pairs[0]}
         record["untrained"] = _mean([score["unification"] for score in fresh])
         records.append({"layer": layer, **record})
     return pd.DataFrame(records).set_index("layer")

@@ -1,6 +1,11 @@
 """What a linear probe reads off states."""
 
+from __future__ import annotations
+
+from typing import NamedTuple
+
 import numpy as np
+import torch
 from jaxtyping import Float, Int
 from numpy import ndarray
 from torch import Tensor
@@ -28,30 +33,61 @@ def language_probe(
     >>> ul.measures.language_probe(torch.eye(2)[language], language, relation)
     1.0
     """
-    states = checked_states(states, "states").double().numpy()
+    states = checked_states(states, "states")
     language = checked_labels(language, "language", len(states))
     group = checked_labels(group, "group", len(states))
-    known = np.unique(language, return_inverse=True)[1]  # languages numbered from 0
-    groups = np.random.default_rng(seed).permutation(np.unique(group))
-    if len(groups) < 2:
-        raise ValueError(f"group holds {len(groups)} distinct group(s); the probe needs at least 2 to split")
-    first = np.isin(group, groups[: len(groups) // 2])
-    accuracies = []
-    for train in (first, ~first):
-        if len(np.unique(language[train])) < 2:
-            held = np.unique(group[train]).tolist()
-            raise ValueError(f"language has one value in groups {held}; each half of the groups needs at least 2")
-        mean, spread = states[train].mean(0), states[train].std(0)
-        standard = (states - mean) / np.where(spread > 0, spread, 1.0)
-        accuracies.append(np.mean(_ridge_choice(standard[train], known[train], standard[~train]) == known[~train]))
-    return float(np.mean(accuracies))
+    return float(probe_accuracy(states, Halves.of(language, group, seed)))
+
+
+class Half(NamedTuple):
+    """What a probe is trained on, or tested on."""
+
+    rows: Int[Tensor, " row"]
+    language: Int[Tensor, " row"]
+    """Numbered from 0."""
+
+
+class Halves(NamedTuple):
+    """Rows of a random half of the groups, and those of the others."""
+
+    first: Half
+    second: Half
+
+    @classmethod
+    def of(cls, language: Int[ndarray, " row"], group: Int[ndarray, " row"], seed: int = 0) -> Halves:
+        """Raises ValueError as `language_probe` does."""
+        known = np.unique(language, return_inverse=True)[1]
+        groups = np.random.default_rng(seed).permutation(np.unique(group))
+        if len(groups) < 2:
+            raise ValueError(f"group holds {len(groups)} distinct group(s); the probe needs at least 2 to split")
+        first = np.isin(group, groups[: len(groups) // 2])
+        for half in (first, ~first):
+            if len(np.unique(known[half])) < 2:
+                held = np.unique(group[half]).tolist()
+                raise ValueError(f"language has one value in groups {held}; each half of the groups needs at least 2")
+        halves = (np.flatnonzero(half) for half in (first, ~first))
+        return cls(*(Half(torch.from_numpy(rows), torch.from_numpy(known[rows])) for rows in halves))
+
+
+def probe_accuracy(states: Float[Tensor, "*lead row d_model"], halves: Halves) -> Float[Tensor, "*lead"]:
+    """`language_probe` of states in double precision, whose leading dimensions, such as layers, stay apart."""
+    parts = [(states.index_select(-2, half.rows), half.language) for half in halves]
+    right = [(_ridge_choice(*train, test) == due).double().mean(-1) for train, (test, due) in (parts, parts[::-1])]
+    return (right[0] + right[1]) / 2
 
 
 def _ridge_choice(
-    x: Float[ndarray, "train d_model"], label: Int[ndarray, " train"], asked: Float[ndarray, "test d_model"]
-) -> Int[ndarray, " test"]:
-    """scikit-learn's `RidgeClassifier()` on columns of mean zero; written out, as its checks take ten times as long."""
-    targets = 2.0 * (label[:, None] == np.arange(label.max() + 1)) - 1.0
+    x: Float[Tensor, "*lead train d_model"], label: Int[Tensor, " train"], asked: Float[Tensor, "*lead test d_model"]
+) -> Int[Tensor, "*lead test"]:
+    """scikit-learn's `RidgeClassifier()` on standardised columns; written out, as its checks take ten times as long."""
+    targets = 2 * torch.nn.functional.one_hot(label).to(x) - 1
     intercept = targets.mean(0)
-    weights = np.linalg.solve(x.T @ x + np.eye(x.shape[1]), x.T @ (targets - intercept))
-    return (asked @ weights + intercept).argmax(1)
+    mean = x.mean(-2, keepdim=True)
+    centred = x - mean
+    products = centred.mT @ centred
+    spread = (products.diagonal(dim1=-2, dim2=-1) / len(label)).sqrt().unsqueeze(-1)
+    scale = 1 / torch.where(spread > 0, spread, 1.0)  # [..., d_model, 1]: of columns, without a pass over all rows
+    penalty = torch.eye(x.shape[-1], dtype=x.dtype)
+    weights = torch.linalg.solve(products * scale * scale.mT + penalty, centred.mT @ (targets - intercept) * scale)
+    weights = weights * scale
+    return (asked @ weights + (intercept - mean @ weights)).argmax(-1)

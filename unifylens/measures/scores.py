@@ -5,6 +5,13 @@ Everything is computed in float64 on the CPU, so that a score does not depend on
 model ran.
 """
 
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from itertools import combinations
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from jaxtyping import Float, Int
@@ -32,8 +39,7 @@ def unification(x: Float[Tensor, "fact d_model"], y: Float[Tensor, "fact d_model
     >>> ul.measures.unification(a, a), ul.measures.unification(a, a.roll(1, 0))
     (1.0, 0.0)
     """
-    u, v = _paired_units(x, y)
-    return _score(_matched(u, v), _baseline(u, v))
+    return float(Pair.of(x, y).unification)
 
 
 def shuffled(
@@ -46,8 +52,8 @@ def shuffled(
 
     Facts alone in their relation are left out; nan if all are, and as for `unification`. Raises as it does.
     """
-    u, v = _paired_units(x, y)
-    return _score(_mismatched(u, v, checked_labels(relation, "relation", len(u)), seed), _baseline(u, v))
+    pair = Pair.of(x, y)
+    return float(pair.shuffled(Partners.of(checked_labels(relation, "relation", pair.n), seed)))
 
 
 def fact_specific(
@@ -65,9 +71,9 @@ def fact_specific(
     >>> ul.measures.fact_specific(states, states, relation, subject)
     1.0
     """
-    u, v = _paired_units(x, y)
-    groups = [checked_labels(relation, "relation", len(u)), checked_labels(subject, "subject", len(u))]
-    return _score(_matched(u, v), float(np.fmax(*(_within_groups(u, v, group) for group in groups))))
+    pair = Pair.of(x, y)
+    labels = checked_labels(relation, "relation", pair.n), checked_labels(subject, "subject", pair.n)
+    return float(pair.fact_specific(*map(Groups.of, labels)))
 
 
 def unification_variants(
@@ -102,39 +108,140 @@ def unification_variants(
     All keep the baseline of `unification` but those that name their own. nan and ValueError as for
     `unification`, and ValueError for a `relation` that is not `[fact]`.
     """
-    u, v = _paired_units(x, y)
-    n = len(u)
-    matched, baseline = _matched(u, v), _baseline(u, v)
+    pair, centred = Pair.of(x, y), Pair(directions(x, centred=True), directions(y, centred=True))
+    n = pair.n
     # Of the n * n pairs within a language, n pair a state with itself, at cosine 1.
-    with_self = (1 + (n - 1) * baseline) / n
-    centred = directions(x, centred=True), directions(y, centred=True)
+    with_self = (1 + (n - 1) * pair.baseline) / n
     scores = {
-        "unification": _score(matched, baseline),
-        "cross_baseline": _score(matched, _across(u, v)),
-        "self_similarity": _score(matched, with_self),
-        "centred": _score(_matched(*centred), _baseline(*centred)),
-        "retrieval_at_1": _retrieval_at_1(u, v),
+        "unification": pair.unification,
+        "cross_baseline": _score(pair.matched, pair.across),
+        "self_similarity": _score(pair.matched, with_self),
+        "centred": centred.unification,
+        "retrieval_at_1": _retrieval_at_1(pair.u, pair.v),
         "linear_cka": _linear_cka(x, y),
-        "shuffled": _score(_mismatched(u, v, np.zeros(n), seed), baseline),
+        "shuffled": pair.shuffled(Partners.of(np.zeros(n), seed)),
     }
     if relation is not None:
         relation = checked_labels(relation, "relation", n)
-        scores["shuffled_within_relation"] = _score(_mismatched(u, v, relation, seed), baseline)
+        scores["shuffled_within_relation"] = pair.shuffled(Partners.of(relation, seed))
         if subject is not None:
-            scores["fact_specific"] = fact_specific(x, y, relation, subject)
-    return scores | {"matched_cosine": matched, "baseline_cosine": baseline}
+            subject = checked_labels(subject, "subject", n)
+            scores["fact_specific"] = pair.fact_specific(Groups.of(relation), Groups.of(subject))
+    scores |= {"matched_cosine": pair.matched, "baseline_cosine": pair.baseline}
+    return {name: float(score) for name, score in scores.items()}
 
 
-def _paired_units(
-    x: Float[Tensor, "fact d_model"], y: Float[Tensor, "fact d_model"]
-) -> tuple[Float[Tensor, "fact d_model"], Float[Tensor, "fact d_model"]]:
-    """Both languages' states at length one, once it is sure that they can be compared."""
-    x, y = checked_states(x, "x"), checked_states(y, "y")
-    if x.shape != y.shape:
-        raise ValueError(f"y has shape {list(y.shape)} and x {list(x.shape)}; row i of both must be the same fact")
-    if len(x) < 2:
-        raise ValueError(f"x and y hold {len(x)} fact(s); a baseline of different facts needs at least 2")
-    return _units(x), _units(y)
+def of_languages(
+    states: Float[Tensor, "*lead language fact d_model"], scores: Mapping[str, Callable[[Pair], Tensor]]
+) -> dict[str, Float[Tensor, "*lead"]]:
+    """Scores of pairs, averaged over every two languages: nan if one of them is. Leading dimensions stay apart.
+
+    Raises ValueError for fewer than 2 languages or facts, or states that are not finite.
+    """
+    units = _units(checked_states(states.flatten(0, -2), "states")).view(states.shape)
+    if min(states.shape[-3:-1]) < 2:
+        raise ValueError(f"states has shape {list(states.shape)}; it must hold at least 2 languages and 2 facts")
+    pairs = [Pair(u, v) for u, v in combinations(units.unbind(-3), 2)]
+    return {name: torch.stack([score(pair) for pair in pairs]).mean(0) for name, score in scores.items()}
+
+
+class Groups(NamedTuple):
+    """Facts that share something, such as their relation."""
+
+    index: Int[Tensor, " fact"]
+    """Number of each fact's group; groups count from 0."""
+    n: int
+    n_pairs: int
+    """Of different facts of one group, either one first."""
+
+    @classmethod
+    def of(cls, label: Int[ndarray, " fact"]) -> Groups:
+        """Facts of one label are a group."""
+        _, index, sizes = np.unique(label, return_inverse=True, return_counts=True)
+        return cls(torch.from_numpy(index), len(sizes), int((sizes * (sizes - 1)).sum()))
+
+
+class Partners(NamedTuple):
+    """Facts that have company in their group, and for each another one of it."""
+
+    fact: Int[Tensor, " some"]
+    partner: Int[Tensor, " some"]
+
+    @classmethod
+    def of(cls, label: Int[ndarray, " fact"], seed: int) -> Partners:
+        """Facts of one label are a group; which of it is a fact's partner depends on the seed."""
+        rng = np.random.default_rng(seed)
+        facts = [rng.permutation(np.flatnonzero(label == g)) for g in np.unique(label)]
+        facts = [members for members in facts if len(members) > 1] or [np.arange(0)]
+        # Each fact takes the next one's place along a random cycle, so that none keeps its own.
+        partners = [np.roll(members, 1) for members in facts]
+        return cls(torch.from_numpy(np.concatenate(facts)), torch.from_numpy(np.concatenate(partners)))
+
+
+class Pair:
+    """Two languages' states of the same facts, at length one: what similarity there is, and what to compare it with.
+
+    States may have leading dimensions, such as layers, which every result has, too.
+    """
+
+    def __init__(self, u: Float[Tensor, "*lead fact d_model"], v: Float[Tensor, "*lead fact d_model"]) -> None:
+        """Rows of `u` and `v` are of length one."""
+        self.u, self.v, self.n = u, v, u.shape[-2]
+
+    @classmethod
+    def of(cls, x: Float[Tensor, "fact d_model"], y: Float[Tensor, "fact d_model"]) -> Pair:
+        """Of states of any length, once it is sure that they can be compared."""
+        x, y = checked_states(x, "x"), checked_states(y, "y")
+        if x.shape != y.shape:
+            raise ValueError(f"y has shape {list(y.shape)} and x {list(x.shape)}; row i of both must be the same fact")
+        if len(x) < 2:
+            raise ValueError(f"x and y hold {len(x)} fact(s); a baseline of different facts needs at least 2")
+        return cls(_units(x), _units(y))
+
+    @cached_property
+    def matched(self) -> Float[Tensor, "*lead"]:
+        """Mean cosine of a fact with itself in the other language."""
+        return _dots(self.u, self.v) / self.n
+
+    @cached_property
+    def totals(self) -> tuple[Float[Tensor, "*lead d_model"], Float[Tensor, "*lead d_model"]]:
+        """Sums over facts."""
+        return self.u.sum(-2), self.v.sum(-2)
+
+    @cached_property
+    def baseline(self) -> Float[Tensor, "*lead"]:
+        """Mean of `cos(u_i, u_j)` over i != j, and of the other language's, averaged.
+
+        As `|sum_i u_i|^2 = n + sum_{i != j} u_i . u_j` for unit vectors.
+        """
+        u, v = (total.square().sum(-1) for total in self.totals)
+        return ((u + v) / 2 - self.n) / (self.n * (self.n - 1))
+
+    @property
+    def across(self) -> Float[Tensor, "*lead"]:
+        """Mean of `cos(u_i, v_j)` over i != j, by the same identity."""
+        u, v = self.totals
+        return ((u * v).sum(-1) - self.n * self.matched) / (self.n * (self.n - 1))
+
+    @property
+    def unification(self) -> Float[Tensor, "*lead"]:
+        """As the function of that name."""
+        return _score(self.matched, self.baseline)
+
+    def shuffled(self, partners: Partners) -> Float[Tensor, "*lead"]:
+        """As the function of that name; nan without partners."""
+        u, v = self.u.index_select(-2, partners.fact), self.v.index_select(-2, partners.partner)
+        return _score(_dots(u, v) / len(partners.fact), self.baseline)
+
+    def fact_specific(self, relation: Groups, subject: Groups) -> Float[Tensor, "*lead"]:
+        """As the function of that name."""
+        return _score(self.matched, torch.fmax(self.within(relation), self.within(subject)))
+
+    def within(self, groups: Groups) -> Float[Tensor, "*lead"]:
+        """Mean of `cos(u_i, v_j)` over i != j of one group; nan if every group has one fact."""
+        sums = (_sums_by_group(w, groups) for w in (self.u, self.v))
+        between = _dots(*sums) - self.n * self.matched
+        return between / groups.n_pairs if groups.n_pairs else torch.full_like(between, torch.nan)
 
 
 def directions(states: Float[Tensor, "fact d_model"], centred: bool = False) -> Float[Tensor, "fact d_model"]:
@@ -145,10 +252,10 @@ def directions(states: Float[Tensor, "fact d_model"], centred: bool = False) -> 
     return _units(_centred(states) if centred else checked_states(states, "states"))
 
 
-def _units(states: Float[Tensor, "row d_model"]) -> Float[Tensor, "row d_model"]:
+def _units(states: Float[Tensor, "*lead row d_model"]) -> Float[Tensor, "*lead row d_model"]:
     """Rows at length one; a row of zeros has no direction and becomes nan, which every cosine with it
     inherits."""
-    return states / states.norm(dim=1, keepdim=True)
+    return states / states.norm(dim=-1, keepdim=True)
 
 
 def _centred(states: Float[Tensor, "row d_model"]) -> Float[Tensor, "row d_model"]:
@@ -159,65 +266,19 @@ def _centred(states: Float[Tensor, "row d_model"]) -> Float[Tensor, "row d_model
     return rest
 
 
-def _matched(u: Float[Tensor, "fact d_model"], v: Float[Tensor, "fact d_model"]) -> float:
-    return float((u * v).sum(1).mean())
+def _dots(u: Float[Tensor, "*lead row d_model"], v: Float[Tensor, "*lead row d_model"]) -> Float[Tensor, "*lead"]:
+    """Sum of the dot products of rows."""
+    return (u * v).sum((-2, -1))
 
 
-def _baseline(u: Float[Tensor, "fact d_model"], v: Float[Tensor, "fact d_model"]) -> float:
-    return (_different_facts(u) + _different_facts(v)) / 2
+def _sums_by_group(u: Float[Tensor, "*lead fact d_model"], groups: Groups) -> Float[Tensor, "*lead group d_model"]:
+    return u.new_zeros(*u.shape[:-2], groups.n, u.shape[-1]).index_add_(-2, groups.index, u)
 
 
-def _different_facts(u: Float[Tensor, "fact d_model"]) -> float:
-    """Mean of `cos(u_i, u_j)` over i != j, as `|sum_i u_i|^2 = n + sum_{i != j} u_i . u_j` for unit
-    vectors."""
-    n, total = len(u), u.sum(0)
-    return float(total @ total - n) / (n * (n - 1))
-
-
-def _across(u: Float[Tensor, "fact d_model"], v: Float[Tensor, "fact d_model"]) -> float:
-    """Mean of `cos(u_i, v_j)` over i != j, by the same identity."""
-    n = len(u)
-    return float(u.sum(0) @ v.sum(0) - (u * v).sum()) / (n * (n - 1))
-
-
-def _score(similarity: float | Tensor, baseline: float | Tensor) -> float | Tensor:
+def _score(similarity: Float[Tensor, "*lead"], baseline: Float[Tensor, "*lead"]) -> Float[Tensor, "*lead"]:
     """What similarity there is beyond the baseline, of what there could be; nan where there could be none."""
-    room = 1 - torch.as_tensor(baseline, dtype=torch.float64)
-    beyond = torch.as_tensor(similarity - baseline, dtype=torch.float64)
-    score = beyond / torch.where(room > ROUNDING, room, torch.nan)
-    return score if isinstance(similarity, Tensor) else float(score)
-
-
-def _mismatched(
-    u: Float[Tensor, "fact d_model"],
-    v: Float[Tensor, "fact d_model"],
-    group: Int[ndarray, " fact"],
-    seed: int,
-) -> float:
-    """Mean cosine of facts paired with a random other fact of their group; nan if every group has one
-    fact."""
-    rng = np.random.default_rng(seed)
-    facts = [rng.permutation(np.flatnonzero(group == g)) for g in np.unique(group)]
-    facts = [members for members in facts if len(members) > 1]
-    if not facts:
-        return float("nan")
-    # Each fact takes the next one's place along a random cycle, so that none keeps its own.
-    partners = np.concatenate([np.roll(members, 1) for members in facts])
-    return _matched(u[np.concatenate(facts)], v[partners])
-
-
-def _within_groups(
-    u: Float[Tensor, "fact d_model"], v: Float[Tensor, "fact d_model"], group: Int[ndarray, " fact"]
-) -> float:
-    """Mean of `cos(u_i, v_j)` over i != j of one group; nan if every group has one fact."""
-    _, index = np.unique(group, return_inverse=True)
-    sizes = np.bincount(index)
-    n_pairs = int((sizes * (sizes - 1)).sum())
-    if not n_pairs:
-        return float("nan")
-    index = torch.from_numpy(index)
-    sums = [torch.zeros(len(sizes), u.shape[1], dtype=u.dtype).index_add_(0, index, w) for w in (u, v)]
-    return float((sums[0] * sums[1]).sum() - (u * v).sum()) / n_pairs
+    room = 1 - baseline
+    return (similarity - baseline) / torch.where(room > ROUNDING, room, torch.nan)
 
 
 def _retrieval_at_1(u: Float[Tensor, "fact d_model"], v: Float[Tensor, "fact d_model"]) -> float:
@@ -262,10 +323,10 @@ def checkerboard_contrast(
     >>> round(ul.measures.checkerboard_contrast(fact + language[0], fact + language[1], relation), 2)
     0.6
     """
-    u, v = _paired_units(states_a, states_b)
-    relation = checked_labels(relation, "relation", len(u))
-    within = (_within_groups(u, u, relation) + _within_groups(v, v, relation)) / 2
-    return within - _matched(u, v)
+    pair = Pair.of(states_a, states_b)
+    groups = Groups.of(checked_labels(relation, "relation", pair.n))
+    within = (Pair(pair.u, pair.u).within(groups) + Pair(pair.v, pair.v).within(groups)) / 2
+    return float(within - pair.matched)
 
 
 # --- answers -----------------------------------------------------------------------------------------------

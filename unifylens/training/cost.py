@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from unifylens.config import Experiment
 from unifylens.corpus.corpus import Corpus
 from unifylens.corpus.exposure import Copy
+from unifylens.crosslingual.evaluate import MEASURED_ROWS
 from unifylens.hardware import FLOAT, device
 from unifylens.model import n_parameters, shape_of
 from unifylens.patching.stream import BATCH_ROWS
@@ -32,10 +34,10 @@ ANSWER_COPIES = 4
 """Of positions and tokens of answers, in the corpus and where batches are drawn."""
 WORD_BYTES = 600
 """A word of a language: its text, its tokens, and the tables from one to the other."""
-HELD_OUT_BYTES = 10
-"""For each held-out row and token, when the choice among a relation's objects is made: logits twice, masks."""
-PROBE_COPIES = 6
-"""Of one layer's states, in double precision, when a language probe is fitted."""
+CANDIDATE_BYTES = 24
+"""For each held-out row and object of its relation, when the choice among them is made: token, logits, masks."""
+MEASURED_COPIES = 4
+"""Of one layer's states, in double precision, when they are scored and a language probe is fitted."""
 PROCESS_BYTES = 450 * 2**20
 """A worker process that has imported torch and this package, before it trains."""
 
@@ -65,10 +67,11 @@ def parts_per_model(experiment: Experiment, corpus: Corpus) -> dict[str, int]:
 
 
 def bytes_of_evaluation(experiment: Experiment, corpus: Corpus) -> int:
-    """Bytes that a stack takes while one member, and after it the next, is evaluated on all facts."""
+    """Bytes that a stack takes while members are evaluated: on all facts one after the other, else several together."""
     config, n_answer = experiment.model, corpus.due.shape[2]
     all_rows = min(BATCH_ROWS, corpus.n_rows)
     some_rows = min(all_rows, 2 * experiment.train.eval_facts * corpus.n_languages)
+    some_rows *= BATCH_ROWS // some_rows  # as many members together
     n_in = int(corpus.positions("answer").max()) + n_answer
     one_place = len(set(corpus.positions("answer").tolist())) == 1
     asked = Asked(n_in, 1, n_in - 1 if one_place else None, int(experiment.train.loss != "full"))
@@ -77,9 +80,10 @@ def bytes_of_evaluation(experiment: Experiment, corpus: Corpus) -> int:
     )
     answers = FLOAT * corpus.n_rows * (corpus.d_vocab + config.n_layers * config.d_model)
     prompts = 3 * DOUBLE * corpus.n_rows * corpus.n_ctx
-    choices = int((corpus.kind == Copy.HELD_OUT).sum()) * corpus.d_vocab * HELD_OUT_BYTES if n_answer == 1 else 0
-    probe = PROBE_COPIES * DOUBLE * corpus.n_rows * config.d_model
-    last = prompts + max(min(n_answer, 2) * answers + forward, answers + max(choices, probe))
+    n_candidates = int(np.bincount(corpus.world.object_relation).max())
+    choices = int((corpus.kind == Copy.HELD_OUT).sum()) * n_candidates * CANDIDATE_BYTES if n_answer == 1 else 0
+    measured = MEASURED_COPIES * DOUBLE * max(corpus.n_rows, MEASURED_ROWS) * config.d_model
+    last = prompts + max(min(n_answer, 2) * answers + forward, answers + max(choices, measured))
     return max(last, _with_holes(sampled, experiment, corpus))
 
 
@@ -100,7 +104,7 @@ class Memory:
     step: int
     """For every member that takes a step at the same time: on a CPU, `PART_SIZE` do; on a GPU, all."""
     evaluation: int
-    """Once, for the member that is evaluated."""
+    """Once, for the members that are evaluated together."""
     results: int
     """For every member at the end: checkpoints, split into members for the store."""
     at_a_time: int | None
