@@ -170,7 +170,7 @@ def test_one_that_fails_stops_the_other_and_what_was_recorded_is_kept(project, t
     assert reproduce.main([]) == 1
     output = capsys.readouterr()
     assert "stopped at 01_fails.ipynb, code cell 3: RuntimeError: no luck" in output.err
-    assert re.search(r"yours 0.90 .*, holds \(about \d+ min left\)\n", output.out.partition("\n\n")[0])
+    assert re.search(r"yours 0.90 .*, holds \(about \d+ min left\)", output.out.partition("\n\n")[0])
     assert [entry["id"] for entry in json.loads((project / "build/figures/claims.json").read_text())] == ["C1"]
     assert [path.name for path in (project / "build").iterdir()] == ["figures"]
     assert not psutil.pid_exists(int((project / "notebooks/pid").read_text()))

@@ -63,7 +63,7 @@ SECONDS = {
     "11_phase_diagram": 288,
     "90_use_unifylens_on_your_model": 30,
 }
-"""What each notebook takes alone on two cores, run in order from an empty store; only their ratios matter."""
+"""What each notebook takes alone on two cores, in order from an empty store (the README's minutes)."""
 
 TRAINED_BY = {
     "02_phases": "01_the_dish",
