@@ -41,6 +41,10 @@ reproduce-real: venv
 publish: venv
 	@$(RUN) unifylens.reproduce --publish
 
+# As many notebooks at a time as `make reproduce` runs, then what tells each kernel its cores.
+SIDE_BY_SIDE := from unifylens.reproduce import side_by_side; n, own = side_by_side(13); \
+  print(n, *(f"{name}={value}" for name, value in own.items()))
+
 # Notebooks 12 and 13 (_real_) are left to `make reproduce-real`; what they are made of is among the unit tests.
 test: venv
 	@$(RUN) ruff check
@@ -49,7 +53,8 @@ test: venv
 	@$(TEST_ENV) $(RUN) pytest -n 2 tests # two processes: most tests use one core
 	@$(MAKE) test-newest
 	@rm -rf build/test-home build/test-figures
-	@UNIFYLENS_SEEDS=2 $(TEST_ENV) $(RUN) pytest --nbmake --nbmake-timeout=3000 $$(ls notebooks/[0-9]*.ipynb | grep -v _real_)
+	@set -- $$(.venv/bin/python -c '$(SIDE_BY_SIDE)'); n=$$1; shift; UNIFYLENS_SEEDS=2 $(TEST_ENV) env "$$@" \
+	  $(RUN) pytest -n $$n --dist worksteal --nbmake --nbmake-timeout=3000 $$(ls notebooks/[0-9]*.ipynb | grep -v _real_)
 	@echo "unifylens: all checks passed"
 
 # The newest TransformerLens that pyproject.toml allows beside the locked one, and first on the path.

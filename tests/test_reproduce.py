@@ -3,12 +3,18 @@
 import ast
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import nbformat
+import psutil
 import pytest
+import torch
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from unifylens import reproduce
@@ -106,7 +112,8 @@ def test_a_notebook_that_runs_is_saved_the_same_every_time(project, capsys):
     assert path.read_bytes() == first
 
 
-def test_a_notebook_that_fails_is_left_as_it_was(project, capsys):
+def test_a_notebook_that_fails_is_left_as_it_was(project, capsys, monkeypatch):
+    monkeypatch.setattr(reproduce, "side_by_side", lambda n: (1, {}))
     path = write(project, "00_fails.ipynb", "x = 1", "raise RuntimeError('no luck')", "x = 2")
     later = write(project, "01_later.ipynb", "x = 1")
     before, before_later = path.read_bytes(), later.read_bytes()
@@ -123,12 +130,96 @@ def test_a_claim_that_does_not_hold_fails_the_run_and_is_shown(project, capsys):
     write(project, "02_other.ipynb", record)
     assert reproduce.main(["01", "02", "--publish"]) == 1
     out = capsys.readouterr().out
-    assert "C1           shipped nothing, yours NOT recorded by 01_the_dish\n" in out
+    assert "C1           shipped nothing, yours NOT recorded by 01_the_dish" in out
     assert "C3           shipped nothing, yours 0.05 [0.00, 0.10] (2 seeds, quick), does NOT hold\n" in out
     assert "unifylens: C3 does NOT hold: transfer of unified" in out
     assert "C8           shipped nothing, not run\n" in out
     assert "0 of 2 claims hold" in out
     assert "| **no** |" in (project / "README.md").read_text()
+
+
+MEET = """
+import time
+from pathlib import Path
+def meet(mine, other):
+    Path(mine).touch()
+    end = time.monotonic() + 60
+    while not Path(other).exists():
+        assert time.monotonic() < end, "nobody came"
+        time.sleep(0.05)
+"""
+PID = "import os, pathlib; pathlib.Path('pid').write_text(str(os.getpid()))"
+
+
+@pytest.fixture
+def two_slots(monkeypatch):
+    monkeypatch.setattr(reproduce, "side_by_side", lambda n: (2, {"LOKY_MAX_CPU_COUNT": "1"}))
+
+
+def test_two_notebooks_run_side_by_side_on_one_core_each(project, two_slots):
+    one_core = "import joblib\nassert joblib.cpu_count() == 1"
+    write(project, "00_one.ipynb", MEET, one_core, "meet('one', 'other')")
+    write(project, "01_other.ipynb", MEET, one_core, "meet('other', 'one')")
+    assert reproduce.main([]) == 0
+
+
+def test_one_that_fails_stops_the_other_and_what_was_recorded_is_kept(project, two_slots, capsys):
+    write(project, "00_one.ipynb", MEET, DRAW, JUDGE.format(0.9), PID, "meet('one', 'never')")
+    write(project, "01_fails.ipynb", MEET, "meet('other', 'one')", "raise RuntimeError('no luck')")
+    write(project, "02_later.ipynb", "x = 1")
+    assert reproduce.main([]) == 1
+    output = capsys.readouterr()
+    assert "stopped at 01_fails.ipynb, code cell 3: RuntimeError: no luck" in output.err
+    assert re.search(r"yours 0.90 .*, holds \(about \d+ min left\)", output.out.partition("\n\n")[0])
+    assert [entry["id"] for entry in json.loads((project / "build/figures/claims.json").read_text())] == ["C1"]
+    assert [path.name for path in (project / "build").iterdir()] == ["figures"]
+    assert not psutil.pid_exists(int((project / "notebooks/pid").read_text()))
+
+
+def test_ctrl_c_leaves_no_kernel_and_keeps_what_was_recorded(project, two_slots):
+    write(project, "00_one.ipynb", DRAW, JUDGE.format(0.9), PID, "import time; time.sleep(60)")
+    pid = project / "notebooks/pid"
+
+    def press():
+        while not (pid.exists() and pid.read_text()):
+            time.sleep(0.05)
+        signal.raise_signal(signal.SIGINT)
+
+    before = signal.getsignal(signal.SIGINT)
+    threading.Thread(target=press, daemon=True).start()
+    with pytest.raises(KeyboardInterrupt):
+        reproduce.main([])
+    assert signal.getsignal(signal.SIGINT) is before
+    assert not psutil.pid_exists(int(pid.read_text()))
+    assert [path.name for path in (project / "build").iterdir()] == ["figures"]
+    assert (project / "build/figures/claims.json").exists()
+
+
+def test_a_notebook_waits_for_the_one_that_trains_its_models(project):
+    names = ["00_quickstart", "01_the_dish", "02_phases", "05_activation_patching"]
+    job = reproduce._Job([Path(f"{name}.ipynb") for name in names], project, project)
+    started = []
+    for _ in names:
+        job.waiting.remove(path := job._next())
+        job.under_way[path] = path
+        started.append(path.stem)
+    assert started == ["00_quickstart", "01_the_dish", "05_activation_patching", "02_phases"]
+
+
+def test_every_notebook_that_runs_by_default_has_a_time():
+    names = {path.stem for path in (ROOT / "notebooks").glob("[0-9]*.ipynb") if "_real_" not in path.name}
+    assert reproduce.SECONDS.keys() == names and {*reproduce.TRAINED_BY, *reproduce.TRAINED_BY.values()} <= names
+
+
+@pytest.mark.parametrize(("cores", "gib", "slots"), [(1, 16, 1), (2, 16, 2), (2, 2, 1), (16, 64, 4)])
+def test_slots_have_cores_and_memory(monkeypatch, cores, gib, slots):
+    monkeypatch.setattr(reproduce.joblib, "cpu_count", lambda: cores)
+    monkeypatch.setattr(reproduce.hardware, "free_bytes", lambda: gib * 2**30)
+    monkeypatch.setattr(reproduce.hardware, "device", lambda: torch.device("cpu"))
+    count, own = reproduce.side_by_side(13)
+    assert count == slots and set(own.values()) == ({str(cores // slots)} if slots > 1 else set())
+    monkeypatch.setattr(reproduce.hardware, "device", lambda: torch.device("cuda"))
+    assert reproduce.side_by_side(13) == (1, {})
 
 
 def test_an_unknown_notebook_is_named(project, capsys):
@@ -150,7 +241,7 @@ def test_reproduce_leaves_the_checkout_as_it_was_and_compares(shipped, capsys):
     assert [entry["id"] for entry in json.loads((build / "figures/claims.json").read_text())] == ["C1"]
     while_running, at_end = capsys.readouterr().out.split("\n\n")
     line = SHIPPED + "yours 0.90 [0.90, 0.90] (2 seeds, quick), holds"
-    assert while_running == line
+    assert re.sub("[0-9]+ min", "0 min", while_running) == f"{line} (about 0 min left)"
     lines = at_end.splitlines()
     assert lines[0] == line
     assert lines[1].startswith("C2           shipped ") and lines[1].endswith("], not run")
@@ -185,7 +276,7 @@ def test_a_claim_that_fails_stops_the_run_and_is_told_beside_the_shipped_one(shi
     before = files(shipped)
     assert reproduce.main([]) == 1
     output = capsys.readouterr()
-    assert output.out.count(SHIPPED + "yours 0.50 [0.50, 0.50] (2 seeds, quick), does NOT hold\n") == 2
+    assert output.out.count(SHIPPED + "yours 0.50 [0.50, 0.50] (2 seeds, quick), does NOT hold") == 2
     assert "stopped at 01_the_dish.ipynb, code cell 2: AssertionError: C1 does NOT hold" in output.err
     assert files(shipped) == before
 

@@ -1,4 +1,4 @@
-"""Execute the notebooks in order and say which claims hold.
+"""Execute the notebooks, side by side where there are cores, and say which claims hold.
 
 `python -m unifylens.reproduce` runs all but those on real words and models, which need packages with weights;
 `python -m unifylens.reproduce 01 02 --profile full` runs some. All is written under `build/`: figures and `claims.json`
@@ -7,12 +7,14 @@ that the project ships, and the README's table of claims is renewed.
 """
 
 import argparse
+import asyncio
+import math
 import os
 import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 try:
@@ -27,8 +29,10 @@ except ImportError as error:
     if __name__ == "__main__":
         sys.exit(f"unifylens: {problem}")
     raise ImportError(problem, name=error.name) from None
+import joblib
 from tqdm import tqdm
 
+from unifylens import hardware
 from unifylens.environment import (
     PROFILES,
     build_dir,
@@ -43,6 +47,40 @@ from unifylens.evidence.ledger import CLAIMS
 from unifylens.evidence.records import Record, comparison, load_records, save_records, update_readme
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
+
+SECONDS = {
+    "00_quickstart": 42,
+    "01_the_dish": 180,
+    "02_phases": 432,
+    "03_unification_score": 66,
+    "04_unification_and_transfer": 264,
+    "05_activation_patching": 468,
+    "06_language_subspace": 186,
+    "07_informativeness": 210,
+    "08_extractability": 198,
+    "09_tokenization": 336,
+    "10_turning_transfer_up_and_down": 198,
+    "11_phase_diagram": 288,
+    "90_use_unifylens_on_your_model": 30,
+}
+"""What each notebook takes alone on two cores, in order from an empty store (the README's minutes)."""
+
+TRAINED_BY = {
+    "02_phases": "01_the_dish",
+    "03_unification_score": "01_the_dish",
+    "04_unification_and_transfer": "02_phases",
+    "06_language_subspace": "04_unification_and_transfer",
+}
+"""The notebook that trains models which another one reads. Started beside it, the other would wait for them."""
+
+MOST_SLOTS = 4
+"""Notebooks side by side: beyond, each gets more cores instead."""
+
+KERNEL_BYTES, CORE_BYTES = 2**30, 2**29
+"""Memory of a notebook, and of each of its cores, which trains a stack."""
+
+SECONDS_OF_TRUST = 30
+"""From the start, through which `SECONDS` tells more of the speed than what was seen."""
 
 
 class NotebookError(Exception):
@@ -65,40 +103,57 @@ class _ThisInterpreter(AsyncKernelManager):
         )
 
 
-def execute(path: Path, saved: Path, figures: Path) -> None:
+async def execute(
+    path: Path, saved: Path, figures: Path, own: dict[str, str], ran_cell: Callable[[float], None]
+) -> None:
     """Run one notebook in a fresh kernel, in its own folder, and write it to `saved` if every cell ran.
 
-    Its figures and claims go to `figures`.
+    Its figures and claims go to `figures`; `own` is set in its environment. `ran_cell` is told, after each cell, the
+    share of them that ran. A task that is cancelled interrupts its kernel, which saves what it trains, and ends it.
 
     Raises:
         NotebookError: if a cell fails or the kernel dies; nothing is then written to `saved`.
     """
     notebook = nbformat.read(path, as_version=4)
-    client = NotebookClient(
-        notebook,
-        timeout=None,
-        kernel_manager_class=_ThisInterpreter,
-        resources={"metadata": {"path": str(path.parent)}},
-        record_timing=False,
-        coalesce_streams=True,
-    )
-    code_cells = sum(cell.cell_type == "code" for cell in notebook.cells)
-    number = 0
-    env = os.environ | {"UNIFYLENS_FIGURES": str(figures)}
-    with tqdm(total=code_cells, desc=path.name, unit="cell") as bar, client.setup_kernel(env=env):
-        for index, cell in enumerate(notebook.cells):
-            if cell.cell_type != "code":
-                continue
-            number += 1
+    kernel = _ThisInterpreter()
+    client = NotebookClient(notebook, km=kernel, timeout=None, record_timing=False, coalesce_streams=True)
+    code_cells = [(index, cell) for index, cell in enumerate(notebook.cells) if cell.cell_type == "code"]
+    env = os.environ | {"UNIFYLENS_FIGURES": str(figures)} | own
+    try:
+        # not nbclient's own set-up: its handlers of Ctrl-C know of one kernel only
+        await kernel.start_kernel(
+            cwd=str(path.parent), env=env, extra_arguments=["--HistoryManager.hist_file=:memory:"]
+        )
+        await client.async_start_new_kernel_client()
+        for number, (index, cell) in enumerate(code_cells, start=1):
             try:
-                client.execute_cell(cell, index, execution_count=number)
+                await client.async_execute_cell(cell, index, execution_count=number)
             except CellExecutionError as error:
                 raise NotebookError(f"{path.name}, code cell {number}: {error.ename}: {error.evalue}") from error
             except DeadKernelError as error:
+                if asyncio.current_task().cancelling():  # nbclient takes this for the kernel's end
+                    raise asyncio.CancelledError from None
                 raise NotebookError(f"{path.name}, code cell {number}: the kernel died") from error
-            bar.update()
+            ran_cell(number / len(code_cells))
+    finally:
+        if client.kc is not None:
+            client.kc.stop_channels()
+        if kernel.has_kernel:
+            await kernel.shutdown_kernel()
     _drop_volatile(notebook)
     write_atomic(saved, nbformat.writes(notebook) + "\n")
+
+
+def side_by_side(n_notebooks: int) -> tuple[int, dict[str, str]]:
+    """How many notebooks run at a time, and what tells the kernel of each, by its environment, how many cores it has.
+
+    As many as have memory for certain, as kernels do not know of each other's plans; on a GPU one, which fills it.
+    """
+    cores = joblib.cpu_count()
+    slots = min(n_notebooks, cores, MOST_SLOTS, (hardware.free_bytes() - cores * CORE_BYTES) // KERNEL_BYTES)
+    if slots < 2 or hardware.device().type == "cuda":
+        return 1, {}
+    return slots, dict.fromkeys(("LOKY_MAX_CPU_COUNT", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(cores // slots))
 
 
 def _drop_volatile(notebook: nbformat.NotebookNode) -> None:
@@ -115,26 +170,109 @@ def _drop_volatile(notebook: nbformat.NotebookNode) -> None:
             cell.outputs = [output for output in cell.outputs if WIDGET not in output.get("data", {})]
 
 
-def _run(path: Path, saved: Path, figures: Path) -> tuple[list[Record], NotebookError | None]:
-    """Execute a notebook and put its figures and claims beside the others' in `figures`, also if it stops midway.
+class _Job:
+    """All notebooks that were asked for: what of them is done, which claims are decided, and the time that is left."""
 
-    Returns the claims that it recorded, and where it stopped.
-    """
-    build_dir().mkdir(exist_ok=True)
-    stopped = None
-    with tempfile.TemporaryDirectory(dir=build_dir(), prefix=f"{path.stem}-") as fresh:
+    def __init__(self, paths: Sequence[Path], saved: Path, figures: Path) -> None:
+        self.waiting = list(paths)
+        self.under_way: dict[asyncio.Task, Path] = {}
+        self.ran: set[str] = set()
+        """Names of notebooks that ran through or failed."""
+        self.yours: dict[str, Record] = {}
+        self.shipped = {r.id: r for r in load_records(published_dir())}
+        self._saved, self._figures = saved, figures
+        self._seconds = {path.stem: SECONDS.get(path.stem, max(SECONDS.values())) for path in paths}
+        self._share = dict.fromkeys(self._seconds, 0.0)
+        self._start = time.monotonic()
+        self._bar = tqdm(
+            total=sum(self._seconds.values()),
+            bar_format="{percentage:3.0f}%|{bar:20}| {desc}",
+            disable=None,  # unless it is a terminal, where it stays one line
+        )
+
+    async def run(self) -> None:
+        """Run them, as many side by side as this machine can; those under way are stopped when one fails.
+
+        Raises:
+            NotebookError: where the first one stopped.
+        """
+        real = any("_real_" in path.name for path in self.waiting)  # up to 6 GB each
+        slots, own = (1, {}) if real else side_by_side(len(self.waiting))
         try:
-            execute(path, saved, Path(fresh))
-        except NotebookError as error:
-            stopped = error
-        records = load_records(Path(fresh))
-        figures.mkdir(parents=True, exist_ok=True)
-        for file in Path(fresh).iterdir():
-            if file.name != "claims.json":
-                shutil.copyfile(file, figures / file.name)
-    if records:
-        save_records(records, figures)
-    return records, stopped
+            while self.waiting or self.under_way:
+                while self.waiting and len(self.under_way) < slots:
+                    path = self._next()
+                    self.waiting.remove(path)
+                    self.under_way[asyncio.create_task(self._run(path, own))] = path
+                self._show()
+                done, _ = await asyncio.wait(self.under_way, timeout=1, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    path = self.under_way.pop(task)
+                    self._ended(path)
+                    task.result()
+        finally:
+            for task in self.under_way:
+                task.cancel()
+            await asyncio.gather(*self.under_way, return_exceptions=True)
+            self._bar.close()
+
+    def _next(self) -> Path:
+        """The first by number that does not read what another one has yet to train; else the first."""
+        unfinished = {path.stem for path in (*self.waiting, *self.under_way.values())}
+        return next((p for p in self.waiting if TRAINED_BY.get(p.stem) not in unfinished), self.waiting[0])
+
+    async def _run(self, path: Path, own: dict[str, str]) -> None:
+        """Execute a notebook and put its figures and claims beside the others', also if it stops midway."""
+        build_dir().mkdir(exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=build_dir(), prefix=f"{path.stem}-") as folder:
+            fresh = Path(folder)
+
+            def ran_cell(share: float) -> None:
+                self._share[path.stem] = share
+                self._decide(fresh)
+
+            try:
+                await execute(path, self._saved / path.name, fresh, own, ran_cell)
+            finally:
+                self._decide(fresh)
+                self._figures.mkdir(parents=True, exist_ok=True)
+                for file in fresh.iterdir():
+                    if file.name != "claims.json":
+                        shutil.copyfile(file, self._figures / file.name)
+
+    def _decide(self, folder: Path) -> None:
+        """Keep the claims that a notebook has recorded by now, and print those that are new."""
+        new = {r.id: r for r in load_records(folder) if self.yours.get(r.id) != r}
+        if new:
+            save_records(new.values(), self._figures)
+            self.yours |= new
+            self._print(new)
+
+    def _ended(self, path: Path) -> None:
+        self._share[path.stem] = 1.0
+        self.ran.add(path.stem)
+        tqdm.write(f"{path.name} ended after {(time.monotonic() - self._start) / 60:.1f} minutes", file=sys.stderr)
+        self._print(c.id for c in CLAIMS.values() if c.notebook == path.stem and c.id not in self.yours)
+
+    def comparison(self, i: str) -> str:
+        """The line of a claim."""
+        return comparison(CLAIMS[i], self.shipped.get(i), self.yours.get(i), CLAIMS[i].notebook in self.ran)
+
+    def _print(self, ids: Iterable[str]) -> None:
+        for i in ids:
+            tqdm.write(f"{self.comparison(i)} ({self.left()})", file=sys.stdout)
+            sys.stdout.flush()
+
+    def left(self) -> str:
+        """The time left, by what is done of all work and how long that took."""
+        done = sum(self._seconds[name] * share for name, share in self._share.items())
+        speed = (done + SECONDS_OF_TRUST) / (time.monotonic() - self._start + SECONDS_OF_TRUST)
+        return f"about {math.ceil((self._bar.total - done) / speed / 60)} min left"
+
+    def _show(self) -> None:
+        self._bar.n = sum(self._seconds[name] * share for name, share in self._share.items())
+        names = ", ".join(path.stem for path in self.under_way.values())
+        self._bar.set_description_str(f"{self.left()}: {names}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -171,28 +309,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     start = time.monotonic()
     figures = published_dir() if options.publish else figures_dir()
     saved = project_dir() / "notebooks" if options.publish else build_dir() / "notebooks"
-    shipped = {r.id: r for r in load_records(published_dir())}
-    yours: dict[str, Record] = {}
-    ran: set[str] = set()
-
-    def compare(ids: Iterable[str]) -> None:
-        for i in ids:
-            print(comparison(CLAIMS[i], shipped.get(i), yours.get(i), CLAIMS[i].notebook in ran), flush=True)
-
-    for path in chosen:
-        records, stopped = _run(path, saved / path.name, figures)
-        yours |= {r.id: r for r in records}
-        ran.add(path.stem)
-        own = {c.id for c in CLAIMS.values() if c.notebook == path.stem} | {r.id for r in records}
-        compare(i for i in CLAIMS if i in own)
-        if stopped:
-            break
+    job, stopped = _Job(chosen, saved, figures), None
+    try:
+        asyncio.run(job.run())
+    except NotebookError as error:
+        stopped = error
     if options.publish:
         update_readme()  # also after a stop: a claim that failed is shown as failed
+    ran, yours = job.ran, job.yours
     due = {c.id for c in CLAIMS.values() if c.notebook in ran} | yours.keys()
-    failed = [r for r in yours.values() if not r.holds]
+    failed = [yours[i] for i in CLAIMS if i in yours and not yours[i].holds]
     print()
-    compare(CLAIMS)
+    for i in CLAIMS:
+        print(job.comparison(i))
     for record in failed:
         print(f"unifylens: {record!r}")
     minutes = (time.monotonic() - start) / 60
