@@ -408,17 +408,15 @@ def unification(
     subject = torch.from_numpy(corpus.world.subject[questions.facts])
     at = torch.from_numpy(corpus.positions(position)[questions.rows.numpy()])
 
-    def by_layer(network: Model) -> list[list[dict[str, float]]]:
+    def by_layer(network: Model) -> list[list[tuple[Tensor, Tensor]]]:
         _, states = run_prompts(network, Prompts(questions.prompts), at)
-        return [
-            [measures.unification_variants(x, y, relation, subject) for x, y in questions.pairs(s, facts == "parallel")]
-            for s in states
-        ]
+        return [questions.pairs(state, facts == "parallel") for state in states]
 
     trained, untrained = by_layer(model), by_layer(untrained_like(model, seed))
     records = []
     for layer, (pairs, fresh) in enumerate(zip(trained, untrained, strict=True)):
-        record = {name: _mean([scores[name] for scores in pairs]) for name in pairs[0]}
-        record["untrained"] = _mean([score["unification"] for score in fresh])
+        variants = [measures.unification_variants(x, y, relation, subject) for x, y in pairs]
+        record = {name: _mean([scores[name] for scores in variants]) for name in variants[0]}
+        record["untrained"] = _mean([measures.unification(x, y) for x, y in fresh])
         records.append({"layer": layer, **record})
     return pd.DataFrame(records).set_index("layer")
