@@ -105,7 +105,7 @@ SHAPES = {
             "model.d_mlp": 256,
             **FULL,
         },
-        1,
+        2,
     ),
 }
 """What is large, and how many models train."""
