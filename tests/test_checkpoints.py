@@ -338,7 +338,8 @@ def test_a_hubs_cache_is_a_series(folder, tmp_path, monkeypatch):
         commit = str(number) * 40
         shutil.copytree(folder / f"checkpoint-{step or 0}", cached / "snapshots" / commit)
         (cached / "refs" / ("main" if step is None else f"step{step}")).write_text(commit)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    for module in ("constants", "utils._cache_manager"):  # the second keeps the name that it loaded
+        monkeypatch.setattr(f"huggingface_hub.{module}.HF_HUB_CACHE", str(tmp_path), raising=False)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     found = series(cached)
     assert found.steps == [0, 100, 2000] == [step for step, _ in found]
