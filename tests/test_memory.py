@@ -100,12 +100,12 @@ SHAPES = {
         {
             "tokenizer": {"scheme": "bpe", "vocab_size": 150},
             "world.n_subjects": 200,
-            "train.batch_size": 1024,
+            "train.batch_size": 2048,
             "model.d_model": 64,
             "model.d_mlp": 256,
             **FULL,
         },
-        2,
+        1,
     ),
 }
 """What is large, and how many models train."""
