@@ -50,7 +50,7 @@ test: venv
 	@$(RUN) ruff check
 	@$(RUN) ruff format --check
 	@rm -rf build/test-home build/test-figures
-	@$(TEST_ENV) $(RUN) pytest -n 2 tests # two processes: most tests use one core
+	@$(TEST_ENV) $(RUN) pytest -n 2 --dist worksteal tests # two processes: most tests use one core
 	@$(MAKE) test-newest
 	@rm -rf build/test-home build/test-figures
 	@set -- $$(.venv/bin/python -c '$(SIDE_BY_SIDE)'); n=$$1; shift; UNIFYLENS_SEEDS=2 $(TEST_ENV) env "$$@" \
@@ -59,12 +59,12 @@ test: venv
 
 # The newest TransformerLens that pyproject.toml allows beside the locked one, and first on the path.
 NEWEST := build/transformer-lens-4
-NEWEST_TESTS := $(addprefix tests/test_,$(addsuffix .py,transformer_lens patching hooks subspaces measures store evaluate \
-  interchange pretrained families loading checkpoints lengths pairs cards docstrings readme))
+NEWEST_TESTS := $(addprefix tests/test_,$(addsuffix .py,transformer_lens patching hooks subspaces measures evaluate \
+  interchange pretrained families loading checkpoints lengths pairs docstrings readme))
 test-newest: venv
 	@rm -rf $(NEWEST)
 	@.venv/bin/python -m pip install --disable-pip-version-check --quiet --no-deps --target $(NEWEST) "transformer-lens>=4,<5"
-	@PYTHONPATH="$$PWD/$(NEWEST)" $(TEST_ENV) $(RUN) pytest -n 2 $(NEWEST_TESTS)
+	@PYTHONPATH="$$PWD/$(NEWEST)" $(TEST_ENV) $(RUN) pytest -n 2 --dist worksteal $(NEWEST_TESTS)
 
 # Without autosave: running a notebook leaves its file as it is until it is saved by hand.
 lab: venv

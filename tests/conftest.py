@@ -1,20 +1,14 @@
 """Every test has an empty store of its own; `tiny` is an experiment that trains in well under a second."""
 
+import multiprocessing
 import signal
 
-import pandas as pd
 import pytest
-import torch
 from hypothesis import HealthCheck, settings
-from transformer_lens.config import TransformerBridgeConfig
 
 import unifylens as ul
-from unifylens import hardware
-from unifylens.corpus.corpus import _build
-from unifylens.training import workers as pool
-from unifylens.training.trainer import _Stack
 
-torch.set_num_threads(1)  # threads that wait for each other on a busy machine made some tests 50 times slower
+# What is slow to load is imported where it is used: the process that hands out the tests loads this file, too.
 settings.register_profile(
     "unifylens",
     deadline=None,
@@ -24,15 +18,30 @@ settings.register_profile(
 settings.load_profile("unifylens")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    """Threads that wait for each other on a busy machine made some tests 50 times slower."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def workers_are_forked(monkeypatch):
+    """Worker processes come from one that has loaded what they need, not each from an empty one."""
+    multiprocessing.set_forkserver_preload(["unifylens.training.sweeps", "pandas", "pyarrow.parquet"])
+    monkeypatch.setattr("joblib.externals.loky.backend.context._DEFAULT_START_METHOD", "forkserver")
+
+
 @pytest.fixture(autouse=True)
 def one_stack_at_a_time(monkeypatch):
-    monkeypatch.setattr(pool, "worker_count", lambda: 1)
+    monkeypatch.setattr("unifylens.training.workers.worker_count", lambda: 1)
 
 
 @pytest.fixture(autouse=True)
 def bfloat16_units(monkeypatch):
     """Whatever processor runs the tests: one without them is warned of, and warnings are errors."""
-    monkeypatch.setattr(hardware, "has_bfloat16_units", lambda: True)
+    monkeypatch.setattr("unifylens.hardware.has_bfloat16_units", lambda: True)
 
 
 @pytest.fixture(autouse=True)
@@ -63,6 +72,8 @@ def tiny(**changes) -> ul.Experiment:
 
 def forget_corpora(monkeypatch, keep=False):
     """Build corpora anew while a test has changed how; unless they are to be kept, at every call."""
+    from unifylens.corpus.corpus import _build
+
     _build.cache_clear()
     if not keep:
         monkeypatch.setattr("unifylens.corpus.corpus._build", _build.__wrapped__)
@@ -78,6 +89,9 @@ def weights(run, step=None):
 
 def assert_equal_runs(a, b):
     """Bit for bit the same weights at every checkpoint, and the same history."""
+    import pandas as pd
+    import torch
+
     assert a.steps == b.steps
     for step in a.steps:
         theirs = weights(b, step)
@@ -87,6 +101,8 @@ def assert_equal_runs(a, b):
 
 def native_shape(shape):
     """The same shape as native bridges take it, under TransformerLens 3 as well."""
+    from transformer_lens.config import TransformerBridgeConfig
+
     fields = ("n_layers", "d_model", "n_ctx", "d_head", "n_heads", "d_mlp", "act_fn", "d_vocab", "d_vocab_out", "dtype")
     fields += ("attn_scale", "normalization_type", "positional_embedding_type", "rotary_dim", "use_local_attn")
     fields += ("window_size", "attn_types", "attn_only", "gated_mlp", "parallel_attn_mlp", "device")
@@ -112,6 +128,7 @@ def trained(tmp_path_factory):
 @pytest.fixture
 def press_ctrl_c(monkeypatch):
     """Press Ctrl-C while a member of a given width takes a step; `steps` lists (width, step) of all steps taken."""
+    from unifylens.training.trainer import _Stack
 
     class Keyboard:
         steps = ()

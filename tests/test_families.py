@@ -12,7 +12,7 @@ from unifylens.pretrained import models as pretrained
 torch.set_num_threads(1)
 EQUAL = [name for name in VARIANTS if name not in REFUSED_HERE]
 SHOTS = "of a is b \n of c is d e \n of f is g \n of h is i j k \n of l is m \n"
-ASKED = {"en": ("p", "q r", "s"), "de": ("t u", "v", "w x y")}
+ASKED = {"en": ("p", "q r"), "de": ("t u", "w x y")}
 ANSWERS = ("A B", "C", "D E F")
 
 
@@ -82,7 +82,7 @@ class Plain:
 @pytest.mark.parametrize("name", EQUAL)
 def test_a_family_says_what_it_says_to_transformers(name, tokenizer, facts, tmp_path, monkeypatch):
     """Shared caches, padding and hooks change nothing, whatever the attention is, answers run together or alone."""
-    monkeypatch.setattr(asking, "NEW_TOKENS", 4)
+    monkeypatch.setattr(asking, "NEW_TOKENS", 3)
     folder = save(name, tokenizer, tmp_path)
     loaded, plain = pretrained.load(folder), Plain(folder)
     said = asking.answers(loaded, facts, progress=False)
@@ -93,7 +93,7 @@ def test_a_family_says_what_it_says_to_transformers(name, tokenizer, facts, tmp_
     for row, prompt in enumerate(facts["prompt"]):
         _, theirs = plain.run(plain.tokenizer.encode(prompt))
         torch.testing.assert_close(states[:, row], theirs, rtol=0, atol=1e-5 * max(1, float(theirs.abs().max())))
-    assert asking.generated(loaded, facts, progress=False).tolist() == [plain.go_on(p, 4) for p in facts["prompt"]]
+    assert asking.generated(loaded, facts, progress=False).tolist() == [plain.go_on(p, 3) for p in facts["prompt"]]
 
 
 @pytest.mark.parametrize("name", REFUSED_HERE)

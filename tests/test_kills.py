@@ -233,7 +233,7 @@ def test_workers_that_die_again_and_again_end_the_sweep_in_words(pool):
     assert len(ul.sweep(tiny(), over={"seed": range(3)}, stack_size=1, progress=False)) == 3
 
 
-def test_a_killed_loky_worker_does_not_end_the_sweep(monkeypatch, trained):
+def test_a_killed_loky_worker_does_not_end_the_sweep(monkeypatch, trained, workers_are_forked):
     save, killed = store.save, []
 
     def kill_one(*content) -> Run:

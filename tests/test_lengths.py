@@ -54,6 +54,12 @@ def model_of(kind):
     return made(kind)
 
 
+@cache
+def activation(model, name, row):
+    """What stands at a hook while a prompt is run alone."""
+    return model.run_with_cache(torch.tensor([row]), names_filter=name)[1][name]
+
+
 KINDS = pytest.mark.parametrize("kind", ["plain", "rotary", "native", "gpt2", "gemma2"])
 
 
@@ -62,7 +68,7 @@ def by_hand(model, name, where=None, sources=(SOURCE,), target=TARGET):
     """Mean logit of the due token, with places `where(row, side)` of each prompt from the sources' mean."""
     due = []
     for i, row in enumerate(target):
-        caches = [model.run_with_cache(torch.tensor([rows[i]]), names_filter=name)[1][name] for rows in sources]
+        caches = [activation(model, name, tuple(rows[i])) for rows in sources]
 
         def put(x, hook, caches=caches, i=i):
             x = x.clone()
@@ -103,16 +109,16 @@ def test_rows_of_any_length_are_run_as_if_alone(kind):
 
 
 @KINDS
-@pytest.mark.parametrize("size", [None, 1])
-def test_positions_from_the_end_need_no_equal_lengths(kind, size):
-    model, options = model_of(kind), {"batch_size": size, **quiet}
-    table = patching.by_layer_and_position(model, TARGET, SOURCE, METRIC, positions=[-1, -2], **options)
-    close(table["m"], [by_hand(model, residual(r.layer), lambda i, s, p=r.position: p) for r in table.itertuples()])
-    several = patching.by_layer_and_position(model, TARGET, [SOURCE, OTHER], METRIC, positions=-1, **options)
-    close(
-        several["m"],
-        [by_hand(model, residual(layer), lambda i, s: -1, (SOURCE, OTHER)) for layer in several["layer"]],
-    )
+def test_positions_from_the_end_need_no_equal_lengths(kind):
+    model = model_of(kind)
+    one = [by_hand(model, residual(layer), lambda i, s, p=p: p) for layer in range(3) for p in (-1, -2)]
+    both = [by_hand(model, residual(layer), lambda i, s: -1, (SOURCE, OTHER)) for layer in range(3)]
+    for size in (None, 1):
+        by_layer = partial(patching.by_layer_and_position, model, TARGET, metrics=METRIC, batch_size=size, **quiet)
+        table = by_layer(source=SOURCE, positions=[-1, -2])
+        assert list(zip(table["layer"], table["position"], strict=True)) == [(n, p) for n in range(3) for p in (-1, -2)]
+        close(table["m"], one)
+        close(by_layer(source=[SOURCE, OTHER], positions=-1)["m"], both)
 
 
 @KINDS
@@ -165,11 +171,11 @@ def sum_over_rows(model, name, where):
     """As `by_hand`, with any index of one prompt's activation."""
     due = []
     for i, row in enumerate(TARGET):
-        cache = model.run_with_cache(torch.tensor([SOURCE[i]]), names_filter=name)[1]
+        source = activation(model, name, tuple(SOURCE[i]))
 
-        def put(x, hook, cache=cache, i=i):
+        def put(x, hook, source=source, i=i):
             x = x.clone()
-            x[(0, *where(i, "target"))] = cache[name][(0, *where(i, "source"))]
+            x[(0, *where(i, "target"))] = source[(0, *where(i, "source"))]
             return x
 
         due.append(float(model.run_with_hooks(torch.tensor([row]), fwd_hooks=[(name, put)])[0, -1, DUE[i]]))
@@ -179,12 +185,14 @@ def sum_over_rows(model, name, where):
 @pytest.mark.parametrize("kind", ["plain", "gpt2"])
 @pytest.mark.parametrize("where", [{"role": "subject"}, {"position": -1}], ids=str)
 def test_paths_of_unequal_prompts_are_those_of_each_alone(kind, where):
-    model, sides = model_of(kind), (with_roles("target"), with_roles("source"))
-    table = patching.by_path(model, *sides, METRIC, receivers=["L1H0", "MLP1", "logits"], **where, **quiet)
+    model, rows = model_of(kind), [1, 3, 4]  # the subject of the last is its last token
+    sides = with_roles("target")[rows], with_roles("source")[rows]
+    metric = {"m": patching.Metric(METRIC["m"].value, DUE[rows])}
+    table = patching.by_path(model, *sides, metric, receivers=["L1H0", "MLP1", "logits"], **where, **quiet)
     alone = []
-    for i in range(len(TARGET)):
+    for i in rows:
         metric = {"m": patching.Metric(METRIC["m"].value, DUE[i : i + 1])}
-        part = [side[i] for side in sides]
+        part = [with_roles(side)[i] for side in ("target", "source")]
         alone.append(
             patching.by_path(model, *part, metric, receivers=["L1H0", "MLP1", "logits"], **where, **quiet)["m"]
         )

@@ -24,15 +24,13 @@ from unifylens.training.stack import Stacked, stack_parameters
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = """
-import json, resource, sys
+import json, os, resource, sys
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
 import unifylens as ul
 from unifylens.training import cost as memory
 from unifylens.training.trainer import train_stack
-
-experiment = ul.Experiment.model_validate_json(sys.stdin.read())
 
 def peak_of_this_process():
     status = Path("/proc/self/status")
@@ -44,13 +42,20 @@ def peak(n_models, experiment):
     train_stack([experiment.replace(seed=seed) for seed in range(n_models)])
     return peak_of_this_process()
 
-spec = json.loads(sys.argv[1])
 small = {"train.batch_size": 8, "model.d_model": 16, "model.d_mlp": 16, "model.n_layers": 1, "world.n_subjects": 24}
-before = peak(1, experiment.replace(**small))
-after = peak(spec["n_models"], experiment)
-corpus, cpu = ul.Corpus.build(experiment), torch.device("cpu")
-estimated = memory.Memory.of(experiment, corpus, cpu).of_stack(spec["n_models"])
-print(json.dumps([after - before, estimated]))
+
+def measure(n_models, experiment):
+    before = peak(1, experiment.replace(**small))
+    after = peak(n_models, experiment)
+    corpus, cpu = ul.Corpus.build(experiment), torch.device("cpu")
+    print(json.dumps([after - before, memory.Memory.of(experiment, corpus, cpu).of_stack(n_models)]), flush=True)
+
+for n_models, given in json.load(sys.stdin):
+    child = os.fork()  # each has a peak of its own, and torch is loaded once
+    if not child:
+        measure(n_models, ul.Experiment.model_validate(given))
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0, n_models
 """
 
 
@@ -95,7 +100,7 @@ SHAPES = {
         {
             "tokenizer": {"scheme": "bpe", "vocab_size": 150},
             "world.n_subjects": 200,
-            "train.batch_size": 1024,
+            "train.batch_size": 2048,
             "model.d_model": 64,
             "model.d_mlp": 256,
             **FULL,
@@ -107,22 +112,22 @@ SHAPES = {
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="peaks are those of glibc, as Linux tells them")
-@pytest.mark.parametrize("shape", SHAPES)
-def test_what_models_take_is_near_the_peak_of_a_real_process(shape, empty_store):
-    changes, n_models = SHAPES[shape]
-    experiment = tiny(**{"train.steps": 2, "train.warmup": 0, "train.n_evaluations": 2, **changes})
+def test_what_models_take_is_near_the_peak_of_a_real_process(empty_store):
+    short = {"train.steps": 2, "train.warmup": 0, "train.n_evaluations": 2}
+    asked = [(n_models, tiny(**short, **changes).model_dump(mode="json")) for changes, n_models in SHAPES.values()]
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, json.dumps({"n_models": n_models})],
-        input=experiment.model_dump_json(),
+        [sys.executable, "-c", SCRIPT],
+        input=json.dumps(asked),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
     )
     assert done.returncode == 0, done.stderr
-    real, estimated = json.loads(done.stdout)
-    assert real > 40 * 2**20, "too small to be measured"
-    assert 1 / 1.15 < estimated / real < 1.25, (real / 2**20, estimated / 2**20)
+    for shape, line in zip(SHAPES, done.stdout.splitlines(), strict=True):
+        real, estimated = json.loads(line)
+        assert real > 40 * 2**20, f"{shape}: too small to be measured"
+        assert 1 / 1.15 < estimated / real < 1.25, (shape, real / 2**20, estimated / 2**20)
 
 
 @pytest.mark.parametrize(

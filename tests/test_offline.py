@@ -1,5 +1,6 @@
-"""Importing, training and analysing open no connection, and give the same experiments the same names."""
+"""Importing, training and analysing open no connection, and name and store experiments the same in every locale."""
 
+import json
 import os
 import subprocess
 import sys
@@ -23,24 +24,30 @@ except SystemExit:
 
 import warnings
 import unifylens as ul
+from unifylens.training import store
 warnings.simplefilter("error")
 experiment = ul.Experiment.model_validate_json(sys.stdin.read())
 run = ul.train(experiment)
 ul.transfer(run.model, run.corpus)
 ul.unification(run.model, run.corpus)
+assert store.load(experiment).steps == run.steps and store.runs()["state"].tolist() == ["intact"]
 print(experiment.key(1))
 """
 
 
-def test_training_works_without_a_network(empty_store):
-    experiment = tiny(**{"train.steps": 10})
+def test_training_works_without_a_network_and_in_every_locale(empty_store):
+    """In a process of its own, whose files are ASCII unless it is said otherwise."""
+    templates = ("{subject} größe {relation} {object}",)
+    experiment = tiny(**{"train.steps": 10, "language.templates": templates})
+    ascii_only = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    alone = {"PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "77", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT],
-        input=experiment.model_dump_json(),
+        input=json.dumps(experiment.model_dump(mode="json")),
         capture_output=True,
         text=True,
         timeout=120,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "77", "OMP_NUM_THREADS": "1"},
+        env={**os.environ, **alone, **ascii_only},
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["refused", experiment.key(1)]

@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -26,6 +27,7 @@ ALIASES = {"hooks": "patching", "subspaces": "patching", "interventions": "corpu
 """Modules that are other names, for `import unifylens.hooks`."""
 
 
+@cache
 def modules():
     return {
         path.relative_to(FOLDER).with_suffix(""): ast.parse(path.read_text()) for path in sorted(FOLDER.rglob("*.py"))

@@ -4,9 +4,6 @@ import json
 import os
 import pickle
 import re
-import subprocess
-import sys
-import textwrap
 from pathlib import Path
 
 import pandas as pd
@@ -106,25 +103,6 @@ def test_any_flipped_bit_of_the_manifest_is_found_or_harmless(run):
         path.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
         problem = runs.damage(run.folder, run.folder.name)
         assert problem or json.loads(path.read_text()) == manifest
-
-
-def test_a_store_is_the_same_in_every_locale(empty_store):
-    """In a process of its own whose files are ASCII unless it is said otherwise."""
-    code = """
-        from conftest import tiny
-        from unifylens.training import store
-        import pandas as pd, torch
-        templates = ("{subject} gr\\u00f6\\u00dfe {relation} {object}",)
-        experiment = tiny(**{"language.templates": templates})
-        run = store.save(experiment, pd.DataFrame({"step": [0]}), {0: {"a": torch.zeros(1)}})
-        assert store.load(experiment).steps == [0] and store.runs()["state"].tolist() == ["intact"]
-    """
-    environment = os.environ | {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
-    environment["PYTHONPATH"] = os.pathsep.join(["tests", *sys.path])
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)], env=environment, capture_output=True, text=True, cwd=ROOT
-    )
-    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("target", ["os.rename", "write_text", "to_parquet"])

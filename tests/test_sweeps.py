@@ -452,7 +452,7 @@ def test_stacks_are_cut_so_that_every_worker_process_gets_several():
     assert sorted(e.seed for stack in stacks for e in stack.experiments) == list(range(40))
 
 
-def test_an_interruption_of_worker_processes_keeps_what_was_saved(monkeypatch):
+def test_an_interruption_of_worker_processes_keeps_what_was_saved(monkeypatch, workers_are_forked):
     save = store.save
 
     def press(*content):
@@ -468,12 +468,13 @@ def test_an_interruption_of_worker_processes_keeps_what_was_saved(monkeypatch):
     assert len([seed for seed in range(4) if store.load(tiny(seed=seed))]) == 1
 
 
-def test_a_cluster_that_loses_a_worker_gives_the_same_runs(monkeypatch, tmp_path, here):
+def test_a_cluster_that_loses_a_worker_gives_the_same_runs(monkeypatch, tmp_path, here, workers_are_forked):
     distributed = pytest.importorskip("distributed", reason="needs the extra: pip install unifylens[distributed]")
     import dask
 
     over, save, killed = {"seed": range(10)}, store.save, []
     quiet = {"distributed.scheduler.work-stealing": False, "distributed.worker.memory.terminate": False}
+    quiet["distributed.worker.multiprocessing-method"] = "forkserver"  # torch is loaded once for all
     cluster_options = {
         "n_workers": 2,
         "threads_per_worker": 1,
