@@ -322,10 +322,14 @@ def test_as_many_facts_as_can_be_compared(n_facts):
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"language.n_languages": 3}, {"world.n_relations": 1}, {"corpus.parallel": 0.0}], ids=str
+    "changes",
+    [{}, {"language.n_languages": 3}, {"world.n_relations": 1}, {"corpus.parallel": 0.0}, {"corpus.parallel": 1.0}],
+    ids=str,
 )
-def test_layers_measured_together_score_as_each_alone(changes):
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_layers_measured_together_score_as_each_alone(changes, at_once, monkeypatch):
     corpus = Corpus.build(tiny(**changes))
+    monkeypatch.setattr("unifylens.crosslingual.evaluate.MEASURED_ROWS", at_once * corpus.n_rows)
     questions = Questions.all(corpus)
     layers = list(torch.randn(3, len(questions.rows), 8, generator=torch.Generator().manual_seed(0)))
     found = questions.representation(layers)
@@ -335,9 +339,9 @@ def test_layers_measured_together_score_as_each_alone(changes):
     for layer, state in enumerate(layers, 1):
         alone, parallel = (questions.pairs(state, parallel=which) for which in (False, True))
         expected = {
-            "unification": [measures.unification(x, y) for x, y in alone],
-            "fact_specific": [measures.fact_specific(x, y, relation, subject) for x, y in alone],
-            "shuffled": [measures.shuffled(x, y, relation) for x, y in alone],
+            "unification": [measures.unification(x, y) for x, y in alone] or [np.nan],
+            "fact_specific": [measures.fact_specific(x, y, relation, subject) for x, y in alone] or [np.nan],
+            "shuffled": [measures.shuffled(x, y, relation) for x, y in alone] or [np.nan],
             "unification_parallel": [measures.unification(x, y) for x, y in parallel] or [np.nan],
             "probe": [measures.language_probe(state, torch.from_numpy(questions.language), group)],
         }

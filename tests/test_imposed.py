@@ -306,6 +306,26 @@ def test_a_damaged_history_is_told_and_trained_again():
     content = bytearray(place.read_bytes())
     content[len(content) // 3] ^= 255
     place.write_bytes(content)
-    with pytest.warns(UserWarning, match="is damaged"):
+    with pytest.warns(UserWarning, match="is damaged; it is now "):
         again = attend([run], run.steps[:1])
     pd.testing.assert_frame_equal(again, first)
+    states = set(ul.store.runs()["state"])
+    assert states == {"intact", "history under imposed attention", "set aside: history under imposed attention"}
+
+
+def test_what_cannot_be_kept_is_given_back_all_the_same():
+    run = quietly(tiny(**SHORT))[0]
+    store.imposed_folder().write_text("in the way")
+    with pytest.warns(UserWarning, match="are not kept: .*imposed cannot be made"):
+        assert len(attend([run], run.steps[:1]))
+
+
+def test_a_link_among_kept_histories_is_left_alone(tmp_path):
+    run = quietly(tiny(**SHORT))[0]
+    attend([run], run.steps[:1])
+    (place,) = store.imposed_folder().iterdir()
+    place.rename(tmp_path / place.name)
+    place.symlink_to(tmp_path / place.name)
+    assert ul.store.runs().set_index("key").loc[place.name, "state"] == "no history"
+    ul.store.clear(run)
+    assert place.is_symlink()

@@ -150,10 +150,14 @@ def test_checkerboard_refuses_what_does_not_fit():
 
 def test_bands_are_those_of_seaborn():
     draw = np.random.default_rng(1)
-    data = pd.DataFrame({"x": np.repeat([0, 1], 5), "y": draw.normal(size=10)})
-    bands = []
-    for options in ({}, {"errorbar": ("ci", 95), "seed": 0, "n_boot": 5000}):
+    data = pd.DataFrame({"x": np.repeat([0, 1], 40), "y": draw.normal(size=80)})
+
+    def band(**options):
         _, ax = plt.subplots()
         plots.curve(data, "x", "y", ax=ax, **options)
-        bands.append(ax.collections[0].get_paths()[0].get_extents())
-    np.testing.assert_allclose(bands[0].get_points(), bands[1].get_points(), atol=0.1 * data["y"].std())
+        return ax.collections[0].get_paths()[0].get_extents().get_points()
+
+    ours, theirs, median = band(), band(errorbar=("ci", 95), n_boot=5000), band(estimator="median")
+    np.testing.assert_allclose(ours, theirs, atol=0.03)
+    assert abs(band(errorbar=("ci", 90)) - theirs).max() > 0.03, "the comparison can fail"
+    assert abs(median - ours).max() > 0.03, "another estimator has another band"

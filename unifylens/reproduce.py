@@ -79,6 +79,9 @@ MOST_SLOTS = 4
 KERNEL_BYTES, CORE_BYTES = 2**30, 2**29
 """Memory of a notebook, and of each of its cores, which trains a stack."""
 
+SECONDS_TO_SAVE = 30.0
+"""For a kernel that is stopped: it saves what it trains between two steps."""
+
 SECONDS_OF_TRUST = 30
 """From the start, through which `SECONDS` tells more of the speed than what was seen."""
 
@@ -115,7 +118,7 @@ async def execute(
         NotebookError: if a cell fails or the kernel dies; nothing is then written to `saved`.
     """
     notebook = nbformat.read(path, as_version=4)
-    kernel = _ThisInterpreter()
+    kernel = _ThisInterpreter(shutdown_wait_time=SECONDS_TO_SAVE)
     client = NotebookClient(notebook, km=kernel, timeout=None, record_timing=False, coalesce_streams=True)
     code_cells = [(index, cell) for index, cell in enumerate(notebook.cells) if cell.cell_type == "code"]
     env = os.environ | {"UNIFYLENS_FIGURES": str(figures)} | own
@@ -147,13 +150,15 @@ async def execute(
 def side_by_side(n_notebooks: int) -> tuple[int, dict[str, str]]:
     """How many notebooks run at a time, and what tells the kernel of each, by its environment, how many cores it has.
 
-    As many as have memory for certain, as kernels do not know of each other's plans; on a GPU one, which fills it.
+    No more than there is memory for, with room to spare, as kernels do not know of each other's plans; on a GPU one,
+    which fills it.
     """
     cores = joblib.cpu_count()
     slots = min(n_notebooks, cores, MOST_SLOTS, (hardware.free_bytes() - cores * CORE_BYTES) // KERNEL_BYTES)
     if slots < 2 or hardware.device().type == "cuda":
         return 1, {}
-    return slots, dict.fromkeys(("LOKY_MAX_CPU_COUNT", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(cores // slots))
+    own = str(math.ceil(cores / slots))
+    return slots, dict.fromkeys(("LOKY_MAX_CPU_COUNT", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), own)
 
 
 def _drop_volatile(notebook: nbformat.NotebookNode) -> None:
@@ -206,9 +211,10 @@ class _Job:
                     self.under_way[asyncio.create_task(self._run(path, own))] = path
                 self._show()
                 done, _ = await asyncio.wait(self.under_way, timeout=1, return_when=asyncio.FIRST_COMPLETED)
-                for task in done:
-                    path = self.under_way.pop(task)
+                ended = sorted((self.under_way.pop(task), task) for task in done)
+                for path, _ in ended:
                     self._ended(path)
+                for _, task in ended:
                     task.result()
         finally:
             for task in self.under_way:
@@ -233,12 +239,18 @@ class _Job:
 
             try:
                 await execute(path, self._saved / path.name, fresh, own, ran_cell)
-            finally:
+            except NotebookError:
+                self._keep_figures(fresh)
+                raise
+            finally:  # of a notebook that was stopped for another's sake the claims alone: a figure may be half written
                 self._decide(fresh)
-                self._figures.mkdir(parents=True, exist_ok=True)
-                for file in fresh.iterdir():
-                    if file.name != "claims.json":
-                        shutil.copyfile(file, self._figures / file.name)
+            self._keep_figures(fresh)
+
+    def _keep_figures(self, folder: Path) -> None:
+        self._figures.mkdir(parents=True, exist_ok=True)
+        for file in folder.iterdir():
+            if file.name != "claims.json":
+                shutil.copyfile(file, self._figures / file.name)
 
     def _decide(self, folder: Path) -> None:
         """Keep the claims that a notebook has recorded by now, and print those that are new."""
@@ -251,7 +263,8 @@ class _Job:
     def _ended(self, path: Path) -> None:
         self._share[path.stem] = 1.0
         self.ran.add(path.stem)
-        tqdm.write(f"{path.name} ended after {(time.monotonic() - self._start) / 60:.1f} minutes", file=sys.stderr)
+        minutes = (time.monotonic() - self._start) / 60
+        tqdm.write(f"{path.name} ended {minutes:.1f} minutes after the start", file=sys.stderr)
         self._print(c.id for c in CLAIMS.values() if c.notebook == path.stem and c.id not in self.yours)
 
     def comparison(self, i: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from itertools import combinations
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pandas as pd
@@ -265,7 +265,9 @@ def answered_together(questions: Sequence[Questions], ask: Ask) -> list[Answers]
 
 
 def _likeliest(logits: Float[Tensor, "model row vocab"]) -> Int[Tensor, "model row"]:
-    return torch.from_numpy(logits.numpy().argmax(-1))  # torch takes ten times as long on a CPU (measured)
+    return torch.from_numpy(
+        logits.float().cpu().numpy().argmax(-1)
+    )  # torch takes ten times as long on a CPU (measured)
 
 
 def _mean(values: list[float] | np.ndarray) -> float:
@@ -408,15 +410,15 @@ def unification(
     subject = torch.from_numpy(corpus.world.subject[questions.facts])
     at = torch.from_numpy(corpus.positions(position)[questions.rows.numpy()])
 
-    def by_layer(network: Model) -> list[list[tuple[Tensor, Tensor]]]:
+    def by_layer(network: Model, score: Callable[[Tensor, Tensor], Any]) -> list[list[Any]]:
         _, states = run_prompts(network, Prompts(questions.prompts), at)
-        return [questions.pairs(state, facts == "parallel") for state in states]
+        return [[score(x, y) for x, y in questions.pairs(state, facts == "parallel")] for state in states]
 
-    trained, untrained = by_layer(model), by_layer(untrained_like(model, seed))
+    trained = by_layer(model, lambda x, y: measures.unification_variants(x, y, relation, subject))
+    untrained = by_layer(untrained_like(model, seed), measures.unification)
     records = []
-    for layer, (pairs, fresh) in enumerate(zip(trained, untrained, strict=True)):
-        variants = [measures.unification_variants(x, y, relation, subject) for x, y in pairs]
+    for layer, (variants, fresh) in enumerate(zip(trained, untrained, strict=True)):
         record = {name: _mean([scores[name] for scores in variants]) for name in variants[0]}
-        record["untrained"] = _mean([measures.unification(x, y) for x, y in fresh])
+        record["untrained"] = _mean(fresh)
         records.append({"layer": layer, **record})
     return pd.DataFrame(records).set_index("layer")

@@ -177,7 +177,7 @@ def points(
 
     `options` go to `seaborn.pointplot`.
     """
-    return sns.pointplot(data, x=x, y=y, hue=hue, ax=ax, **{"errorbar": _interval, **options})
+    return sns.pointplot(data, x=x, y=y, hue=hue, ax=ax, **_band(options))
 
 
 def shares(data: pd.DataFrame, ax: Axes) -> Axes:
@@ -224,7 +224,15 @@ def curve(
     >>> ul.plots.curve(runs.final, "corpus.parallel", "transfer").get_xlabel()
     'corpus.parallel'
     """
-    return sns.lineplot(data, x=x, y=y, hue=hue, ax=ax, **{"errorbar": _interval, **options})
+    return sns.lineplot(data, x=x, y=y, hue=hue, ax=ax, **_band(options))
+
+
+def _band(options: dict[str, object]) -> dict[str, object]:
+    """Options of seaborn with a bootstrap that is quick for the mean; another estimator or band is seaborn's own."""
+    if {"estimator", "errorbar", "units", "n_boot", "weights"}.isdisjoint(options):
+        return {"errorbar": _interval, **options}
+    # a fixed seed, as a bootstrap would differ from one drawing to the next
+    return {"errorbar": ("ci", 95), "seed": 0, **options}
 
 
 def _interval(values: pd.Series) -> tuple[float, float]:

@@ -6,6 +6,7 @@ same batch. What a plateau in learning waits for, other than attention, is still
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 import joblib
@@ -24,6 +25,9 @@ from unifylens.training.stack import Output, Parameters, Pass, Query, Stacked, T
 from unifylens.training.trainer import Monitor, train_stack
 
 __all__ = ["train_with_attention"]
+
+Member = tuple[Run, int]
+"""A run, and the step after which its attention is imposed."""
 
 
 def train_with_attention(runs: Sequence[Run], steps: Sequence[int], *, progress: bool = True) -> pd.DataFrame:
@@ -45,36 +49,41 @@ def train_with_attention(runs: Sequence[Run], steps: Sequence[int], *, progress:
         )
     for run in runs:
         run.corpus.position("answer")  # refuses prompts of several lengths
-    members = [(run, step) for run in runs for step in steps]
-    kept = [store.load_imposed(run, step) for run, step in members]
-    missing = [member for member, history in zip(members, kept, strict=True) if history is None]
+    members = list(dict.fromkeys((run, step) for run in runs for step in steps))
+    histories = {member: store.load_imposed(member[0].experiment, member[1]) for member in members}
+    missing = [member for member, history in histories.items() if history is None]
     if missing:
-        _train_all(missing, progress)
-        kept = [store.load_imposed(run, step) for run, step in members]
-    histories = []
-    for history, (run, step) in zip(kept, members, strict=True):
+        histories |= _train_all(missing, progress)
+    tables = []
+    for (run, step), history in histories.items():
         labels = pd.DataFrame({"attention_step": step, "seed": run.experiment.seed}, history.index)
-        histories.append(labels.join(history))
-    return pd.concat(histories, ignore_index=True)
+        tables.append(labels.join(history))
+    return pd.concat(tables, ignore_index=True)
 
 
-def _train_all(members: list[tuple[Run, int]], progress: bool) -> None:
+def _train_all(members: list[Member], progress: bool) -> dict[Member, pd.DataFrame]:
     parts = [members[i : i + PART_SIZE] for i in range(0, len(members), PART_SIZE)]
     total = len(members) * members[0][0].experiment.train.steps
     bar = tqdm(total=total, desc="training under imposed attention", unit="step", disable=not progress)
     with bar, limited_threads(1):
         parallel = joblib.Parallel(n_jobs=workers.worker_count(), backend="threading")
-        parallel(joblib.delayed(_train)(part, bar) for part in parts)
+        histories = parallel(joblib.delayed(_train)(part, bar) for part in parts)
+    return {member: history for part in histories for member, history in part.items()}
 
 
-def _train(members: list[tuple[Run, int]], bar: tqdm) -> None:
+def _train(members: list[Member], bar: tqdm) -> dict[Member, pd.DataFrame]:
     references = stack_parameters([run.parameters(step) for run, step in members])
     experiment, corpus = members[0][0].experiment, members[0][0].corpus
     shape = shape_of(experiment.model, corpus.d_vocab, corpus.n_ctx)
     network = Imposed(shape, references, bfloat16=experiment.train.precision == "bfloat16")
     results = train_stack([run.experiment for run, _ in members], _Bar(bar, len(members)), network=network)
-    for result, (run, step) in zip(results, members, strict=True):
-        store.save_imposed(run, step, result.history)
+    histories = {member: result.history for member, result in zip(members, results, strict=True)}
+    try:
+        for (run, step), history in histories.items():
+            store.save_imposed(run.experiment, step, history)
+    except OSError as error:  # what was trained is given back all the same
+        warnings.warn(f"histories under imposed attention are not kept: {error}", stacklevel=2)
+    return histories
 
 
 class _Bar(Monitor):

@@ -25,7 +25,7 @@ from unifylens.patching.stream import Model
 from unifylens.training import disk
 
 DATA_FORMAT = 2
-"""Part of every run's key. Raise it when training or what is stored changes, so that no old run is reused."""
+"""Part of every run's key. Raise it when training (also under imposed attention) or what is stored changes."""
 
 WEIGHTS, HISTORY, EXPERIMENT, MANIFEST = (
     "weights.safetensors",

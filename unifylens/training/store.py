@@ -110,22 +110,40 @@ def imposed_folder() -> Path:
     return environment.home() / "imposed"
 
 
-def save_imposed(run: Run, step: int, history: pd.DataFrame) -> None:
-    """Keep the history of a model trained under the attention of a run after a step, whole or not at all."""
-    with disk.scratch_folder(imposed_folder() / run.folder.name) as folder:
+def save_imposed(experiment: Experiment, step: int, history: pd.DataFrame) -> None:
+    """Keep the history of a model trained under the attention of an experiment's run after a step, whole or not at all.
+
+    Raises OSError, with the remedy, if it cannot be written.
+    """
+    disk.refuse_unwritable(imposed_folder())
+    with disk.scratch_folder(imposed_folder() / key_of(experiment)) as folder:
         history.to_parquet(folder / HISTORY, index=False)
         digest = hashlib.sha256((folder / HISTORY).read_bytes()).hexdigest()[:16]
-        os.replace(folder / HISTORY, imposed_folder() / f"{run.folder.name}-{step}-{digest}.parquet")
+        os.replace(folder / HISTORY, imposed_folder() / f"{_imposed_name(experiment, step)}-{digest}.parquet")
 
 
-def load_imposed(run: Run, step: int) -> pd.DataFrame | None:
-    """The kept history of a model trained under the attention of a run after a step, or None; a damaged one is told."""
-    for place in imposed_folder().glob(f"{run.folder.name}-{step}-*.parquet"):
-        content = place.read_bytes()
+def load_imposed(experiment: Experiment, step: int) -> pd.DataFrame | None:
+    """What `save_imposed` kept, or None. What is damaged is reported by name, set aside, and not used.
+
+    Raises OSError, naming the file, where the disk does not let it be read.
+    """
+    for place in sorted(imposed_folder().glob(f"{_imposed_name(experiment, step)}-*.parquet")):
+        seen = disk.identity(place)
+        try:
+            content = place.read_bytes()
+        except FileNotFoundError:  # cleared by another process
+            continue
+        except OSError as error:
+            raise disk.unreadable(place, error) from error
         if place.stem.endswith(hashlib.sha256(content).hexdigest()[:16]):
             return pd.read_parquet(io.BytesIO(content))
-        warnings.warn(f"{place} is damaged; it is not used", stacklevel=2)
+        if seen and (aside := disk.set_aside(place, seen)):
+            warnings.warn(f"{place} is damaged; it is now {aside.name} and not used", stacklevel=2)
     return None
+
+
+def _imposed_name(experiment: Experiment, step: int) -> str:
+    return f"{key_of(experiment)}-{int(step)}"
 
 
 _TRIES = 100
@@ -148,7 +166,7 @@ def runs() -> pd.DataFrame:
 
 
 def size() -> int:
-    """Bytes that runs and interrupted stacks take on disk."""
+    """Bytes that runs, interrupted stacks and histories under imposed attention take on disk."""
     return sum(item.bytes for item in _items() if item.ours)
 
 
@@ -184,7 +202,7 @@ def clear(
             )
     together = set(chosen)
     chosen += [key for key, item in items.items() if item.stack and together.issuperset(item.stack)]
-    chosen += [key for key, item in items.items() if item.reference in together]
+    chosen += [key for key, item in items.items() if item.reference in together and item.removable]
     deleted = [items[key] for key in dict.fromkeys(chosen)]
     if others := [item.key for item in deleted if not item.removable]:
         raise ValueError(
@@ -319,9 +337,10 @@ def _items() -> list[_Item]:
         else:
             items.append(_Item(path, "set aside: damaged" if aside else "no stack"))
     for path in _listed(imposed_folder()):
-        name = _IMPOSED.fullmatch(path.name)
-        ours = name is not None and disk.is_regular(path)
-        state = "history under imposed attention" if ours else "no history"
+        place, _, aside = path.name.partition(disk.SET_ASIDE)
+        name = _IMPOSED.fullmatch(place)
+        ours = name is not None and path.is_file() and not path.is_symlink()
+        state = f"{'set aside: ' * bool(aside)}history under imposed attention" if ours else "no history"
         items.append(_Item(path, state, ours, reference=name["key"] if ours else None))
     return items
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
@@ -225,23 +224,25 @@ class _Stack:
         """Append a row to every member's history; the last one is measured on all facts."""
         last = self.step == self.config.steps
         losses = self._untrained_losses() if self.loss_steps == 0 else self.loss_sum / self.loss_steps
-        questions = [Questions.all(corpus) for corpus in self.corpora] if last else self.sampled
-        for form, equal in groupby(range(len(self.experiments)), key=lambda member: questions[member].form):
-            members = list(equal)
-            at_once = max(1, BATCH_ROWS // form[0])
-            for start in range(0, len(members), at_once):
-                some = members[start : start + at_once]
-                with freed_memory_returned() if last else nullcontext():
-                    self._evaluate(slice(some[0], some[-1] + 1), questions, losses)
+        if last:
+            for member, corpus in enumerate(self.corpora):
+                with freed_memory_returned():
+                    self._evaluate(slice(member, member + 1), [Questions.all(corpus)], losses)
+        else:
+            for form, equal in groupby(range(len(self.experiments)), key=lambda member: self.sampled[member].form):
+                members = list(equal)
+                at_once = max(1, BATCH_ROWS // form[0])
+                for start in range(0, len(members), at_once):
+                    some = slice(members[start], members[start : start + at_once][-1] + 1)
+                    self._evaluate(some, self.sampled[some], losses)
         self.loss_sum.zero_()
         self.loss_steps = 0
 
     def _evaluate(self, members: slice, questions: list[Questions], losses: Tensor) -> None:
         """Append a row to the histories of neighbours whose questions are of one form."""
-        several = range(members.start, members.stop)
         finite = losses[members].isfinite().tolist()
-        answers = answered_together(questions[members], partial(self._ask, members)) if any(finite) else []
-        for i, member in enumerate(several):
+        answers = answered_together(questions, partial(self._ask, members)) if any(finite) else []
+        for i, member in enumerate(range(members.start, members.stop)):
             experiment = self.experiments[member]
             record = {
                 "step": self.step,
@@ -250,8 +251,7 @@ class _Stack:
                 "loss": float(losses[member]),
             }
             if finite[i] and all(bool(x.sum().isfinite()) for x in (answers[i].logits, *answers[i].states)):
-                record |= questions[member].accuracy(answers[i])
-                record |= questions[member].representation(answers[i].states)
+                record |= questions[i].accuracy(answers[i]) | questions[i].representation(answers[i].states)
             self.records[member].append(record)
 
     def _ask(self, members: slice, prompts: Tensor, at: Tensor) -> tuple[Tensor, list[Tensor]]:
