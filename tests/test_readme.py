@@ -92,3 +92,10 @@ def test_the_block_for_a_cluster_names_what_is_there():
 @pytest.mark.parametrize("path", sorted(set(re.findall(r"\bul\.([a-zA-Z_]\w*(?:\.\w+)*)", README))))
 def test_what_the_readme_names_is_there(path):
     assert attrgetter(path)(ul) is not None
+
+
+def test_minutes_are_those_that_the_time_left_is_told_by():
+    from unifylens.reproduce import SECONDS
+
+    minutes = dict(re.findall(r"^\| \[`(\w+)`\].*\| ([\d.]+) \|$", README, re.MULTILINE))
+    assert {name: f"{seconds / 60:.1f}" for name, seconds in SECONDS.items()}.items() <= minutes.items()

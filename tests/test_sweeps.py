@@ -390,9 +390,9 @@ def test_stacks_fit_into_the_free_memory(stacked, monkeypatch):
 
 def test_fewer_workers_where_memory_is_short_and_a_refusal_where_no_model_fits(stacked, monkeypatch):
     experiment = tiny(**{"train.steps": 10})
-    one, two = (needs(experiment).of_stack(size) for size in (1, 2))
+    one = needs(experiment).of_stack(1)
     monkeypatch.setattr(pool, "worker_count", lambda: 4)
-    monkeypatch.setattr(pool, "free_bytes", lambda device: int((one + two) / 2 / pool.SHARE_OF_FREE_MEMORY))
+    monkeypatch.setattr(pool, "free_bytes", lambda device: int(1.05 * one / pool.SHARE_OF_FREE_MEMORY))
     ul.sweep(experiment, over={"seed": range(3)}, progress=False)
     assert [len(stack) for stack in stacked] == [1, 1, 1]
     monkeypatch.setattr(pool, "free_bytes", lambda device: one // 2)

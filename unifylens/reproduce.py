@@ -49,21 +49,21 @@ from unifylens.evidence.records import Record, comparison, load_records, save_re
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 SECONDS = {
-    "00_quickstart": 42,
-    "01_the_dish": 180,
-    "02_phases": 432,
-    "03_unification_score": 66,
-    "04_unification_and_transfer": 264,
-    "05_activation_patching": 468,
+    "00_quickstart": 30,
+    "01_the_dish": 234,
+    "02_phases": 552,
+    "03_unification_score": 54,
+    "04_unification_and_transfer": 276,
+    "05_activation_patching": 612,
     "06_language_subspace": 186,
-    "07_informativeness": 210,
-    "08_extractability": 198,
-    "09_tokenization": 336,
-    "10_turning_transfer_up_and_down": 198,
-    "11_phase_diagram": 288,
-    "90_use_unifylens_on_your_model": 30,
+    "07_informativeness": 228,
+    "08_extractability": 408,
+    "09_tokenization": 450,
+    "10_turning_transfer_up_and_down": 174,
+    "11_phase_diagram": 270,
+    "90_use_unifylens_on_your_model": 24,
 }
-"""What each notebook takes alone on two cores, in order from an empty store (the README's minutes)."""
+"""What each notebook takes with one core, in order from an empty store (the README's minutes)."""
 
 TRAINED_BY = {
     "02_phases": "01_the_dish",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cached_property
 from itertools import combinations
 from typing import Any, NamedTuple, Protocol
@@ -110,19 +110,17 @@ class Questions:
         """Every fact."""
         return cls(corpus, np.arange(corpus.n_facts))
 
-    @property
-    def form(self) -> tuple[int, int, int]:
-        """Prompts, their longest, and the longest answer: questions of one form are answered together."""
-        return (*self.prompts.shape, self.n_answer)
-
+    @torch.no_grad()
     def answered_by(self, ask: Ask) -> Answers:
         """Greedy decoding: every token of an answer is the likeliest after those before it."""
-
-        def ask_one(tokens: Tensor, at: Tensor) -> tuple[Tensor, list[Tensor]]:
-            logits, states = ask(tokens[0], at[0])
-            return logits[None], [state[None] for state in states]
-
-        return answered_together([self], ask_one)[0]
+        tokens = torch.nn.functional.pad(self.prompts, (0, self.n_answer - 1), value=PAD_ID)
+        row = torch.arange(len(tokens))
+        first, states = ask(tokens, self.last)
+        said = [_likeliest(first)]
+        for i in range(1, self.n_answer):
+            tokens[row, self.last + i] = said[-1]
+            said.append(_likeliest(ask(tokens, self.last + i)[0]))
+        return Answers(torch.stack(said, 1), first, states)
 
     def answer_types(self, said: Int[Tensor, "row answer"]) -> Int[np.ndarray, " row"]:
         """An `AnswerType` for each answer."""
@@ -245,26 +243,7 @@ class Questions:
         return probes.Halves.of(self.language, groups)
 
 
-@torch.no_grad()
-def answered_together(questions: Sequence[Questions], ask: Ask) -> list[Answers]:
-    """`Questions.answered_by` of several models, each with questions of its own, but of one `form`.
-
-    What `ask` takes and gives has the models as a leading dimension.
-    """
-    (n_answer,) = {each.n_answer for each in questions}
-    tokens = torch.stack([each.prompts for each in questions])
-    tokens = torch.nn.functional.pad(tokens, (0, n_answer - 1), value=PAD_ID)
-    last = torch.stack([each.last for each in questions])
-    first, states = ask(tokens, last)
-    said = [_likeliest(first)]
-    for i in range(1, n_answer):
-        tokens.scatter_(2, (last + i)[..., None], said[-1][..., None])
-        said.append(_likeliest(ask(tokens, last + i)[0]))
-    whole = torch.stack(said, -1)
-    return [Answers(whole[i], first[i], [state[i] for state in states]) for i in range(len(questions))]
-
-
-def _likeliest(logits: Float[Tensor, "model row vocab"]) -> Int[Tensor, "model row"]:
+def _likeliest(logits: Float[Tensor, "row vocab"]) -> Int[Tensor, " row"]:
     return torch.from_numpy(
         logits.float().cpu().numpy().argmax(-1)
     )  # torch takes ten times as long on a CPU (measured)

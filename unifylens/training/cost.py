@@ -37,7 +37,7 @@ WORD_BYTES = 600
 CANDIDATE_BYTES = 24
 """For each held-out row and object of its relation, when the choice among them is made: token, logits, masks."""
 MEASURED_COPIES = 4
-"""Of one layer's states, in double precision, when they are scored and a language probe is fitted."""
+"""Of the states measured together, in double precision, when they are scored and a language probe is fitted."""
 PROCESS_BYTES = 450 * 2**20
 """A worker process that has imported torch and this package, before it trains."""
 
@@ -67,11 +67,10 @@ def parts_per_model(experiment: Experiment, corpus: Corpus) -> dict[str, int]:
 
 
 def bytes_of_evaluation(experiment: Experiment, corpus: Corpus) -> int:
-    """Bytes that a stack takes while members are evaluated: on all facts one after the other, else several together."""
+    """Bytes that a stack takes while one member, and after it the next, is evaluated on all facts."""
     config, n_answer = experiment.model, corpus.due.shape[2]
     all_rows = min(BATCH_ROWS, corpus.n_rows)
     some_rows = min(all_rows, 2 * experiment.train.eval_facts * corpus.n_languages)
-    some_rows *= BATCH_ROWS // some_rows  # as many members together
     n_in = int(corpus.positions("answer").max()) + n_answer
     one_place = len(set(corpus.positions("answer").tolist())) == 1
     asked = Asked(n_in, 1, n_in - 1 if one_place else None, int(experiment.train.loss != "full"))
@@ -82,7 +81,8 @@ def bytes_of_evaluation(experiment: Experiment, corpus: Corpus) -> int:
     prompts = 3 * DOUBLE * corpus.n_rows * corpus.n_ctx
     n_candidates = int(np.bincount(corpus.world.object_relation).max())
     choices = int((corpus.kind == Copy.HELD_OUT).sum()) * n_candidates * CANDIDATE_BYTES if n_answer == 1 else 0
-    measured = MEASURED_COPIES * DOUBLE * max(corpus.n_rows, MEASURED_ROWS) * config.d_model
+    n_layers = min(config.n_layers, max(1, MEASURED_ROWS // corpus.n_rows))  # measured together
+    measured = MEASURED_COPIES * DOUBLE * n_layers * corpus.n_rows * config.d_model
     last = prompts + max(min(n_answer, 2) * answers + forward, answers + max(choices, measured))
     return max(last, _with_holes(sampled, experiment, corpus))
 
@@ -104,7 +104,7 @@ class Memory:
     step: int
     """For every member that takes a step at the same time: on a CPU, `PART_SIZE` do; on a GPU, all."""
     evaluation: int
-    """Once, for the members that are evaluated together."""
+    """Once, for the member that is evaluated."""
     results: int
     """For every member at the end: checkpoints, split into members for the store."""
     at_a_time: int | None

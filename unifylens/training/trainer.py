@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
-from itertools import groupby
 
 import numpy as np
 import pandas as pd
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from unifylens.config import Experiment
 from unifylens.corpus.corpus import Corpus
-from unifylens.crosslingual.evaluate import Questions, answered_together
+from unifylens.crosslingual.evaluate import Questions
 from unifylens.hardware import device, freed_memory_returned, keep_freed_memory, limited_threads, warn_of_slow_bfloat16
 from unifylens.model import initial_parameters, shape_of
 from unifylens.patching.stream import BATCH_ROWS
@@ -224,54 +224,43 @@ class _Stack:
         """Append a row to every member's history; the last one is measured on all facts."""
         last = self.step == self.config.steps
         losses = self._untrained_losses() if self.loss_steps == 0 else self.loss_sum / self.loss_steps
-        if last:
-            for member, corpus in enumerate(self.corpora):
-                with freed_memory_returned():
-                    self._evaluate(slice(member, member + 1), [Questions.all(corpus)], losses)
-        else:
-            for form, equal in groupby(range(len(self.experiments)), key=lambda member: self.sampled[member].form):
-                members = list(equal)
-                at_once = max(1, BATCH_ROWS // form[0])
-                for start in range(0, len(members), at_once):
-                    some = slice(members[start], members[start : start + at_once][-1] + 1)
-                    self._evaluate(some, self.sampled[some], losses)
+        for member in range(len(self.experiments)):
+            with freed_memory_returned() if last else nullcontext():
+                self._evaluate(member, float(losses[member]), last)
         self.loss_sum.zero_()
         self.loss_steps = 0
 
-    def _evaluate(self, members: slice, questions: list[Questions], losses: Tensor) -> None:
-        """Append a row to the histories of neighbours whose questions are of one form."""
-        finite = losses[members].isfinite().tolist()
-        answers = answered_together(questions, partial(self._ask, members)) if any(finite) else []
-        for i, member in enumerate(range(members.start, members.stop)):
-            experiment = self.experiments[member]
-            record = {
-                "step": self.step,
-                "tokens_seen": self.step * self.config.batch_size * self.corpora[member].n_ctx,
-                "learning_rate": experiment.train.lr_at(max(self.step - 1, 0)),
-                "loss": float(losses[member]),
-            }
-            if finite[i] and all(bool(x.sum().isfinite()) for x in (answers[i].logits, *answers[i].states)):
-                record |= questions[i].accuracy(answers[i]) | questions[i].representation(answers[i].states)
-            self.records[member].append(record)
+    def _evaluate(self, member: int, loss: float, last: bool) -> None:
+        experiment, corpus = self.experiments[member], self.corpora[member]
+        record = {
+            "step": self.step,
+            "tokens_seen": self.step * self.config.batch_size * corpus.n_ctx,
+            "learning_rate": experiment.train.lr_at(max(self.step - 1, 0)),
+            "loss": loss,
+        }
+        if np.isfinite(loss):
+            questions = Questions.all(corpus) if last else self.sampled[member]
+            answers = questions.answered_by(partial(self._ask, member))
+            if all(bool(x.sum().isfinite()) for x in (answers.logits, *answers.states)):
+                record |= questions.accuracy(answers) | questions.representation(answers.states)
+        self.records[member].append(record)
 
-    def _ask(self, members: slice, prompts: Tensor, at: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Logits `[model, row, vocab]` and states by layer `[model, row, d_model]` at a position of each prompt."""
-        own = {name: p[members] for name, p in self.parameters.items()}
-        network, n_rows, n_in = self.network.of(members), prompts.shape[1], int(at.max()) + 1
-        same = bool((at == n_in - 1).all())
-        whole: list[Tensor] = []  # filled part by part: two of any would not fit where one does
-        for start in range(0, n_rows, BATCH_ROWS):
+    def _ask(self, member: int, prompts: Tensor, at: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Logits `[row, vocab]` and states by layer `[row, d_model]` of one member at a position of each prompt."""
+        own = {name: p[member : member + 1] for name, p in self.parameters.items()}
+        same = bool((at == at[0]).all())
+        logits, states = torch.empty(0), []  # filled part by part: two of either would not fit where one does
+        for start in range(0, len(prompts), BATCH_ROWS):
             rows = slice(start, start + BATCH_ROWS)
-            query = slice(n_in - 1, n_in) if same else at[:, rows, None].to(self.device)
-            output = network.forward(own, prompts[:, rows, :n_in].to(self.device), query, self.batches.shared)
-            parts = [x[:, :, 0].cpu() for x in (output.logits, *output.residual)]
-            if n_rows <= BATCH_ROWS:
-                whole = parts
-                break
-            whole = whole or [torch.empty(len(part), n_rows, part.shape[-1]) for part in parts]
-            for x, part in zip(whole, parts, strict=True):
-                x[:, rows] = part
-        logits, *states = whole
+            query = slice(int(at[0]), int(at[0]) + 1) if same else at[rows][None, :, None].to(self.device)
+            tokens = prompts[None, rows, : int(at.max()) + 1].to(self.device)
+            output = self.network.of(slice(member, member + 1)).forward(own, tokens, query, self.batches.shared)
+            if start == 0:
+                logits = torch.empty(len(prompts), output.logits.shape[-1])
+                states = [torch.empty(len(prompts), state.shape[-1]) for state in output.residual]
+            logits[rows] = output.logits[0, :, 0].cpu()
+            for whole, state in zip(states, output.residual, strict=True):
+                whole[rows] = state[0, :, 0].cpu()
         return logits, states
 
     def summary(self) -> dict[str, float]:
