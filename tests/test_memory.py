@@ -100,7 +100,7 @@ SHAPES = {
         {
             "tokenizer": {"scheme": "bpe", "vocab_size": 150},
             "world.n_subjects": 200,
-            "train.batch_size": 2048,
+            "train.batch_size": 1024,
             "model.d_model": 64,
             "model.d_mlp": 256,
             **FULL,

@@ -37,7 +37,8 @@ def train_with_attention(runs: Sequence[Run], steps: Sequence[int], *, progress:
     Columns: `attention_step`, `seed`, and those of `run.history`. Histories are kept in the store beside the runs;
     models are not.
 
-    Raises ValueError for no run, runs of different shapes or one that is not stacked, or a step that was not kept.
+    Raises ValueError for no run, runs of different shapes or one that is not stacked, or a step that was not kept;
+    OSError where a kept history cannot be read.
     """
     if not runs or not steps:
         raise ValueError(f"runs has {len(runs)} entries and steps {len(steps)}; allowed: one or more of both.")
