@@ -1,6 +1,7 @@
 """Every test has an empty store of its own; `tiny` is an experiment that trains in well under a second."""
 
 import multiprocessing
+import os
 import signal
 
 import pytest
@@ -24,6 +25,33 @@ def one_thread():
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def hidden_gpu():
+    """Tests ask for what a CPU computes, bit for bit; yields whether torch sees a GPU, for those that ask for `gpu`."""
+    import torch
+
+    visible, there = os.environ.get("CUDA_VISIBLE_DEVICES"), torch.cuda.is_available
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.cuda, "is_available", lambda: False)
+        patch.setenv("CUDA_VISIBLE_DEVICES", "")
+        yield there, visible
+
+
+@pytest.fixture
+def gpu(hidden_gpu, monkeypatch):
+    """Models train on the GPU of this machine; without one the test is skipped."""
+    import torch
+
+    there, visible = hidden_gpu
+    if visible is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    if not there():
+        pytest.skip("torch sees no GPU here")
+    monkeypatch.setattr(torch.cuda, "is_available", there)
 
 
 @pytest.fixture

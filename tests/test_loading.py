@@ -82,8 +82,7 @@ def test_a_model_is_on_its_device(whole, loaded, monkeypatch):
     assert seen == [meta, meta], "tokens are where the model is"
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
-def test_a_model_on_a_gpu_says_what_it_says_on_a_cpu(whole, loaded, facts):
+def test_a_model_on_a_gpu_says_what_it_says_on_a_cpu(gpu, whole, loaded, facts):
     there = pretrained.load(whole, device="cuda")
     assert there.device.type == "cuda" and pretrained.untrained_like(there).device.type == "cuda"
     torch.testing.assert_close(

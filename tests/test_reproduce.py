@@ -195,15 +195,16 @@ def test_ctrl_c_leaves_no_kernel_and_keeps_what_was_recorded(project, two_slots)
     assert (project / "build/figures/claims.json").exists()
 
 
-def test_a_notebook_waits_for_the_one_that_trains_its_models(project):
-    names = ["00_quickstart", "01_the_dish", "02_phases", "05_activation_patching"]
+def test_a_notebook_waits_for_the_one_that_trains_its_models_and_the_longest_way_comes_first(project):
+    names = ["00_quickstart", "01_the_dish", "02_phases", "03_unification_score", "05_activation_patching"]
     job = reproduce._Job([Path(f"{name}.ipynb") for name in names], project, project)
     started = []
-    for _ in names:
+    for ended in ("", "00_quickstart", "", "01_the_dish", ""):
+        job.under_way.pop(ended, None)
         job.waiting.remove(path := job._next())
-        job.under_way[path] = path
+        job.under_way[path.stem] = path
         started.append(path.stem)
-    assert started == ["00_quickstart", "01_the_dish", "05_activation_patching", "02_phases"]
+    assert started == ["00_quickstart", "01_the_dish", "05_activation_patching", "02_phases", "03_unification_score"]
 
 
 def test_every_notebook_that_runs_by_default_has_a_time():
@@ -214,12 +215,13 @@ def test_every_notebook_that_runs_by_default_has_a_time():
 @pytest.mark.parametrize(("cores", "gib", "slots"), [(1, 16, 1), (2, 16, 2), (2, 2, 1), (16, 64, 4)])
 def test_slots_have_cores_and_memory(monkeypatch, cores, gib, slots):
     monkeypatch.setattr(reproduce.joblib, "cpu_count", lambda: cores)
-    monkeypatch.setattr(reproduce.hardware, "free_bytes", lambda: gib * 2**30)
+    monkeypatch.setattr(reproduce.hardware, "free_bytes", lambda device=None: (gib if device is None else gpu) * 2**30)
     monkeypatch.setattr(reproduce.hardware, "device", lambda: torch.device("cpu"))
     count, own = reproduce.side_by_side(13)
     assert count == slots and set(own.values()) == ({str(cores // slots)} if slots > 1 else set())
     monkeypatch.setattr(reproduce.hardware, "device", lambda: torch.device("cuda"))
-    assert reproduce.side_by_side(13) == (1, {})
+    for gpu, shared in ((8, 1), (24, 1), (48, 3), (80, 5)):  # noqa: B007 - read by `free_bytes`
+        assert reproduce.side_by_side(13)[0] == min(slots, shared)
 
 
 def test_an_unknown_notebook_is_named(project, capsys):

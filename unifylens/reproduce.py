@@ -76,8 +76,8 @@ TRAINED_BY = {
 MOST_SLOTS = 4
 """Notebooks side by side: beyond, each gets more cores instead."""
 
-KERNEL_BYTES, CORE_BYTES = 2**30, 2**29
-"""Memory of a notebook, and of each of its cores, which trains a stack."""
+KERNEL_BYTES, CORE_BYTES, GPU_BYTES = 2**30, 2**29, 2**34
+"""Memory of a notebook, of each of its cores, which trains a stack, and of a GPU that notebooks share."""
 
 SECONDS_TO_SAVE = 30.0
 """For a kernel that is stopped: it saves what it trains between two steps."""
@@ -150,12 +150,14 @@ async def execute(
 def side_by_side(n_notebooks: int) -> tuple[int, dict[str, str]]:
     """How many notebooks run at a time, and what tells the kernel of each, by its environment, how many cores it has.
 
-    No more than there is memory for, with room to spare, as kernels do not know of each other's plans; on a GPU one,
-    which fills it.
+    No more than there is memory for, with room to spare, as kernels do not know of each other's plans. A GPU is shared:
+    it trains what takes little of it, and waits while models are evaluated.
     """
     cores = joblib.cpu_count()
     slots = min(n_notebooks, cores, MOST_SLOTS, (hardware.free_bytes() - cores * CORE_BYTES) // KERNEL_BYTES)
-    if slots < 2 or hardware.device().type == "cuda":
+    if (device := hardware.device()).type == "cuda":
+        slots = min(slots, hardware.free_bytes(device) // GPU_BYTES)
+    if slots < 2:
         return 1, {}
     own = str(math.ceil(cores / slots))
     return slots, dict.fromkeys(("LOKY_MAX_CPU_COUNT", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), own)
@@ -223,9 +225,16 @@ class _Job:
             self._bar.close()
 
     def _next(self) -> Path:
-        """The first by number that does not read what another one has yet to train; else the first."""
+        """The first by number to begin with; then, of those whose models are there, what most work waits for."""
         unfinished = {path.stem for path in (*self.waiting, *self.under_way.values())}
-        return next((p for p in self.waiting if TRAINED_BY.get(p.stem) not in unfinished), self.waiting[0])
+        free = [path for path in self.waiting if TRAINED_BY.get(path.stem) not in unfinished] or self.waiting
+        begun = self.ran or self.under_way
+        return max(free, key=lambda path: self._seconds_until_end(path.stem)) if begun else free[0]
+
+    def _seconds_until_end(self, name: str) -> int:
+        """Of a notebook and the longest row of those that wait for it."""
+        after = (path.stem for path in self.waiting if TRAINED_BY.get(path.stem) == name)
+        return self._seconds[name] + max(map(self._seconds_until_end, after), default=0)
 
     async def _run(self, path: Path, own: dict[str, str]) -> None:
         """Execute a notebook and put its figures and claims beside the others', also if it stops midway."""

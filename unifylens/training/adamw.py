@@ -132,7 +132,8 @@ class Graph:
         if self.calls == self.WARM_UP + 1:
             self.inputs = [tensor.clone() for tensor in inputs]
             self.graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self.graph):
+            # of the threads of a process, one may record while others go on
+            with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
                 self.function(*self.inputs)
         for own, given in zip(self.inputs, inputs, strict=True):
             own.copy_(given)

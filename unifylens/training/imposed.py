@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from unifylens.hardware import limited_threads
+from unifylens.hardware import device, limited_threads
 from unifylens.model import Shape, shape_of
 from unifylens.training import store, workers
 from unifylens.training.adamw import PART_SIZE
@@ -63,7 +63,8 @@ def train_with_attention(runs: Sequence[Run], steps: Sequence[int], *, progress:
 
 
 def _train_all(members: list[Member], progress: bool) -> dict[Member, pd.DataFrame]:
-    parts = [members[i : i + PART_SIZE] for i in range(0, len(members), PART_SIZE)]
+    size = PART_SIZE if device().type == "cpu" else len(members)
+    parts = [members[i : i + size] for i in range(0, len(members), size)]
     total = len(members) * members[0][0].experiment.train.steps
     bar = tqdm(total=total, desc="training under imposed attention", unit="step", disable=not progress)
     with bar, limited_threads(1):
@@ -73,7 +74,7 @@ def _train_all(members: list[Member], progress: bool) -> dict[Member, pd.DataFra
 
 
 def _train(members: list[Member], bar: tqdm) -> dict[Member, pd.DataFrame]:
-    references = stack_parameters([run.parameters(step) for run, step in members])
+    references = stack_parameters([run.parameters(step) for run, step in members], device())
     experiment, corpus = members[0][0].experiment, members[0][0].corpus
     shape = shape_of(experiment.model, corpus.d_vocab, corpus.n_ctx)
     network = Imposed(shape, references, bfloat16=experiment.train.precision == "bfloat16")

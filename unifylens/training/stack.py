@@ -153,6 +153,16 @@ def cross_entropy(
 # --- stacked -------------------------------------------------------------------------------------------------
 
 
+def _sum_by_entry(
+    gradient: Float[Tensor, "model row d_model"], entries: Int[Tensor, "model row"], table: Tensor
+) -> Float[Tensor, "model d_vocab d_model"]:
+    """Gradient of embeddings, which `entries` number through all models. The same bits every time."""
+    rows, entries = gradient.flatten(0, 1), entries.flatten()
+    if rows.is_cuda:  # where `index_add_` adds in any order
+        return torch.ops.aten.embedding_dense_backward(rows, entries, table[..., 0].numel(), -1, False).view_as(table)
+    return torch.zeros_like(table).flatten(0, 1).index_add_(0, entries, rows).view_as(table)
+
+
 class Stacked:
     """K models at once, forward and gradient written out; see `unsupported` for the shapes it computes."""
 
@@ -501,8 +511,7 @@ class Pass:
             positions[:, at.shared : at.n_pos] = at.by_position(g).sum(2)
             if at.shared:
                 positions[:, 0] = g[:, 0]
-        embedding = self.gradients["embed.W_E"] = torch.zeros_like(p["embed.W_E"])
-        embedding.flatten(0, 1).index_add_(0, self.entries.flatten(), g.flatten(0, 1))
+        self.gradients["embed.W_E"] = _sum_by_entry(g, self.entries, p["embed.W_E"])
         return self.gradients
 
     def block_backward(self, g: Tensor, layer: int) -> Tensor:
