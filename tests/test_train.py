@@ -256,7 +256,7 @@ def test_a_recorded_step_is_replayed_on_each_batch(monkeypatch, fields):
             graphed._update(*graphed.update.inputs)
 
     @contextmanager
-    def record(graph):
+    def record(graph, capture_error_mode):
         before = [tensor.clone() for tensor in (*state.values(), *counts)]
         yield
         for tensor, value in zip((*state.values(), *counts), before, strict=True):

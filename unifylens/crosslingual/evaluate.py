@@ -137,7 +137,7 @@ class Questions:
         """Whether the asked rows are right in the calibrated choice, among the relation's objects in the language."""
         rows = torch.from_numpy(np.flatnonzero(asked))
         tokens, allowed = (table[self.language[asked], self.relation[asked]] for table in self._candidates)
-        choice = measures.object_choice(logits[rows[:, None], tokens], allowed)
+        choice = measures.object_choice(logits[rows[:, None], tokens].cpu(), allowed)
         return (tokens.gather(1, choice[:, None]) == self._due[rows]).numpy()[:, 0]
 
     @cached_property
@@ -244,8 +244,10 @@ class Questions:
 
 
 def _likeliest(logits: Float[Tensor, "row vocab"]) -> Int[Tensor, " row"]:
+    if logits.is_cuda:
+        return logits.argmax(-1).cpu()
     # numpy's, as torch's takes ten times as long on a CPU (measured)
-    return torch.from_numpy(logits.float().cpu().numpy().argmax(-1))
+    return torch.from_numpy(logits.float().numpy().argmax(-1))
 
 
 def _mean(values: list[float] | np.ndarray) -> float:

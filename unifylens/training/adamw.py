@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
+from threading import Lock
 
 import torch
 from torch import Tensor
@@ -15,6 +16,8 @@ from unifylens.training.stack import Parameters
 
 PART_SIZE = 4
 """Members that a step computes together on a CPU: what they need stays in its cache."""
+
+_RECORDING = Lock()
 
 
 class StackedAdamW:
@@ -132,8 +135,8 @@ class Graph:
         if self.calls == self.WARM_UP + 1:
             self.inputs = [tensor.clone() for tensor in inputs]
             self.graph = torch.cuda.CUDAGraph()
-            # of the threads of a process, one may record while others go on
-            with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
+            # other threads go on meanwhile, but to begin another recording waits for the whole device
+            with _RECORDING, torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
                 self.function(*self.inputs)
         for own, given in zip(self.inputs, inputs, strict=True):
             own.copy_(given)

@@ -24,8 +24,8 @@ WEIGHT_COPIES = 3
 """Of every parameter: the weight and Adam's two moments; gradients are there for the members of a step alone."""
 HOLES, HOLES_OF_LONG, HOLES_ONE_BY_ONE = 1.2, 1.45, 1.9
 """What a step's buffers, which are kept for the next one, take over the bytes in them (measured)."""
-ONCE = 8 * 2**20
-"""What libraries take for themselves when they are first used."""
+ONCE, ONCE_ON_GPU = 8 * 2**20, 96 * 2**20
+"""What libraries take for themselves when they are first used; on a GPU, to multiply matrices, also in a graph."""
 TOKEN_COPIES = 3
 """Of all prompts: in the corpus that is kept, in that of the member, and where batches are drawn."""
 TEMPLATE_NUMBERS, ROW_NUMBERS = 12, 24
@@ -120,8 +120,8 @@ class Memory:
 
     def of_stack(self, n_members: int) -> int:
         """Bytes of a stack of so many members."""
-        at_a_time = n_members if self.at_a_time is None else min(n_members, self.at_a_time)
-        return ONCE + n_members * self.kept + max(at_a_time * self.step, self.evaluation, n_members * self.results)
+        once, at_a_time = (ONCE_ON_GPU, n_members) if self.at_a_time is None else (ONCE, min(n_members, self.at_a_time))
+        return once + n_members * self.kept + max(at_a_time * self.step, self.evaluation, n_members * self.results)
 
     def most_members(self, n_bytes: int, most: int) -> int:
         """Most members, up to `most`, whose stack fits; 0 if not even one does."""

@@ -246,7 +246,8 @@ class _Stack:
         self.records[member].append(record)
 
     def _ask(self, member: int, prompts: Tensor, at: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Logits `[row, vocab]` and states by layer `[row, d_model]` of one member at a position of each prompt."""
+        """Logits `[row, vocab]`, where models train, and states by layer `[row, d_model]` of a member, at a position of
+        each prompt."""
         own = {name: p[member : member + 1] for name, p in self.parameters.items()}
         same = bool((at == at[0]).all())
         logits, states = torch.empty(0), []  # filled part by part: two of either would not fit where one does
@@ -256,9 +257,9 @@ class _Stack:
             tokens = prompts[None, rows, : int(at.max()) + 1].to(self.device)
             output = self.network.of(slice(member, member + 1)).forward(own, tokens, query, self.batches.shared)
             if start == 0:
-                logits = torch.empty(len(prompts), output.logits.shape[-1])
+                logits = torch.empty(len(prompts), output.logits.shape[-1], device=self.device)
                 states = [torch.empty(len(prompts), state.shape[-1]) for state in output.residual]
-            logits[rows] = output.logits[0, :, 0].cpu()
+            logits[rows] = output.logits[0, :, 0]
             for whole, state in zip(states, output.residual, strict=True):
                 whole[rows] = state[0, :, 0].cpu()
         return logits, states
