@@ -187,7 +187,7 @@ def test_the_registry_is_sound():
 
 
 def test_the_committed_records_were_judged_by_the_registry():
-    for r in load_records(ROOT / "figures"):
+    for r in [*load_records(ROOT / "figures"), *load_records(ROOT / "figures/full")]:
         claim = CLAIMS[r.id]
         assert (r.threshold, r.control["threshold"]) == (claim.needs, claim.control_needs)
         assert (r.statement, r.notebook, r.control["name"]) == (
@@ -199,11 +199,13 @@ def test_the_committed_records_were_judged_by_the_registry():
         assert (ROOT / "notebooks" / f"{r.notebook}.ipynb").exists()
 
 
-def test_the_readme_shows_the_committed_records():
+def test_the_readme_shows_the_committed_records(monkeypatch):
+    monkeypatch.chdir(ROOT)
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert readme == claims.readme_with(readme, load_records(ROOT / "figures")), (
-        "run: python -m unifylens.evidence.claims"
-    )
+    shipped = claims.shipped_records()
+    assert readme == claims.readme_with(readme, shipped), "run: python -m unifylens.evidence.claims"
+    assert [r.id for r in shipped] == [i for i in CLAIMS if i[0] != "T"]
+    assert {r.id for r in shipped if r.profile == "quick"} == {"B4", "C11"} and {r.seeds for r in shipped} == {4, 10}
 
 
 def test_folders(monkeypatch, tmp_path):

@@ -27,7 +27,7 @@ def test_designs_exist_in_both_profiles_and_differ_in_what_they_say(profile):
 
 def test_the_number_of_seeds_is_the_users_to_choose(monkeypatch):
     monkeypatch.setenv("UNIFYLENS_SEEDS", "3")
-    assert ul.designs.seeds() == ul.designs.causal_seeds() == range(3)
+    assert ul.designs.seeds() == range(3)
     assert {labels["seed"] for labels, _ in ul.designs.mixed_dials()} == {0}
     for wrong in ("1", "-3", "2.5", "many"):
         monkeypatch.setenv("UNIFYLENS_SEEDS", wrong)
@@ -50,8 +50,8 @@ def test_copies_of_the_critical_period_are_expected_equally_often(profile):
 
 def test_models_of_both_kinds_differ_in_nothing_but_parallel_facts(profile):
     design = ul.designs.unified_and_separate(**{"model.d_model": 32})
-    n_seeds = {"quick": 5, "full": 10}[profile]
-    assert list(ul.designs.causal_seeds()) == list(range(n_seeds))
+    n_seeds = {"quick": 4, "full": 10}[profile]
+    assert list(ul.designs.seeds()) == list(range(n_seeds))
     expected = [(kind, seed) for kind in ("unified", "separate") for seed in range(n_seeds)]
     assert [(labels["kind"], labels["seed"]) for labels, _ in design] == expected
     for labels, experiment in design:
@@ -105,7 +105,7 @@ def test_in_late_reading_two_positions_alone_know_the_subject_after_the_first_bl
 
 def test_interventions_are_applied_alone_to_one_base_and_move_it(profile):
     turns, design = ul.designs.TURNS, ul.designs.turning()
-    assert len(design) == (1 + len(turns)) * len(ul.designs.causal_seeds())
+    assert len(design) == (1 + len(turns)) * len(ul.designs.seeds())
     by_name = {labels["intervention"]: e for labels, e in design if labels["seed"] == 1}
     assert list(by_name) == ["none", *turns]
     base = by_name.pop("none")
@@ -134,7 +134,7 @@ def told(experiment):
 
 def test_families_of_informativeness_share_their_dish_and_move_one_dial(profile):
     families = ul.designs.informativeness()
-    n_seeds = {"quick": 5, "full": 10}[profile]
+    n_seeds = {"quick": 4, "full": 10}[profile]
     balanced = ul.designs.small(**{"corpus.parallel": 0.2})
     for family, design in families.items():
         assert {labels["family"] for labels, _ in design} == {family}
@@ -211,7 +211,7 @@ def statistics_of_dials():
 
 def test_dials_of_extractability_move_what_they_say_and_nothing_else(profile):
     design = ul.designs.extractability()
-    seeds = list(ul.designs.causal_seeds())
+    seeds = list(ul.designs.seeds())
     settings = {(labels["dial"], labels["level"]) for labels, _ in design}
     assert len(design) == len(settings) * len(seeds)
     for dial, levels in ul.designs.extractability_dials().items():
@@ -248,7 +248,7 @@ def test_the_phase_diagram_has_its_corners_and_enough_seeds(profile):
         assert experiment.corpus.object_skew == labels["skew"] and experiment.corpus.parallel == labels["parallel"]
         assert (experiment.language.shared_subjects, experiment.seed) == (labels["shared"], labels["seed"])
         seeds.setdefault((labels["skew"], labels["shared"], labels["parallel"]), []).append(labels["seed"])
-    n_seeds = {"quick": 5, "full": 10}[profile]
+    n_seeds = {"quick": 4, "full": 10}[profile]
     for skew, shared in ul.designs.DIAGRAM_CORNERS.values():
         for parallel in ul.designs.DIAGRAM_PARALLEL[profile]:
             assert seeds[skew, shared, parallel] == list(range(n_seeds))

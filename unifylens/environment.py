@@ -48,9 +48,13 @@ def build_dir() -> Path:
     return project_dir() / "build"
 
 
-def published_dir() -> Path:
-    """Folder of the figures and `claims.json` that the project ships, which only `--publish` writes to."""
-    return project_dir() / "figures"
+def published_dir(size: str | None = None) -> Path:
+    """Folder of the figures and `claims.json` that the project ships, which only `--publish` writes to.
+
+    `size` is a profile, by default that of `profile()`.
+    """
+    folder = project_dir() / "figures"
+    return folder / "full" if (size or profile()) == "full" else folder
 
 
 def figures_dir() -> Path:

@@ -3,7 +3,8 @@
 `python -m unifylens.reproduce` runs all but those on real words and models, which need packages with weights;
 `python -m unifylens.reproduce 01 02 --profile full` runs some. All is written under `build/`: figures and `claims.json`
 to `build/figures`, the executed notebooks to `build/notebooks`. With `--publish`, for maintainers, they replace those
-that the project ships, and the README's table of claims is renewed.
+that the project ships (in the profile `full`, which has a folder of its own, the figures alone), and the README's
+table of claims is renewed.
 """
 
 import argparse
@@ -330,7 +331,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     start = time.monotonic()
     figures = published_dir() if options.publish else figures_dir()
-    saved = project_dir() / "notebooks" if options.publish else build_dir() / "notebooks"
+    saved = project_dir() / "notebooks" if options.publish and size == "quick" else build_dir() / "notebooks"
     job, stopped = _Job(chosen, saved, figures), None
     try:
         asyncio.run(job.run())

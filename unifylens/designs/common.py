@@ -15,14 +15,9 @@ def seeds() -> range:
     return range(seed_count(10 if profile() == "full" else 4))
 
 
-def causal_seeds() -> range:
-    """Seeds of interventions and of the dials of the data: 5 in `quick`, 10 in `full`, or `UNIFYLENS_SEEDS`."""
-    return range(seed_count(10 if profile() == "full" else 5))
-
-
 def few_seeds(n: int) -> range:
-    """The first `n` of `causal_seeds` in `quick`, all of them in `full`: for what no claim rests on."""
-    return causal_seeds() if profile() == "full" else causal_seeds()[:n]
+    """The first `n` of `seeds` in `quick`, all of them in `full`: for what no claim rests on."""
+    return seeds() if profile() == "full" else seeds()[:n]
 
 
 SMALL: dict[str, Any] = {

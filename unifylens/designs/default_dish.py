@@ -6,7 +6,7 @@ from typing import Any
 
 from unifylens.config import Experiment
 from unifylens.corpus.exposure import parallel_window
-from unifylens.designs.common import Design, causal_seeds, seeds
+from unifylens.designs.common import Design, seeds
 from unifylens.environment import profile
 
 PARALLEL_LEVELS = {
@@ -71,7 +71,7 @@ def unified_and_separate(**changes: Any) -> Design:
     return [
         ({"kind": kind, "seed": seed}, base.replace(**{"corpus.parallel": parallel, "seed": seed}))
         for kind, parallel in UNIFIED_AND_SEPARATE.items()
-        for seed in causal_seeds()
+        for seed in seeds()
     ]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from unifylens.config import Experiment
-from unifylens.designs.common import Design, causal_seeds, few_seeds, small
+from unifylens.designs.common import Design, few_seeds, seeds, small
 from unifylens.environment import profile
 
 DIAGRAM: dict[str, Any] = {
@@ -56,7 +56,7 @@ DIAGRAM_VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
 def phase_diagram() -> Design:
     """Object skew by shared subject words by parallel share; labels skew, shared, parallel, seed.
 
-    In `quick` the two corners that the claim compares have all seeds of `causal_seeds`, other cells two.
+    In `quick` the two corners that the claim compares have all `seeds`, other cells two.
     """
     return [
         (
@@ -66,7 +66,7 @@ def phase_diagram() -> Design:
         for skew in DIAGRAM_SKEWS[profile()]
         for shared in DIAGRAM_SHARED[profile()]
         for parallel in DIAGRAM_PARALLEL[profile()]
-        for seed in (causal_seeds() if (skew, shared) in DIAGRAM_CORNERS.values() else few_seeds(2))
+        for seed in (seeds() if (skew, shared) in DIAGRAM_CORNERS.values() else few_seeds(2))
     ]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from unifylens.designs.common import Design, causal_seeds, small
+from unifylens.designs.common import Design, seeds, small
 from unifylens.environment import profile
 
 EXTRACTABILITY_PARALLEL = {"subject": 0.25, "shared": 0.15}
@@ -58,5 +58,5 @@ def extractability() -> Design:
         ({"dial": dial, "level": level, "seed": seed}, small(seed=seed, **changes))
         for dial, levels in extractability_dials().items()
         for level, changes in levels.items()
-        for seed in causal_seeds()
+        for seed in seeds()
     ]

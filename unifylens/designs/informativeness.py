@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from unifylens.config import Experiment
-from unifylens.designs.common import Design, causal_seeds, small
+from unifylens.designs.common import Design, seeds, small
 from unifylens.environment import profile
 from unifylens.measures.information import entropy
 
@@ -51,7 +51,7 @@ def informativeness() -> dict[str, Design]:
         family: [
             ({"family": family, "level": level, "seed": seed}, experiment.replace(seed=seed))
             for level, experiment in levels.items()
-            for seed in causal_seeds()
+            for seed in seeds()
         ]
         for family, levels in families.items()
     }

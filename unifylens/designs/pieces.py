@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from unifylens.designs.common import Design, causal_seeds, few_seeds, small
+from unifylens.designs.common import Design, few_seeds, seeds, small
 from unifylens.environment import profile
 
 PIECES: dict[str, Any] = {
@@ -50,7 +50,7 @@ def lexical_distances() -> Design:
             small(**PIECES | {"language.lexical_distance": distance, "seed": seed}),
         )
         for (kind, level), distance in kinds.items()
-        for seed in causal_seeds()
+        for seed in seeds()
     ]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal, NamedTuple
 
 from unifylens.config import Intervention
-from unifylens.designs.common import Design, causal_seeds, small
+from unifylens.designs.common import Design, seeds, small
 
 TURNING: dict[str, Any] = {
     "world.n_subjects": 100,
@@ -54,5 +54,5 @@ def turning() -> Design:
     return [
         ({"intervention": name, "seed": seed}, base.replace(seed=seed, interventions=interventions))
         for name, interventions in what.items()
-        for seed in causal_seeds()
+        for seed in seeds()
     ]

@@ -19,6 +19,7 @@ from unifylens.evidence.records import (
     load_records,
     readme_with,
     save_records,
+    shipped_records,
     update_readme,
 )
 from unifylens.measures.bootstrap import bootstrap_statistic, mean_interval
@@ -33,6 +34,7 @@ __all__ = [
     "load_records",
     "readme_with",
     "record",
+    "shipped_records",
     "update_readme",
 ]
 

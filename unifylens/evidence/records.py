@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from unifylens.environment import figures_dir, project_dir, published_dir, reported, write_atomic
+from unifylens.environment import PROFILES, figures_dir, project_dir, published_dir, reported, write_atomic
 from unifylens.evidence.ledger import CLAIMS, Claim, claim
 
 README_START, README_END = "<!-- claims:start -->", "<!-- claims:end -->"
@@ -133,6 +133,12 @@ def readme_with(readme: str, records: Iterable[Record]) -> str:
     return f"{before}{start}\n{claims_table(records)}\n{end}{after}"
 
 
+def shipped_records() -> list[Record]:
+    """Of every claim, in the ledger's order, what the project ships: from the `full` profile where that was run."""
+    by_id = {r.id: r for size in PROFILES for r in load_records(published_dir(size))}
+    return [by_id[i] for i in CLAIMS if i in by_id]
+
+
 def update_readme() -> None:
     """Renew the claims' table in the project's README.md from the published records.
 
@@ -140,7 +146,7 @@ def update_readme() -> None:
         ValueError: if the README lacks the block's two marks.
     """
     path = project_dir() / "README.md"
-    write_atomic(path, readme_with(path.read_text(encoding="utf-8"), load_records(published_dir())))
+    write_atomic(path, readme_with(path.read_text(encoding="utf-8"), shipped_records()))
 
 
 def _interval(value: float, low: float, high: float) -> str:
