@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+from multiprocessing import forkserver
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -56,8 +57,9 @@ def gpu(hidden_gpu, monkeypatch):
 
 @pytest.fixture
 def workers_are_forked(monkeypatch):
-    """Worker processes come from one that has loaded what they need, not each from an empty one."""
-    multiprocessing.set_forkserver_preload(["unifylens.training.sweeps", "pandas", "pyarrow.parquet"])
+    """Worker processes come from one that has loaded what is slow, and nothing of ours, not each from an empty one."""
+    multiprocessing.set_forkserver_preload(["transformer_lens", "pandas", "pyarrow.parquet", "distributed"])
+    forkserver.ensure_running()  # before dask, which would set a list of its own
     monkeypatch.setattr("joblib.externals.loky.backend.context._DEFAULT_START_METHOD", "forkserver")
 
 

@@ -435,7 +435,7 @@ def here(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("backend", ["loky", "multiprocessing"])
-def test_worker_processes_train_the_same_models(backend, here, capsys):
+def test_worker_processes_train_the_same_models(backend, here, capsys, workers_are_forked):
     over = {"seed": range(3), "model.d_model": [16, 8]}
     with joblib.parallel_config(backend, n_jobs=2):
         runs = ul.sweep(tiny(), over=over, stack_size=2)
@@ -474,7 +474,7 @@ def test_a_cluster_that_loses_a_worker_gives_the_same_runs(monkeypatch, tmp_path
 
     over, save, killed = {"seed": range(10)}, store.save, []
     quiet = {"distributed.scheduler.work-stealing": False, "distributed.worker.memory.terminate": False}
-    quiet["distributed.worker.multiprocessing-method"] = "forkserver"  # torch is loaded once for all
+    quiet["distributed.worker.multiprocessing-method"] = "forkserver"
     cluster_options = {
         "n_workers": 2,
         "threads_per_worker": 1,
