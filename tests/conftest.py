@@ -3,12 +3,16 @@
 import multiprocessing
 import os
 import signal
+import sys
 from multiprocessing import forkserver
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 import unifylens as ul
+
+# For seconds it builds a grammar of addresses, of which notebooks have none; jsonschema does without.
+sys.modules.setdefault("rfc3987_syntax", None)
 
 # What is slow to load is imported where it is used: the process that hands out the tests loads this file, too.
 settings.register_profile(
