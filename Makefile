@@ -50,7 +50,7 @@ test: venv
 	@$(RUN) ruff check
 	@$(RUN) ruff format --check
 	@rm -rf build/test-home build/test-figures
-	@$(TEST_ENV) $(RUN) pytest -n 2 --dist worksteal tests # two processes: most tests use one core
+	@$(TEST_ENV) $(RUN) pytest -p no:nbmake -n 2 --dist worksteal tests # two processes: most tests use one core
 	@$(MAKE) test-newest
 	@rm -rf build/test-home build/test-figures
 	@set -- $$(.venv/bin/python -c '$(SIDE_BY_SIDE)'); n=$$1; shift; UNIFYLENS_SEEDS=2 $(TEST_ENV) env "$$@" \
@@ -64,7 +64,7 @@ NEWEST_TESTS := $(addprefix tests/test_,$(addsuffix .py,transformer_lens patchin
 test-newest: venv
 	@rm -rf $(NEWEST)
 	@.venv/bin/python -m pip install --disable-pip-version-check --quiet --no-deps --target $(NEWEST) "transformer-lens>=4,<5"
-	@PYTHONPATH="$$PWD/$(NEWEST)" $(TEST_ENV) $(RUN) pytest -n 2 --dist worksteal $(NEWEST_TESTS)
+	@PYTHONPATH="$$PWD/$(NEWEST)" $(TEST_ENV) $(RUN) pytest -p no:nbmake -n 2 --dist worksteal $(NEWEST_TESTS)
 
 # Without autosave: running a notebook leaves its file as it is until it is saved by hand.
 lab: venv

@@ -3,11 +3,16 @@
 import multiprocessing
 import os
 import signal
+import sys
+from multiprocessing import forkserver
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 import unifylens as ul
+
+# For seconds it builds a grammar of addresses, of which notebooks have none; jsonschema does without.
+sys.modules.setdefault("rfc3987_syntax", None)
 
 # What is slow to load is imported where it is used: the process that hands out the tests loads this file, too.
 settings.register_profile(
@@ -56,8 +61,9 @@ def gpu(hidden_gpu, monkeypatch):
 
 @pytest.fixture
 def workers_are_forked(monkeypatch):
-    """Worker processes come from one that has loaded what they need, not each from an empty one."""
-    multiprocessing.set_forkserver_preload(["unifylens.training.sweeps", "pandas", "pyarrow.parquet"])
+    """Worker processes come from one that has loaded what is slow, and nothing of ours, not each from an empty one."""
+    multiprocessing.set_forkserver_preload(["transformer_lens", "pandas", "pyarrow.parquet", "distributed"])
+    forkserver.ensure_running()  # before dask, which would set a list of its own
     monkeypatch.setattr("joblib.externals.loky.backend.context._DEFAULT_START_METHOD", "forkserver")
 
 

@@ -117,7 +117,7 @@ def test_a_missing_source_is_named(monkeypatch):
 @pytest.mark.parametrize("scheme", ["word", "bpe"])
 def test_models_learn_real_words(scheme):
     pieces = {"tokenizer.scheme": "bpe", "tokenizer.vocab_size": 1200} if scheme == "bpe" else {}
-    experiment = real(max_letters=10).replace(**{"train.steps": 12, "corpus.parallel": 0.5, **pieces})
+    experiment = real(max_letters=10, max_countries=10).replace(**{"train.steps": 12, "corpus.parallel": 0.5, **pieces})
     run = ul.train(experiment, progress=False)
     said = ul.evaluate.held_out(run.model, run.corpus)
     table = ul.transfer(run.model, run.corpus)

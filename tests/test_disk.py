@@ -1,13 +1,13 @@
 """Runs on a disk that others use, that fails, or on which things lie where they do not belong: nothing is mixed up."""
 
 import errno
+import hashlib
 import os
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
-import textwrap
 from pathlib import Path
 
 import pandas as pd
@@ -437,45 +437,56 @@ def test_the_umask_says_who_may_read(umask, empty_store):
     assert {path.stat().st_mode & 0o777 for path in (saved.path, *run.folder.iterdir())} == {0o666 & ~umask}
 
 
-@pytest.mark.skipif(not IS_ROOT, reason="only root may become another user")
-def test_another_user_reads_a_shared_home_and_is_told_what_may_not_be_done():
-    """In a process of its own, which trains as root, then becomes another user."""
-    code = """
-        import os, sys
-        from conftest import tiny, quietly
-        from unifylens.training import store
-        os.umask(0o022)
-        shared, hidden = (tiny(seed=s, **{"train.steps": 10}) for s in range(2))
-        expected = quietly(shared, hidden)[0].parameters(10)
-        store.folder_of(hidden).chmod(0o700)
-        damaged = quietly(tiny(seed=3, **{"train.steps": 10}))[0]
-        (damaged.folder / "history.parquet").write_bytes(b"")
-        os.setgroups([]); os.setgid(65534); os.setuid(65534)
-        read = quietly(shared)[0].parameters(10)
-        assert all((read[name] == p).all() for name, p in expected.items())
-        for experiment in (hidden, damaged.experiment, tiny(seed=2)):
-            try:
-                quietly(experiment)
-            except PermissionError as error:
-                print(error)
-    """
-    home = tempfile.mkdtemp()
-    try:
+@pytest.fixture
+def home_for_all(monkeypatch):
+    """A store outside of pytest's folders, which are the user's alone."""
+    with tempfile.TemporaryDirectory() as home:
         os.chmod(home, 0o755)
-        done = subprocess.run(
-            [sys.executable, "-c", textwrap.dedent(code)],
-            env=os.environ | {"UNIFYLENS_HOME": home, "PYTHONPATH": os.pathsep.join(["tests", *sys.path])},
-            cwd=Path(__file__).parents[1],
-            capture_output=True,
-            text=True,
-        )
+        monkeypatch.setenv("UNIFYLENS_HOME", home)
+        yield home
+
+
+def digest(run):
+    return hashlib.sha256(b"".join(p.numpy().tobytes() for p in weights(run).values())).hexdigest()
+
+
+def told_to_another_user(experiments):
+    """What a child of this process, as another user, is told when it trains each of the experiments."""
+    receive, send = os.pipe()
+    if (child := os.fork()) == 0:
+        try:
+            os.setgroups([]), os.setgid(65534), os.setuid(65534)
+            for experiment in experiments:
+                try:
+                    told = digest(quietly(experiment)[0])
+                except PermissionError as error:
+                    told = str(error)
+                os.write(send, f"{told}\n".encode())
+        finally:
+            os._exit(0)
+    os.close(send)
+    with open(receive, encoding="utf-8") as pipe:
+        lines = pipe.read().splitlines()
+    os.waitpid(child, 0)
+    return lines
+
+
+@pytest.mark.skipif(not IS_ROOT, reason="only root may become another user")
+def test_another_user_reads_a_shared_home_and_is_told_what_may_not_be_done(home_for_all):
+    umask = os.umask(0o022)
+    try:
+        shared, hidden, damaged = quietly(*(tiny(seed=seed, **SHORT) for seed in range(3)))
     finally:
-        shutil.rmtree(home)
-    assert done.returncode == 0, done.stderr
-    unreadable, damaged, unwritable = done.stdout.splitlines()
+        os.umask(umask)
+    hidden.folder.chmod(0o700)
+    (damaged.folder / "history.parquet").write_bytes(b"")
+    asked = [shared.experiment, hidden.experiment, damaged.experiment, tiny(seed=3)]
+    read, unreadable, in_the_way, unwritable = told_to_another_user(asked)
+    assert read == digest(shared)
     assert "cannot be read (Permission denied)" in unreadable and "chmod -R a+rX" in unreadable
-    assert "is in the way and cannot be renamed (Permission denied). Move it by hand" in damaged
-    assert f"{home}/runs cannot be written (Permission denied)" in unwritable and "Set UNIFYLENS_HOME" in unwritable
+    assert "is in the way and cannot be renamed (Permission denied). Move it by hand" in in_the_way
+    assert f"{home_for_all}/runs cannot be written (Permission denied)" in unwritable
+    assert "Set UNIFYLENS_HOME" in unwritable
 
 
 # --- what killed processes leave -----------------------------------------------------------------------------

@@ -4,6 +4,7 @@ import ast
 import builtins
 import re
 import shutil
+from functools import partial
 from operator import attrgetter
 from pathlib import Path
 
@@ -69,6 +70,7 @@ def test_blocks_run_in_order(monkeypatch, folder, tmp_path):  # noqa: F811
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(ul, "Experiment", of_small_size)
     monkeypatch.setattr(ul.pretrained, "load", lambda name: load(folder))
+    monkeypatch.setattr(ul.factsets, "from_cldr", partial(ul.factsets.from_cldr, per_relation=6))
     namespace: dict = {}
     for block in BLOCKS:
         if ANY_MODEL in block:

@@ -283,11 +283,10 @@ def test_a_claim_that_fails_stops_the_run_and_is_told_beside_the_shipped_one(shi
     assert files(shipped) == before
 
 
-def by_hand(project, name, *command):
-    """Run a notebook in a process of its own, as a user does who has set nothing."""
+def by_hand(project, *command):
+    """Run notebooks in a process of its own, as a user does who has set nothing."""
     env = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST_", "UNIFYLENS_REPORTED"))}
-    command = [sys.executable, "-m", *command, f"notebooks/{name}"]
-    return subprocess.run(command, cwd=project, env=env, capture_output=True, text=True)
+    return subprocess.run([sys.executable, "-m", *command], cwd=project, env=env, capture_output=True, text=True)
 
 
 TURNED = (DRAW, JUDGE.format(0.5), "expect(False, 'a sentence of the text')\nprint('went on')")
@@ -297,7 +296,7 @@ def test_a_dial_turned_by_hand_stops_nothing_and_touches_nothing(shipped):
     path = write(shipped, "01_the_dish.ipynb", *TURNED)
     before = files(shipped)
     nbconvert = ("nbconvert", "--execute", "--allow-errors", "--ExecutePreprocessor.kernel_name=python3")
-    done = by_hand(shipped, path.name, *nbconvert, "--to=notebook", "--output-dir=build")
+    done = by_hand(shipped, *nbconvert, "--to=notebook", "--output-dir=build", f"notebooks/{path.name}")
     assert done.returncode == 0, done.stderr
     cells = nbformat.read(shipped / "build/01_the_dish.ipynb", as_version=4).cells
     assert not [o for cell in cells for o in cell.get("outputs", []) if o.output_type == "error"]
@@ -311,14 +310,15 @@ def test_a_dial_turned_by_hand_stops_nothing_and_touches_nothing(shipped):
 
 
 def test_under_nbmake_a_notebook_must_find_what_it_reports(shipped):
+    failing = write(shipped, "02_fails.ipynb", *TURNED)
     before = files(shipped)
-    nbmake = ("pytest", "--nbmake", "--nbmake-kernel=python3", "-p", "no:cacheprovider")
-    assert by_hand(shipped, "01_the_dish.ipynb", *nbmake).returncode == 0
+    nbmake = ("pytest", "--nbmake", "--nbmake-kernel=python3", "-p", "no:cacheprovider", "-rA")
+    done = by_hand(shipped, *nbmake, "notebooks/01_the_dish.ipynb", f"notebooks/{failing.name}")
+    assert done.returncode == 1 and "1 failed, 1 passed" in done.stdout, done.stdout
+    assert re.search("^PASSED .*01_the_dish", done.stdout, re.MULTILINE), done.stdout
+    assert "C1 does NOT hold" in done.stdout.partition("02_fails")[2]
     assert (shipped / "build/figures/claims.json").exists() and not (shipped / "build/scratch").exists()
     assert files(shipped) == before
-    write(shipped, "01_the_dish.ipynb", *TURNED)
-    done = by_hand(shipped, "01_the_dish.ipynb", *nbmake)
-    assert done.returncode == 1 and "C1 does NOT hold" in done.stdout
 
 
 def test_notebooks_expect_and_never_assert():

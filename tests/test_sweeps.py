@@ -434,12 +434,22 @@ def here(monkeypatch, tmp_path):
     return sweep
 
 
+DIALS = {"seed": range(3), "model.d_model": [16, 8]}
+
+
+@pytest.fixture(scope="module")
+def six(tmp_path_factory):
+    """The runs of DIALS as one thread of this process trains them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("UNIFYLENS_HOME", str(tmp_path_factory.mktemp("six")))
+        return ul.sweep(tiny(), over=DIALS, stack_size=2, progress=False)
+
+
 @pytest.mark.parametrize("backend", ["loky", "multiprocessing"])
-def test_worker_processes_train_the_same_models(backend, here, capsys):
-    over = {"seed": range(3), "model.d_model": [16, 8]}
+def test_worker_processes_train_the_same_models(backend, six, capsys, workers_are_forked):
     with joblib.parallel_config(backend, n_jobs=2):
-        runs = ul.sweep(tiny(), over=over, stack_size=2)
-    for run, expected in zip(runs, here(tiny(), over, stack_size=2), strict=True):
+        runs = ul.sweep(tiny(), over=DIALS, stack_size=2)
+    for run, expected in zip(runs, six, strict=True):
         assert_equal_runs(run, expected)
     assert "6/6 models, loss=" in capsys.readouterr().err
 
@@ -474,7 +484,7 @@ def test_a_cluster_that_loses_a_worker_gives_the_same_runs(monkeypatch, tmp_path
 
     over, save, killed = {"seed": range(10)}, store.save, []
     quiet = {"distributed.scheduler.work-stealing": False, "distributed.worker.memory.terminate": False}
-    quiet["distributed.worker.multiprocessing-method"] = "forkserver"  # torch is loaded once for all
+    quiet["distributed.worker.multiprocessing-method"] = "forkserver"
     cluster_options = {
         "n_workers": 2,
         "threads_per_worker": 1,

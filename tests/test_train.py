@@ -42,7 +42,7 @@ def plain_loop(experiment):
     matrices = [p for name, p in model.named_parameters() if name.split(".")[-1].startswith("W_")]
     vectors = [p for name, p in model.named_parameters() if not name.split(".")[-1].startswith("W_")]
     groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, betas=config.betas)
+    optimizer = torch.optim.AdamW(groups, betas=config.betas, fused=True)
     batches, losses = Batches([experiment], [corpus]), []
     for step in range(config.steps):
         for group in optimizer.param_groups:
@@ -175,9 +175,19 @@ def test_shapes_that_are_not_stacked_train_one_by_one_and_say_so(shape):
         assert_trained_as_plainly(run)
 
 
-def test_in_bfloat16_a_model_learns_the_same_and_is_stored_in_float32():
-    fields = {"train.steps": 300, "train.lr": 1e-2}
-    exact, rounded = quietly(tiny(**fields), tiny(**fields, **{"train.precision": "bfloat16"}))
+LONG = {"train.steps": 300, "train.lr": 1e-2}
+
+
+@pytest.fixture(scope="module")
+def learnt(tmp_path_factory):
+    """A model that has had the time to learn."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("UNIFYLENS_HOME", str(tmp_path_factory.mktemp("learnt")))
+        return quietly(tiny(**LONG))[0]
+
+
+def test_in_bfloat16_a_model_learns_the_same_and_is_stored_in_float32(learnt):
+    exact, rounded = learnt, quietly(tiny(**LONG, **{"train.precision": "bfloat16"}))[0]
     assert all(p.dtype == torch.float32 for p in weights(rounded).values())
     assert 1e-4 < distance(weights(exact), weights(rounded))
     assert exact.final["recall"] > 0.9 and rounded.final["recall"] > 0.9
@@ -231,8 +241,9 @@ def test_the_same_seed_gives_the_same_weights_and_touches_no_global_generator(mo
 
 @pytest.mark.parametrize("loss", ["answer", "full"])
 @pytest.mark.parametrize("name", ["plain", "topic"])
-def test_tiny_models_learn_their_facts(name, loss):
-    run = quietly(tiny(**{"language.templates": (name,), "train.loss": loss, "train.steps": 300, "train.lr": 1e-2}))[0]
+def test_tiny_models_learn_their_facts(name, loss, learnt):
+    experiment = tiny(**{"language.templates": (name,), "train.loss": loss}, **LONG)
+    run = learnt if experiment == learnt.experiment else quietly(experiment)[0]
     assert run.history["recall"][0] < 0.3 and run.final["recall"] > 0.9
     if loss == "answer":
         assert run.final["loss"] < run.corpus.baseline / 2
