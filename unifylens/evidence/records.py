@@ -156,7 +156,7 @@ def _read(path: Path, otherwise: Any) -> Any:
 
 
 def _converted(entry: dict[str, Any]) -> Record:
-    """A record as it was kept before attempts were: judged as it was then, with its own outcome as the last attempt."""
+    """A record as it was kept before attempts were: judged as it was then; its own outcome is the last attempt."""
     entry = dict(entry)
     entry["verdict"] = "held" if entry.pop("holds") else "not held"
     old = entry["control"]
@@ -164,8 +164,9 @@ def _converted(entry: dict[str, Any]) -> Record:
     entry["control"] = {k: old[k] for k in ("name", "value", "ci_low", "ci_high")}
     entry["control"] |= {"kind": "seeds", "needs": needs, "holds": _mean_passed(needs, old["value"])}
     record = Record(**entry)
-    own = attempt(record, "judged as before attempts were kept")
-    return replace(record, attempts=[own]).after(attempts_before(record.id))
+    before, own = attempts_before(record.id), attempt(record, "judged as before attempts were kept")
+    known = _outcome(own)[1:] in {_outcome(a)[1:] for a in before}
+    return replace(record, attempts=before if known else [*before, own])
 
 
 def _mean_passed(needs: str, value: float) -> bool:
