@@ -160,6 +160,9 @@ def test_an_interval_that_few_groups_cannot_give_is_not_a_number():
     x, groups = np.arange(6.0), [0, 0, 1, 1, 2, 2]
     value, low, high = statistic_interval(lambda v: v.mean() if len(v) > 4 else np.nan, x, groups=groups)
     assert value == 2.5 and np.isnan([low, high]).all()
+    three, groups = np.random.default_rng(0).normal(size=(3, 6)), np.repeat([0, 1], 3)
+    found = statistic_interval(ul.measures.partial_rank_correlation, *three, groups=groups)
+    assert np.isnan(found[1:]).all(), "three rows are refused"
 
 
 def test_an_undefined_statistic_is_refused():

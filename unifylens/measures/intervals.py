@@ -47,7 +47,7 @@ def mean_interval(
 
     >>> mean, low, high = ul.measures.mean_interval([0.91, 0.94, 0.92, 0.95], within=(0, 1))
     >>> round(mean, 2), round(low, 2), round(high, 2)
-    (0.93, 0.89, 0.97)
+    (0.93, 0.88, 0.98)
     """
     values = np.asarray(values, dtype=np.float64)
     if values.ndim != 1 or len(values) < 2:
@@ -69,8 +69,8 @@ def statistic_interval(
 
     Raises:
         ValueError: if the arrays differ in length, there are fewer than two rows or groups, or the statistic is
-            undefined on the data. Where it is undefined without one of the groups (there are too few), the interval
-            is nan, and `record` will not take it.
+            undefined on the data. Where it is undefined, or refused, without one of the groups (there are too few),
+            the interval is nan, and `record` will not take it.
 
     >>> score, transfer, seed = [0.1, 0.3, 0.2, 0.5, 0.4, 0.6], [0.0, 0.2, 0.3, 0.6, 0.5, 0.9], [0, 0, 1, 1, 2, 2]
     >>> r, low, high = ul.measures.statistic_interval(ul.measures.rank_correlation, score, transfer, groups=seed)
@@ -90,7 +90,7 @@ def statistic_interval(
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")  # without a group the rest may be constant; what that gives is looked at below
         value = float(fn(*rows))
-        without = np.array([fn(*(a[labels != name] for a in rows)) for name in names], dtype=np.float64)
+        without = np.array([_or_nan(fn, *(a[labels != name] for a in rows)) for name in names])
     if not np.isfinite(value):
         raise ValueError(f"statistic: got {value} on the data; allowed: a finite value")
     if not np.isfinite(without).all():
@@ -107,6 +107,14 @@ def share_interval(passed: int, of: int) -> tuple[float, float, float]:
         raise ValueError(f"passed is {passed} of {of}; allowed: from 0 to all of one draw or more")
     found = stats.binomtest(passed, of).proportion_ci(0.95, method="exact")
     return passed / of, float(found.low), float(found.high)
+
+
+def _or_nan(fn: Callable[..., float], *rows: np.ndarray) -> float:
+    """What a statistic is on part of the data; nan where it refuses so little."""
+    try:
+        return float(fn(*rows))
+    except ValueError:
+        return float("nan")
 
 
 def _around(
