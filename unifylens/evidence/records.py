@@ -160,7 +160,7 @@ def _converted(entry: dict[str, Any]) -> Record:
     entry = dict(entry)
     entry["verdict"] = "held" if entry.pop("holds") else "not held"
     old = entry["control"]
-    needs = old.get("threshold", "")
+    needs = old["threshold"]
     entry["control"] = {k: old[k] for k in ("name", "value", "ci_low", "ci_high")}
     entry["control"] |= {"kind": "seeds", "needs": needs, "holds": _mean_passed(needs, old["value"])}
     record = Record(**entry)
