@@ -121,6 +121,42 @@ def test_correlations_over_models_are_covered(by, n_seeds, n_conditions, noise):
     assert np.mean(held) >= LEAST
 
 
+def test_a_difference_between_two_sides_of_a_cut_is_covered():
+    """As transfer of unified minus that of separate models, of 4 seeds in each of 20 conditions."""
+    draw = np.random.default_rng(0)
+
+    def models(n):
+        places, group = 0.7 * draw.random(n), np.repeat(np.arange(n), 4)
+        score = places[group] + 0.07 * draw.normal(size=4 * n)
+        return score, 1 / (1 + np.exp(-12 * (places + 0.1 * draw.normal(size=n) - 0.35)[group])), group
+
+    def gap(score, transfer):
+        return transfer[score > 0.45].mean() - transfer[score < 0.25].mean()
+
+    truth = gap(*models(100_000)[:2])
+    samples = (models(20) for _ in range(800))
+    found = [statistic_interval(gap, score, transfer, groups=group) for score, transfer, group in samples]
+    assert np.mean([low <= truth <= high for _, low, high in found]) >= LEAST
+
+
+@pytest.mark.parametrize("part", ["total", "indirect", "direct"])
+def test_parts_of_a_mediation_are_covered(part):
+    draw, level = np.random.default_rng(0), np.linspace(0, 1, 6)
+
+    def models(n):
+        seed = 0.1 * draw.normal(size=(n, 1))
+        mediator = 0.8 * level + seed + 0.15 * draw.normal(size=(n, 6))
+        y = 0.5 * level + 0.6 * mediator + 0.5 * seed + 0.15 * draw.normal(size=(n, 6))
+        return np.tile(level, n), mediator.ravel(), y.ravel()
+
+    def effect(*columns):
+        return ul.measures.mediation(*columns)[part]
+
+    truth, groups = effect(*models(20_000)), np.repeat(np.arange(5), 6)
+    found = [statistic_interval(effect, *models(5), groups=groups) for _ in range(400)]
+    assert np.mean([low <= truth <= high for _, low, high in found]) >= LEAST
+
+
 def test_of_a_mean_both_are_the_same():
     values = np.random.default_rng(0).normal(size=7)
     assert statistic_interval(np.mean, values) == pytest.approx(mean_interval(values))
