@@ -20,8 +20,8 @@ intervals that hold a rank correlation of many models, for models of 4 to 10 see
 | 4, 5 or 10 seeds | 0.43 to 0.95 | 0.967 to 0.990 | 0.79 to 0.92 |
 | 6 to 27 conditions | 0.58 to 0.97 | 0.979 to 1.000 | 0.01 to 0.94 |
 
-Other statistics over groups: parts of `mediation` over 5 seeds of 6 levels 0.958 to 0.985, a difference of means between
-models on two sides of a cut, in 20 conditions, 0.955.
+Other statistics over groups: parts of `mediation` over 5 seeds of 6 levels 0.958 to 0.985, a difference of means
+between models on two sides of a cut, in 20 conditions, 0.955.
 """
 
 import warnings
