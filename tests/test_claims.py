@@ -1,27 +1,33 @@
-"""Claims cannot pass without evidence and a control, and the README shows what was recorded."""
+"""Claims cannot pass without evidence and a control, keep every attempt, and the README shows what was recorded."""
 
 import json
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from scipy.stats import spearmanr
 
 from unifylens import environment as paths
 from unifylens.evidence import claims
 from unifylens.evidence.claims import record
-from unifylens.evidence.ledger import CLAIMS, Claim
-from unifylens.evidence.records import README_END, README_START, claims_table, load_records
-from unifylens.measures.bootstrap import bootstrap_statistic, mean_interval
+from unifylens.evidence.ledger import CLAIMS, Claim, attempts_before
+from unifylens.evidence.records import (
+    README_END,
+    README_START,
+    claims_table,
+    comparison,
+    load_records,
+    save_how_far,
+    save_records,
+)
+from unifylens.measures import rank_correlation, statistic_interval
 
 ROOT = Path(__file__).parents[1]
 SEEDS = range(5)
 HIGH = [0.90, 0.92, 0.94, 0.91, 0.93]
 LOW = [0.01, 0.02, 0.00, 0.03, 0.02]
+CHANCE = np.random.default_rng(0).normal(0, 0.1, 400)
 
 
 @pytest.fixture(autouse=True)
@@ -31,18 +37,25 @@ def figures(tmp_path, monkeypatch):
     at_least = Claim("T1", "a | statement", "99_test", "gap", 0.8, "at least", "untrained", 0.1, "at most")
     monkeypatch.setitem(CLAIMS, "T1", at_least)
     monkeypatch.setitem(CLAIMS, "T2", replace(at_least, id="T2", threshold=0.1, direction="at most"))
+    monkeypatch.setitem(CLAIMS, "T3", replace(at_least, id="T3", threshold=0.2, control="permuted"))
     return tmp_path / "my figures"
+
+
+@pytest.fixture
+def recorded(monkeypatch):
+    """Sets what the project has recorded of T1."""
+    return lambda **kept: monkeypatch.setitem(CLAIMS, "T1", replace(CLAIMS["T1"], **kept))
 
 
 def test_a_claim_that_holds(figures):
     found = record("T1", effect=HIGH, control=LOW, seeds=SEEDS)
-    assert found.holds and found.check() is found
+    assert found.holds and found.verdict == "held" and found.check() is found
     assert found.effect == pytest.approx(0.92)
-    assert 0.9 <= found.ci_low < 0.92 < found.ci_high <= 0.94
-    assert "\n" not in repr(found) and "T1 holds: gap 0.92" in repr(found)
+    assert 0.88 <= found.ci_low < 0.9 < 0.94 < found.ci_high <= 0.96
+    assert "\n" not in repr(found) and "T1 held: gap 0.92" in repr(found)
     assert set(json.loads((figures / "claims.json").read_text())[0]) == {
-        *("id", "statement", "notebook", "profile", "effect", "ci_low", "ci_high"),
-        *("seeds", "control", "threshold", "holds"),
+        *("id", "statement", "notebook", "profile", "effect", "ci_low", "ci_high", "seeds"),
+        *("control", "threshold", "verdict", "range", "how_far", "attempts"),
     }
     assert load_records() == [found]
 
@@ -50,12 +63,45 @@ def test_a_claim_that_holds(figures):
 def test_the_bound_decides_and_not_the_mean():
     found = record("T1", effect=[0.5, 0.9, 0.95, 0.9, 0.95], control=LOW, seeds=SEEDS)
     assert found.effect > 0.8 > found.ci_low and not found.holds
-    with pytest.raises(AssertionError, match=r"T1 does NOT hold: gap 0\.84 .* needed at least 0\.8 \(lower bound\)"):
+    with pytest.raises(AssertionError, match=r"T1 NOT held: gap 0\.84 .* needed at least 0\.8 \(lower bound\)"):
         found.check()
 
 
-def test_the_control_decides_too():
+def test_both_bounds_of_a_control_count(monkeypatch):
+    """A control whose mean passes and whose seeds do not is one that fails."""
     assert not record("T1", effect=HIGH, control=HIGH, seeds=SEEDS).holds
+    wide = [0.0, 0.0, 0.0, 0.0, 0.15]
+    assert np.mean(wide) < 0.1 and not record("T1", effect=HIGH, control=wide, seeds=SEEDS).holds
+    recall = replace(CLAIMS["T1"], control_threshold=0.95, control_direction="at least")
+    monkeypatch.setitem(CLAIMS, "T1", recall)
+    assert record("T1", effect=HIGH, control=[1.0, 0.99, 1.0, 0.99, 1.0], seeds=SEEDS).holds
+    assert not record("T1", effect=HIGH, control=[1.0, 1.0, 1.0, 1.0, 0.85], seeds=SEEDS).holds
+
+
+@pytest.mark.parametrize("direction", ["at least", "at most"])
+def test_an_effect_must_lie_beyond_what_permutations_give(direction, monkeypatch):
+    """Their mean is zero whatever the effect is: an effect that chance gives as well has to fail."""
+    sign = 1 if direction == "at least" else -1
+    monkeypatch.setitem(CLAIMS, "T3", replace(CLAIMS["T3"], threshold=sign * 0.2, direction=direction))
+    effect = (sign * 0.3, *sorted((sign * 0.25, sign * 0.35)))
+    held = record("T3", interval=effect, permuted=CHANCE, seeds=SEEDS)
+    assert held.holds and held.control["holds"] and held.control["draws"] == 400
+    assert held.control["value"] == pytest.approx(sign * 0.2, abs=0.03)
+    by_chance = record("T3", interval=effect, permuted=3 * CHANCE, seeds=SEEDS)
+    assert abs(np.mean(3 * CHANCE)) < 0.02 and not by_chance.holds and not by_chance.control["holds"]
+    with pytest.raises(AssertionError, match="T3 NOT held"):
+        by_chance.check()
+
+
+def test_shuffled_scores_of_models_that_do_not_go_together():
+    """As in the notebooks: permutations of noise give what the noise gives."""
+    draw = np.random.default_rng(1)
+    score, transfer = draw.normal(size=(2, 40))
+    interval = statistic_interval(rank_correlation, score, transfer)
+    shuffled = [rank_correlation(score, draw.permutation(transfer)) for _ in range(200)]
+    assert not record("T3", interval=interval, permuted=shuffled, seeds=SEEDS).control["holds"]
+    interval = statistic_interval(rank_correlation, score, score + transfer / 2)
+    assert record("T3", interval=interval, permuted=shuffled, seeds=SEEDS).holds
 
 
 def test_at_most_looks_at_the_upper_bound():
@@ -63,17 +109,17 @@ def test_at_most_looks_at_the_upper_bound():
     assert not record("T2", effect=[0.0, 0.0, 0.0, 0.3], control=LOW, seeds=range(4)).holds
 
 
-def test_equal_values_have_an_interval_of_no_width():
+def test_equal_values_have_an_interval_of_no_width_but_for_their_step():
     found = record("T1", effect=[1.0, 1.0], control=[0.0, 0.0], seeds=[0, 1])
     assert (found.effect, found.ci_low, found.ci_high, found.holds) == (1.0, 1.0, 1.0, True)
+    assert record("T1", effect=[1.0, 1.0], control=[0.0, 0.0], seeds=[0, 1], step=0.5).ci_low < 0.8
 
 
-@given(st.lists(st.floats(-1, 1), min_size=2, max_size=6))
-def test_every_interval_is_finite_and_within_the_data(values):
-    mean, low, high = mean_interval(np.array(values))
-    slack = 1e-9
-    assert min(values) - slack <= low <= high <= max(values) + slack
-    assert min(values) - slack <= mean <= max(values) + slack
+def test_intervals_are_cut_to_what_is_possible(monkeypatch):
+    bounded = replace(CLAIMS["T1"], within=(-1, 1), control_within=(0, 1))
+    monkeypatch.setitem(CLAIMS, "T1", bounded)
+    found = record("T1", effect=[1.0, 1.0, 0.9], control=[0.0, 0.0, 0.01], seeds=range(3))
+    assert found.ci_high == 1.0 and found.control["ci_low"] == 0.0
 
 
 @pytest.mark.parametrize(
@@ -83,12 +129,14 @@ def test_every_interval_is_finite_and_within_the_data(values):
         ({"control": []}, "control of T1"),
         ({"control": [0.1]}, "control of T1"),
         ({"control": [0.1, float("nan")]}, "control of T1"),
+        ({"permuted": CHANCE}, "control of T1: the ledger says 'seeds'; allowed: control=... alone"),
         ({"effect": [0.9, 0.9, 0.9, 0.9, float("inf")]}, "effect of T1"),
         ({"effect": np.ones((5, 2))}, "effect of T1"),
         ({"effect": HIGH[:4]}, "effect of T1: got 4 values; allowed: one for each of 5 seeds"),
         ({"effect": None}, "effect and interval of T1: give one"),
         ({"interval": (0.9, 0.8, 1.0)}, "effect and interval of T1: give one"),
         ({"effect": None, "interval": (0.9, 1.0, 0.8)}, "interval of T1"),
+        ({"effect": None, "interval": (0.9, np.nan, np.nan)}, "interval of T1"),
         ({"effect": [0.9], "seeds": [0]}, r"seeds of T1: got \[0\]; allowed: two or more different"),
         ({"seeds": [0, 0, 1, 2, 3]}, "seeds of T1"),
     ],
@@ -99,9 +147,17 @@ def test_what_cannot_be_recorded(figures, change, complaint):
     assert not figures.exists()
 
 
-def test_a_control_cannot_be_left_out():
-    with pytest.raises(TypeError, match="control"):
-        record("T1", effect=HIGH, seeds=SEEDS)
+@pytest.mark.parametrize(
+    ("given", "complaint"),
+    [
+        ({}, "control of T3: got None"),
+        ({"control": CHANCE}, "control of T3: the ledger says 'permuted'; allowed: permuted=... alone"),
+        ({"permuted": CHANCE[:100]}, "permuted of T3: got 100 draws; allowed: 200 or more"),
+    ],
+)
+def test_a_control_cannot_be_left_out_or_be_of_another_kind(given, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        record("T3", effect=HIGH, seeds=SEEDS, **given)
 
 
 def test_an_unknown_claim_names_its_neighbour():
@@ -110,63 +166,128 @@ def test_an_unknown_claim_names_its_neighbour():
 
 
 def test_records_are_replaced_and_kept_in_the_registry_order(figures):
-    for claim in ("T2", "C10", "T1", "C1", "C10"):
+    for claim in ("T2", "C8", "T1", "C1", "C8"):
         record(claim, effect=HIGH, control=LOW, seeds=SEEDS)
-    assert [r.id for r in load_records()] == ["C1", "C10", "T1", "T2"]
+    assert [r.id for r in load_records()] == ["C1", "C8", "T1", "T2"]
     assert [p.name for p in figures.iterdir()] == ["claims.json"]
 
 
-def test_a_statistic_over_models():
-    x = np.arange(12.0)
-    effect, low, high = bootstrap_statistic(lambda a, b: spearmanr(a, b).statistic, x, x**2)
-    assert effect == pytest.approx(1) and low == pytest.approx(1) and high == pytest.approx(1)
-    noise = np.random.default_rng(0).normal(size=12)
-    assert bootstrap_statistic(np.mean, noise) == bootstrap_statistic(np.mean, noise)
-    assert record("T1", interval=(effect, low, high), control=LOW, seeds=SEEDS).holds
+def test_every_attempt_is_kept_and_the_same_again_is_none(recorded):
+    record("T1", effect=HIGH, control=LOW, seeds=SEEDS)
+    record("T1", effect=HIGH, control=LOW, seeds=SEEDS)
+    (found,) = load_records()
+    assert [a["changed"] for a in found.attempts] == ["first run"]
+    recorded(changed="another schedule")
+    record("T1", effect=HIGH, control=LOW, seeds=SEEDS)
+    record("T1", effect=LOW, control=LOW, seeds=SEEDS)
+    record("T1", effect=HIGH[:4], control=LOW, seeds=SEEDS[:4])
+    record("T1", effect=HIGH, control=LOW, seeds=SEEDS)
+    (found,) = load_records()
+    told = [(a["changed"], a["verdict"], a["seeds"], a["profile"]) for a in found.attempts]
+    assert told == [
+        ("first run", "held", 5, "quick"),
+        ("another schedule", "held", 5, "quick"),
+        ("another schedule", "not held", 5, "quick"),
+        ("another schedule", "held", 4, "quick"),
+    ]
+    assert found.verdict == "held" and found.effect == found.attempts[0]["effect"] == pytest.approx(0.92)
+    assert all(re.fullmatch(r"\d{4}-\d\d-\d\d", a["date"]) and a["control"] == 0.016 for a in found.attempts[:2])
 
 
-def test_models_that_go_together_are_drawn_together():
-    values = np.repeat(np.random.default_rng(1).normal(size=6), 20)
-    _, low, high = bootstrap_statistic(np.mean, values)
-    _, group_low, group_high = bootstrap_statistic(np.mean, values, groups=np.repeat(range(6), 20))
-    assert group_high - group_low > 3 * (high - low)
+def test_what_missed_before_attempts_were_kept_stands_in_the_record(figures):
+    record("C9", effect=HIGH, control=LOW, seeds=SEEDS)
+    assert [a["verdict"] for a in load_records()[0].attempts] == ["held", "held"]
+    misses = {i for i in CLAIMS for a in attempts_before(i) if a["verdict"] == "not held"}
+    assert misses == {"C10", "B3", "B4", "C11"}
+    assert (
+        attempts_before("C10")[0] | {"ci_low": 0.59, "effect": 0.77, "date": "2026-11-21"} == attempts_before("C10")[0]
+    )
 
 
 @pytest.mark.parametrize(
-    ("arrays", "groups", "complaint"),
+    ("kept", "effect", "control", "agrees"),
     [
-        ([[1, 2, 3], [1, 2]], None, r"arrays: got lengths \[3, 2\]"),
-        ([[1]], None, "arrays"),
-        ([], None, "arrays"),
-        ([[1, 2, 3]], [0, 0], "groups: got 2 labels"),
-        ([[1, 2, 3]], [0, 0, 0], "groups: got 1 group"),
+        ({}, HIGH, LOW, True),
+        ({}, LOW, LOW, False),
+        ({"verdict": "not held"}, LOW, LOW, True),  # an honest miss fails nothing
+        ({"verdict": "not held"}, HIGH, LOW, False),
+        ({"verdict": "not held"}, LOW, HIGH, False),  # a control that passed in what is recorded
+        ({"verdict": "not held", "control_holds": False}, LOW, HIGH, True),
+        ({"verdict": "not held", "control_holds": False}, HIGH, HIGH, True),
+        ({"verdict": "held in part", "range": "with cats."}, HIGH, LOW, True),
+        ({"verdict": "held in part", "range": "with cats."}, LOW, LOW, False),
+        ({"seeds": 10}, [0.7, 0.9, 0.9, 0.9, 0.9], LOW, True),  # fewer seeds: the mean has to pass
+        ({"seeds": 5}, [0.7, 0.9, 0.9, 0.9, 0.9], LOW, False),
+        ({"seeds": 10}, [0.7, 0.7, 0.9, 0.8, 0.8], LOW, False),
+        ({"seeds": 10}, HIGH, [0.0, 0.0, 0.0, 0.0, 0.15], True),
+        ({"seeds": 10}, HIGH, [0.0, 0.0, 0.0, 0.4, 0.15], False),
     ],
 )
-def test_what_cannot_be_bootstrapped(arrays, groups, complaint):
-    with pytest.raises(ValueError, match=complaint):
-        bootstrap_statistic(lambda *a: 0.0, *arrays, groups=groups)
+def test_a_run_agrees_with_the_record_or_fails(kept, effect, control, agrees, recorded):
+    recorded(**kept)
+    found = record("T1", effect=effect, control=control, seeds=SEEDS)
+    assert found.agrees is agrees
+    line = comparison(CLAIMS["T1"], None, found, True)
+    assert line.endswith("(5 seeds, quick): agrees" if agrees else "(5 seeds, quick): DISAGREES")
+    if agrees:
+        assert found.check() is found
+    else:
+        with pytest.raises(AssertionError, match=f"Recorded: {CLAIMS['T1'].verdict}"):
+            found.check()
 
 
-def test_an_interval_that_few_groups_cannot_give_is_not_a_number():
-    x, groups = np.arange(6.0), [0, 0, 1, 1, 2, 2]  # every ninth resample is of one group only
-    value, low, high = bootstrap_statistic(lambda v: v.mean() if v.std() > 0.6 else np.nan, x, groups=groups)
-    assert value == 2.5 and np.isnan([low, high]).all()
-    with pytest.raises(ValueError, match="allowed: finite"):
-        record("T1", interval=(value, low, high), control=LOW, seeds=SEEDS)
+def test_a_range_is_told(recorded):
+    recorded(verdict="held in part", range="only with cats.")
+    found = record("T1", effect=HIGH, control=LOW, seeds=SEEDS)
+    assert (found.verdict, found.range) == ("held in part", "only with cats.")
+    assert "| held in part: only with cats. |" in claims_table([found])
+    missed = record("T1", effect=LOW, control=LOW, seeds=SEEDS)
+    assert (missed.verdict, missed.range) == ("not held", "")
 
 
-def test_an_undefined_statistic_is_refused():
-    with pytest.raises(ValueError, match="got nan on the data"):
-        bootstrap_statistic(lambda a, b: spearmanr(a, b).statistic, np.ones(5), np.arange(5))
+def test_how_far_a_claim_holds_stands_beside_it(figures):
+    record("T1", effect=HIGH, control=LOW, seeds=SEEDS)
+    assert "|  |" in claims_table(load_records())
+    claims.how_far("T1", [True] * 18 + [False] * 6)
+    (found,) = load_records()
+    assert found.how_far == pytest.approx({"share": 0.75, "ci_low": 0.5329, "ci_high": 0.9023, "dishes": 24}, abs=1e-4)
+    assert "| 0.75 [0.53, 0.90] of 24 |" in claims_table([found])
+    save_records([found], figures)
+    (figures / "how_far.json").unlink()
+    record("T1", effect=HIGH, control=LOW, seeds=SEEDS)
+    assert load_records()[0].how_far == found.how_far
+    with pytest.raises(ValueError, match="passed is 0 of 0"):
+        claims.how_far("T1", [])
+    with pytest.raises(ValueError, match="claim_id: got 'T9'"):
+        save_how_far("T9", 1, 2, figures)
+
+
+def test_records_of_before_are_read(figures):
+    old = {"id": "B3", "statement": "It moves.", "notebook": "11_phase_diagram", "profile": "full", "effect": 1.33}
+    old |= {"ci_low": 1.25, "ci_high": 1.41, "seeds": 10, "threshold": "at least 1 (lower bound)", "holds": True}
+    old["control"] = {"name": "lowest recall", "value": 0.99, "ci_low": 0.98, "ci_high": 1.0}
+    old["control"]["threshold"] = "at least 0.95 (mean)"
+    figures.mkdir()
+    (figures / "claims.json").write_text(json.dumps([old]))
+    (found,) = load_records()
+    assert (found.verdict, found.seeds, found.control["holds"]) == ("held", 10, True)
+    assert [a["verdict"] for a in found.attempts] == ["not held", "held", "held"]
+    assert found.attempts[-1]["profile"] == "full"
+    save_records([found], figures)
+    assert load_records() == [found]
+    old["holds"], old["control"]["value"] = False, 0.94
+    (figures / "claims.json").write_text(json.dumps([old]))
+    assert not load_records()[0].holds and not load_records()[0].control["holds"]
 
 
 def test_the_table_is_markdown_and_shows_what_does_not_hold():
-    holds = record("T1", effect=HIGH, control=LOW, seeds=SEEDS)
-    fails = record("T2", effect=HIGH, control=LOW, seeds=SEEDS)
-    lines = claims_table([holds, fails]).splitlines()
-    assert all(len(re.findall(r"(?<!\\)\|", line)) == 8 for line in lines)
-    assert lines[2].startswith(r"| T1 | a \| statement | gap: 0.92 [") and lines[2].endswith("| yes |")
-    assert lines[3].endswith("| at most 0.1 (upper bound) | **no** |")
+    held = record("T1", effect=HIGH, control=LOW, seeds=SEEDS)
+    missed = record("T2", effect=HIGH, control=LOW, seeds=SEEDS)
+    lines = claims_table([held, missed]).splitlines()
+    assert all(len(re.findall(r"(?<!\\)\|", line)) == 9 for line in lines)
+    assert lines[2].startswith(r"| T1 | a \| statement | gap: 0.92 [")
+    assert lines[2].endswith("| 5 (quick) |  | held | 1 | [99](notebooks/99_test.ipynb) |")
+    assert "| **not held** |" in lines[3]
 
 
 def test_the_readme_block_is_renewed_and_nothing_else():
@@ -182,20 +303,36 @@ def test_the_readme_block_is_renewed_and_nothing_else():
 def test_the_registry_is_sound():
     for key, claim in CLAIMS.items():
         assert key == claim.id
-        assert {claim.direction, claim.control_direction} <= {"at least", "at most"}
+        assert claim.direction in ("at least", "at most") and claim.verdict in ("held", "held in part", "not held")
+        assert (claim.control, claim.control_threshold is None) in {("seeds", False), ("permuted", True)} or key[
+            0
+        ] == "T"
+        assert bool(claim.range) == (claim.verdict == "held in part") and claim.seeds >= 2
         assert claim.effect_name and claim.control_name and claim.statement.endswith(".") == (key[0] != "T")
 
 
-def test_the_committed_records_were_judged_by_the_registry():
-    for r in [*load_records(ROOT / "figures"), *load_records(ROOT / "figures/full")]:
-        claim = CLAIMS[r.id]
-        assert (r.threshold, r.control["threshold"]) == (claim.needs, claim.control_needs)
-        assert (r.statement, r.notebook, r.control["name"]) == (
-            claim.statement,
-            claim.notebook,
-            claim.control_name,
-        )
-        assert r.holds == claim.holds(r.ci_low, r.ci_high, r.control["value"])
+def test_the_committed_records_were_judged_by_the_registry(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    records = claims.shipped_records()
+    assert [r.id for r in records] == [i for i in CLAIMS if i[0] != "T"]
+    for r in records:
+        claim, control = CLAIMS[r.id], r.control
+        assert (r.threshold, control["needs"], control["kind"]) == (claim.needs, claim.control_needs, claim.control)
+        assert (r.statement, r.notebook, control["name"]) == (claim.statement, claim.notebook, claim.control_name)
+        if control["kind"] == "permuted":
+            passed, _ = claim.beyond_chance(r.effect, [control["value"]])
+        else:
+            passed = claim.control_passes(control["ci_low"], control["ci_high"])
+        assert control["holds"] == passed
+        assert r.holds == (claim.passes(r.ci_low, r.ci_high) and passed)
+        assert (r.verdict, r.range, control["holds"]) == (claim.verdict, claim.range, claim.control_holds)
+        assert claim.seeds == r.seeds and r.agrees
+        before = attempts_before(r.id)
+        assert r.attempts[: len(before)] == before and len(r.attempts) > len(before)
+        assert {name: r.attempts[-1][name] for name in ("effect", "ci_low", "verdict", "seeds")} == {
+            name: asdict(r)[name] for name in ("effect", "ci_low", "verdict", "seeds")
+        }
+        assert r.attempts[-1]["changed"] == claim.changed
         assert (ROOT / "notebooks" / f"{r.notebook}.ipynb").exists()
 
 
@@ -256,7 +393,7 @@ def test_a_scratch_run_is_told_and_goes_on(figures, monkeypatch, capsys):
     claims.expect(1 > 2, "one is more than two")
     claims.expect(2 > 1, "two is more than one")
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("scratch: not as with the reported settings: T1 does NOT hold: gap 0.92")
+    assert lines[0].startswith("scratch: not as with the reported settings: T1 NOT held: gap 0.92")
     assert lines[1:] == ["scratch: not as with the reported settings: one is more than two"]
 
 

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from unifylens.evidence import plots
+from unifylens.measures import mean_interval
 
 
 @pytest.fixture(autouse=True)
@@ -148,16 +149,30 @@ def test_checkerboard_refuses_what_does_not_fit():
         plots.checkerboard(np.zeros((2, 2)), [3], ["a", "b"])
 
 
-def test_bands_are_those_of_seaborn():
+def test_bands_are_the_intervals_of_the_claims():
     draw = np.random.default_rng(1)
-    data = pd.DataFrame({"x": np.repeat([0, 1], 40), "y": draw.normal(size=80)})
+    data = pd.DataFrame({"x": np.repeat([0, 1], 5), "y": draw.normal(size=10)})
 
     def band(**options):
         _, ax = plt.subplots()
         plots.curve(data, "x", "y", ax=ax, **options)
-        return ax.collections[0].get_paths()[0].get_extents().get_points()
+        vertices = ax.collections[0].get_paths()[0].vertices
+        return [(vertices[vertices[:, 0] == x, 1].min(), vertices[vertices[:, 0] == x, 1].max()) for x in (0, 1)]
 
-    ours, theirs, median = band(), band(errorbar=("ci", 95), n_boot=5000), band(estimator="median")
-    np.testing.assert_allclose(ours, theirs, atol=0.03)
-    assert abs(band(errorbar=("ci", 90)) - theirs).max() > 0.03, "the comparison can fail"
-    assert abs(median - ours).max() > 0.03, "another estimator has another band"
+    means = [mean_interval(rows["y"]) for _, rows in data.groupby("x")]
+    np.testing.assert_allclose(band(), [(low, high) for _, low, high in means])
+    assert np.abs(np.subtract(band(), band(errorbar=("ci", 95)))).max() > 0.1, "the comparison can fail"
+    ax = plots.points(data, "x", "y", ax=plt.figure().subplots())
+    drawn = [
+        line.get_ydata()
+        for line in ax.lines
+        if len(line.get_ydata()) == 2 and line.get_xdata()[0] == line.get_xdata()[1]
+    ]
+    np.testing.assert_allclose(drawn, [(low, high) for _, low, high in means])
+
+
+def test_two_values_make_no_band_that_dwarfs_the_figure():
+    data = pd.DataFrame({"x": [0, 0, 1, 1], "y": [0.1, 0.2, 0.3, 0.5]})
+    ax = plots.curve(data, "x", "y", ax=plt.figure().subplots())
+    low, high = ax.get_ylim()
+    assert 0 < low < high < 0.6

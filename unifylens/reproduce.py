@@ -1,4 +1,4 @@
-"""Execute the notebooks, side by side where there are cores, and say which claims hold.
+"""Execute the notebooks, side by side where there are cores, and say which claims agree with what is recorded.
 
 `python -m unifylens.reproduce` runs all but those on real words and models, which need packages with weights;
 `python -m unifylens.reproduce 01 02 --profile full` runs some. All is written under `build/`: figures and `claims.json`
@@ -299,7 +299,7 @@ class _Job:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; 0 if every notebook ran and every claim of theirs holds, else 1."""
+    """Run the command line; 0 if every notebook ran and found of every claim of theirs what is recorded, else 1."""
     parser = argparse.ArgumentParser(prog="python -m unifylens.reproduce", description=__doc__.splitlines()[0])
     parser.add_argument(
         "only",
@@ -338,23 +338,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except NotebookError as error:
         stopped = error
     if options.publish:
-        update_readme()  # also after a stop: a claim that failed is shown as failed
+        update_readme()  # also after a stop: a claim that was not held is shown so
     ran, yours = job.ran, job.yours
     due = {c.id for c in CLAIMS.values() if c.notebook in ran} | yours.keys()
-    failed = [yours[i] for i in CLAIMS if i in yours and not yours[i].holds]
+    differ = [yours[i] for i in CLAIMS if i in yours and not yours[i].agrees]
     print()
     for i in CLAIMS:
         print(job.comparison(i))
-    for record in failed:
-        print(f"unifylens: {record!r}")
+    for record in differ:
+        print(f"unifylens: {record!r}. Recorded: {CLAIMS[record.id].verdict}")
     minutes = (time.monotonic() - start) / 60
     print(
         f"unifylens: {len(ran)} notebooks in {minutes:.1f} minutes (profile {size}), "
-        f"{len(yours) - len(failed)} of {len(due)} claims hold; written to {figures} and {saved}"
+        f"{len(yours) - len(differ)} of {len(due)} claims agree with the record; written to {figures} and {saved}"
     )
     if stopped:
         print(f"unifylens: stopped at {stopped}\n(this notebook was not saved)", file=sys.stderr)
-    return 1 if stopped or failed or due - yours.keys() else 0
+    return 1 if stopped or differ or due - yours.keys() else 0
 
 
 if __name__ == "__main__":

@@ -5,38 +5,47 @@ Thresholds stand in the ledger (`ledger.toml`); records are kept in `claims.json
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from unifylens.environment import figures_dir, profile, reported
 from unifylens.evidence import ledger
 from unifylens.evidence.ledger import CLAIMS, Claim
 from unifylens.evidence.records import (
     Record,
+    attempt,
     claims_table,
     expect,
     load_records,
     readme_with,
+    save_how_far,
     save_records,
     shipped_records,
     update_readme,
 )
-from unifylens.measures.bootstrap import bootstrap_statistic, mean_interval
+from unifylens.measures.intervals import ANYWHERE, mean_interval, statistic_interval
 
 __all__ = [
     "CLAIMS",
     "Claim",
     "Record",
-    "bootstrap_statistic",
     "claims_table",
     "expect",
+    "how_far",
     "load_records",
     "readme_with",
     "record",
     "shipped_records",
+    "statistic_interval",
     "update_readme",
 ]
+
+LEAST_DRAWS = 200
+"""Behind the quantile of a permuted control."""
 
 SWAP_UNIFIED_AT_LEAST = CLAIMS["B2"].limits["unified_at_least"]
 SWAP_SEPARATE_AT_MOST = CLAIMS["B2"].limits["separate_at_most"]
@@ -51,21 +60,24 @@ RECALL_COMPLETE = CLAIMS["C1"].limits["recall_complete"]
 def record(
     claim_id: str,
     *,
-    control: Sequence[float] | Float[np.ndarray, " runs"],
     seeds: Sequence[int],
     effect: Sequence[float] | Float[np.ndarray, " seeds"] | None = None,
     interval: tuple[float, float, float] | None = None,
+    control: Sequence[float] | Float[np.ndarray, " runs"] | None = None,
+    permuted: Sequence[float] | Float[np.ndarray, " draws"] | None = None,
+    step: float = 0.0,
 ) -> Record:
     """Judge a claim by its threshold and write the outcome to `claims.json` in `unifylens.environment.figures_dir()`.
 
     A run that is not `unifylens.environment.reported` is told that it is scratch.
-    `effect` has one value for each seed; its mean gets a 95 % bootstrap interval, which is too short when
-    there are only a few seeds. For a statistic over many models give `interval=bootstrap_statistic(...)`
-    instead. `control` has one value for each repeat of the control.
+    `effect` has one value for each seed, and its mean gets the 95 % interval of `measures.mean_interval` (`step`: the
+    least by which a seed could differ). For a statistic over many models give `interval=statistic_interval(...)`
+    instead. The ledger says which kind of control a claim has: `control` has one value for each repeat, and both bounds
+    of its interval must pass; `permuted` are draws of the effect under chance, and the effect must lie beyond them.
 
     Raises:
-        ValueError: if the claim is unknown, the control is missing, there are fewer than two seeds, or a
-            value is not a finite number.
+        ValueError: if the claim is unknown, the control is missing or of the other kind, there are fewer than two
+            seeds or 200 permuted draws, or a value is not a finite number.
     """
     claim = ledger.claim(claim_id)
     seeds = [int(s) for s in seeds]
@@ -79,14 +91,15 @@ def record(
             raise ValueError(
                 f"effect of {claim_id}: got {len(values)} values; allowed: one for each of {len(seeds)} seeds"
             )
-        mean, low, high = mean_interval(values)
+        mean, low, high = mean_interval(values, claim.within or ANYWHERE, step)
     else:
         mean, low, high = (float(x) for x in interval)
         if not (np.isfinite([mean, low, high]).all() and low <= high):
             raise ValueError(
                 f"interval of {claim_id}: got {interval}; allowed: finite (effect, low, high), low <= high"
             )
-    control_mean, control_low, control_high = mean_interval(_values(f"control of {claim_id}", control))
+    checked = _control(claim, mean, control, permuted)
+    passed = claim.passes(low, high) and checked["holds"]
     judgement = Record(
         id=claim.id,
         statement=claim.statement,
@@ -96,21 +109,45 @@ def record(
         ci_low=round(low, 6),
         ci_high=round(high, 6),
         seeds=len(seeds),
-        control={
-            "name": claim.control_name,
-            "value": round(control_mean, 6),
-            "ci_low": round(control_low, 6),
-            "ci_high": round(control_high, 6),
-            "threshold": claim.control_needs,
-        },
+        control=checked,
         threshold=claim.needs,
-        holds=claim.holds(low, high, control_mean),
+        verdict="not held" if not passed else "held in part" if claim.range else "held",
+        range=claim.range if passed else "",
     )
+    today = datetime.now(UTC).date().isoformat()
+    judgement = replace(judgement, attempts=[attempt(judgement, claim.changed, today)])
     folder = figures_dir()
     save_records([judgement], folder)
     if not reported():
         print(f"scratch: {claim.id} is judged by its threshold but not in the record; written to {folder}")
     return judgement
+
+
+def _control(
+    claim: Claim, effect: float, control: Sequence[float] | None, permuted: Sequence[float] | None
+) -> dict[str, Any]:
+    values, other = (control, permuted) if claim.control == "seeds" else (permuted, control)
+    if other is not None:
+        word = "control" if claim.control == "seeds" else "permuted"
+        raise ValueError(f"control of {claim.id}: the ledger says {claim.control!r}; allowed: {word}=... alone")
+    values = _values(f"control of {claim.id}", values)
+    told = {"name": claim.control_name, "kind": claim.control, "needs": claim.control_needs}
+    if claim.control == "permuted":
+        if len(values) < LEAST_DRAWS:
+            raise ValueError(f"permuted of {claim.id}: got {len(values)} draws; allowed: {LEAST_DRAWS} or more")
+        holds, quantile = claim.beyond_chance(effect, values)
+        return told | {"value": round(quantile, 6), "draws": len(values), "holds": holds}
+    mean, low, high = mean_interval(values, claim.control_within or ANYWHERE)
+    numbers = {"value": round(mean, 6), "ci_low": round(low, 6), "ci_high": round(high, 6)}
+    return told | numbers | {"holds": claim.control_passes(low, high)}
+
+
+def how_far(claim_id: str, passed: Sequence[bool] | Bool[np.ndarray, " dishes"]) -> None:
+    """Keep in which of many dishes, drawn at random, a claim's test passed: the README's table shows their share.
+
+    Raises ValueError for an unknown claim, or no dishes.
+    """
+    save_how_far(claim_id, int(np.sum(passed)), len(passed), figures_dir())
 
 
 def _values(name: str, values: Sequence[float] | np.ndarray | None) -> Float[np.ndarray, " n"]:

@@ -2,18 +2,21 @@
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from unifylens.environment import PROFILES, figures_dir, project_dir, published_dir, reported, write_atomic
-from unifylens.evidence.ledger import CLAIMS, Claim, claim
+from unifylens.evidence.ledger import CLAIMS, Claim, Verdict, attempts_before, claim
+from unifylens.measures.intervals import share_interval
 
+HOW_FAR = "how_far.json"
 README_START, README_END = "<!-- claims:start -->", "<!-- claims:end -->"
 
 
 @dataclass(frozen=True, repr=False)
 class Record:
-    """What one run found for one claim, as it stands in `claims.json`."""
+    """What one run found for one claim, and all that was found before, as it stands in `claims.json`."""
 
     id: str
     statement: str
@@ -23,31 +26,73 @@ class Record:
     ci_low: float
     ci_high: float
     seeds: int
-    control: dict[str, float | str]
+    control: dict[str, Any]
+    """`name`, `kind`, `value`, what it `needs` and whether it `holds`; `ci_low` and `ci_high` where it has seeds, the
+    number of `draws` where it is permuted, whose `value` is their quantile."""
     threshold: str
-    holds: bool
+    verdict: Verdict
+    range: str = ""
+    how_far: dict[str, float] | None = None
+    """Share of randomly drawn dishes in which the claim's test passes (`share`, `ci_low`, `ci_high`, `dishes`)."""
+    attempts: list[dict[str, Any]] = field(default_factory=list)
+    """Outcomes, the first one first: `date`, what `changed`, `effect`, `ci_low`, `ci_high`, `control`, `verdict`,
+    `seeds`, `profile`."""
 
     def __repr__(self) -> str:
-        return f"{self.id} {'holds' if self.holds else 'does NOT hold'}: {self._found()}"
+        return f"{self.id} {self.verdict if self.holds else 'NOT held'}: {self._found()}"
 
     def _found(self) -> str:
         effect = f"{CLAIMS[self.id].effect_name} {self.interval}"
-        control = f"{self.control['name']} {self.control['value']:.2f}, needed {self.control['threshold']}"
+        control = f"{self.control['name']} {control_interval(self.control)}, needed {self.control['needs']}"
         return f"{effect} over {self.seeds} seeds, needed {self.threshold}; control: {control}"
+
+    @property
+    def holds(self) -> bool:
+        """Whether the claim's test passed, in whatever range it was made."""
+        return self.verdict != "not held"
 
     @property
     def interval(self) -> str:
         """The effect and its interval, such as `0.94 [0.93, 0.95]`."""
         return _interval(self.effect, self.ci_low, self.ci_high)
 
+    @property
+    def agrees(self) -> bool:
+        """Whether the run agrees with what the project has recorded (the ledger's `verdict`).
+
+        Of a run with fewer seeds than are behind a claim that held, the values themselves must pass, as its intervals
+        are wider than thresholds were set for. A control that the record says passes must pass in any case.
+        """
+        recorded, control = CLAIMS[self.id], self.control
+        few = self.seeds < recorded.seeds
+        control_holds = control["holds"]
+        if few and control["kind"] == "seeds":
+            control_holds = recorded.control_passes(control["value"], control["value"])
+        if recorded.verdict == "not held":
+            return not self.holds and (control_holds or not recorded.control_holds)
+        return control_holds and (recorded.passes(self.effect, self.effect) if few else self.holds)
+
     def check(self) -> "Record":
-        """Return the record itself, having said what was found and needed if the claim does not hold.
+        """Return the record itself, having said what was found and needed if that is not what the project recorded.
+
+        A claim that is recorded as not held passes where it is not held.
 
         Raises:
-            AssertionError: if it does not hold in a `reported` run; a scratch run prints the same.
+            AssertionError: if it disagrees in a `reported` run; a scratch run prints the same.
         """
-        expect(self.holds, f"{self!r}. The claim: {self.statement}")
+        expect(self.agrees, f"{self!r}. Recorded: {CLAIMS[self.id].verdict}. The claim: {self.statement}")
         return self
+
+    def after(self, earlier: list[dict[str, Any]]) -> "Record":
+        """The record with its own attempts behind earlier ones; what was found before is no new attempt."""
+        known = {_outcome(attempt) for attempt in earlier}
+        return replace(self, attempts=[*earlier, *(a for a in self.attempts if _outcome(a) not in known)])
+
+
+def _outcome(attempt: dict[str, Any]) -> tuple:
+    """What tells attempts apart: what was run, and what was found, as it is printed."""
+    numbers = (f"{attempt[name]:.2f}" for name in ("effect", "ci_low", "ci_high"))
+    return (*(attempt[name] for name in ("changed", "profile", "seeds", "verdict")), *numbers)
 
 
 def expect(condition: bool, sentence: str) -> None:
@@ -66,58 +111,109 @@ def expect(condition: bool, sentence: str) -> None:
 def load_records(folder: Path | None = None) -> list[Record]:
     """Records in the folder's `claims.json` (default: `figures_dir()`), none if there is no such file.
 
+    Files of versions that kept no attempts are read as well. What is measured of how far claims hold lies beside it.
+
     Raises:
         ValueError: if a record's claim is not among `CLAIMS`.
     """
-    path = (folder or figures_dir()) / "claims.json"
-    if not path.exists():
-        return []
-    records = [Record(**entry) for entry in json.loads(path.read_text(encoding="utf-8"))]
-    for r in records:
-        claim(r.id)
+    folder = folder or figures_dir()
+    far = _read(folder / HOW_FAR, {})
+    records = []
+    for entry in _read(folder / "claims.json", []):
+        claim(entry["id"])
+        record = _converted(entry) if "verdict" not in entry else Record(**entry)
+        records.append(replace(record, how_far=far.get(record.id, record.how_far)))
     return records
 
 
 def save_records(records: Iterable[Record], folder: Path) -> None:
-    """Put records in the folder's `claims.json`, in the ledger's order; those of other claims stay."""
-    kept = {r.id: r for r in (*load_records(folder), *records)}
+    """Put records in the folder's `claims.json`, in the ledger's order; those of other claims stay.
+
+    What was found before stays among a record's attempts, and how far its claim holds with it.
+    """
+    kept = {r.id: r for r in load_records(folder)}
+    for r in records:
+        old = kept.get(r.id)
+        r = r.after(old.attempts if old else attempts_before(r.id))
+        kept[r.id] = replace(r, how_far=r.how_far or old.how_far) if old else r
     entries = [asdict(kept[i]) for i in CLAIMS if i in kept]
     write_atomic(folder / "claims.json", json.dumps(entries, indent=2, ensure_ascii=False) + "\n")
+
+
+def save_how_far(claim_id: str, passed: int, dishes: int, folder: Path) -> None:
+    """Keep in how many randomly drawn dishes a claim's test passed, beside the folder's `claims.json`.
+
+    Raises ValueError for an unknown claim, no dishes, or more that passed.
+    """
+    share, low, high = share_interval(passed, dishes)
+    found = {"share": share, "ci_low": low, "ci_high": high, "dishes": dishes}
+    far = _read(folder / HOW_FAR, {}) | {claim(claim_id).id: found}
+    write_atomic(folder / HOW_FAR, json.dumps(far, indent=2) + "\n")
+
+
+def _read(path: Path, otherwise: Any) -> Any:
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else otherwise
+
+
+def _converted(entry: dict[str, Any]) -> Record:
+    """A record as it was kept before attempts were: judged as it was then; its own outcome is the last attempt."""
+    entry = dict(entry)
+    entry["verdict"] = "held" if entry.pop("holds") else "not held"
+    old = entry["control"]
+    needs = old["threshold"]
+    entry["control"] = {k: old[k] for k in ("name", "value", "ci_low", "ci_high")}
+    entry["control"] |= {"kind": "seeds", "needs": needs, "holds": _mean_passed(needs, old["value"])}
+    record = Record(**entry)
+    before, own = attempts_before(record.id), attempt(record, "judged as before attempts were kept")
+    known = _outcome(own)[1:] in {_outcome(a)[1:] for a in before}
+    return replace(record, attempts=before if known else [*before, own])
+
+
+def _mean_passed(needs: str, value: float) -> bool:
+    direction, threshold = needs.removesuffix(" (mean)").rsplit(" ", 1)
+    return value >= float(threshold) if direction == "at least" else value <= float(threshold)
+
+
+def attempt(record: Record, changed: str, date: str = "") -> dict[str, Any]:
+    """A record's outcome as one of its attempts."""
+    numbers = {name: getattr(record, name) for name in ("effect", "ci_low", "ci_high")}
+    rest = {"verdict": record.verdict, "seeds": record.seeds, "profile": record.profile}
+    return {"date": date, "changed": changed, **numbers, "control": record.control["value"], **rest}
 
 
 def claims_table(records: Iterable[Record]) -> str:
     """Markdown table of the records, as the README shows it."""
     rows = [
-        ("ID", "Claim", "Effect [95 % interval]", "Seeds", "Control", "Threshold", "Holds"),
-        ("---",) * 7,
+        ("ID", "Claim", "Effect [95 % interval]", "Seeds", "How far", "Verdict", "Attempts", "Notebook"),
+        ("---",) * 8,
     ]
     for r in records:
-        c = r.control
         rows.append(
             (
                 r.id,
                 r.statement,
                 f"{CLAIMS[r.id].effect_name}: {r.interval}",
                 f"{r.seeds} ({r.profile})",
-                f"{c['name']}: {_interval(c['value'], c['ci_low'], c['ci_high'])}, needed {c['threshold']}",
-                r.threshold,
-                "yes" if r.holds else "**no**",
+                _how_far(r.how_far),
+                "**not held**" if not r.holds else f"{r.verdict}: {r.range}" if r.range else r.verdict,
+                str(len(r.attempts)),
+                f"[{r.notebook[:2]}](notebooks/{r.notebook}.ipynb)",
             )
         )
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)
 
 
 def comparison(claim: Claim, shipped: Record | None, yours: Record | None, ran: bool) -> str:
-    """One line: what the project ships for a claim, what your run found, and whether it holds.
+    """One line: what the project ships for a claim, what your run found, and whether it agrees with what is recorded.
 
     `ran` says whether the claim's notebook was run.
     """
-    line = f"{claim.id:<11}  shipped {shipped.interval if shipped else 'nothing'}"
+    line = f"{claim.id:<11}  shipped {f'{shipped.interval} {shipped.verdict}' if shipped else 'nothing'}"
     if yours is None:
         return f"{line}, {f'yours NOT recorded by {claim.notebook}' if ran else 'not run'}"
     same_size = shipped and (shipped.profile, shipped.seeds) == (yours.profile, yours.seeds)
     size = "" if same_size else f" ({yours.seeds} seeds, {yours.profile})"
-    return f"{line}, yours {yours.interval}{size}, {'holds' if yours.holds else 'does NOT hold'}"
+    return f"{line}, yours {yours.interval} {yours.verdict}{size}: {'agrees' if yours.agrees else 'DISAGREES'}"
 
 
 def readme_with(readme: str, records: Iterable[Record]) -> str:
@@ -147,6 +243,17 @@ def update_readme() -> None:
     """
     path = project_dir() / "README.md"
     write_atomic(path, readme_with(path.read_text(encoding="utf-8"), shipped_records()))
+
+
+def control_interval(control: dict[str, Any]) -> str:
+    """A control's value with its interval, or the quantile that a permuted one is."""
+    if control["kind"] == "permuted":
+        return f"{control['value']:.2f}"
+    return _interval(control["value"], control["ci_low"], control["ci_high"])
+
+
+def _how_far(found: dict[str, float] | None) -> str:
+    return f"{_interval(*(found[k] for k in ('share', 'ci_low', 'ci_high')))} of {found['dishes']}" if found else ""
 
 
 def _interval(value: float, low: float, high: float) -> str:

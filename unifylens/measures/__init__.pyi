@@ -1,7 +1,7 @@
-from . import answers, association, bootstrap, information, phases, probes, scores
+from . import answers, association, information, intervals, phases, probes, scores
 from .answers import ANSWER_TYPES, FOUR_ANSWERS, AnswerType, answer_types, object_choice
-from .association import mantel, mediation, partial_rank_correlation, rank_correlation, square
-from .bootstrap import bootstrap_statistic
+from .association import mantel, mediation, partial_rank_correlation, rank_correlation, rank_step, square
+from .intervals import mean_interval, share_interval, statistic_interval
 from .probes import language_probe
 from .scores import (
     checkerboard_contrast,
@@ -20,24 +20,27 @@ __all__ = [
     "answer_types",
     "answers",
     "association",
-    "bootstrap",
-    "bootstrap_statistic",
     "checkerboard_contrast",
     "directions",
     "fact_specific",
     "information",
+    "intervals",
     "language_probe",
     "mantel",
+    "mean_interval",
     "mediation",
     "object_choice",
     "partial_rank_correlation",
     "phases",
     "probes",
     "rank_correlation",
+    "rank_step",
     "scores",
+    "share_interval",
     "shuffled",
     "similarity_matrix",
     "square",
+    "statistic_interval",
     "unification",
     "unification_variants",
 ]

@@ -22,6 +22,15 @@ def rank_correlation(x: Float[ndarray, " n"], y: Float[ndarray, " n"]) -> float:
     return float(stats.spearmanr(x, y, nan_policy="omit").statistic)
 
 
+def rank_step(n: int) -> float:
+    """The least by which a rank correlation of `n` values without ties can differ: two neighbours change places.
+
+    >>> round(ul.measures.rank_step(6), 3)
+    0.057
+    """
+    return 12 / (n**3 - n)
+
+
 def partial_rank_correlation(
     x: Float[ndarray, " n"], y: Float[ndarray, " n"], covariate: Float[ndarray, " n ..."]
 ) -> float:
