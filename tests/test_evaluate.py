@@ -83,6 +83,41 @@ def test_the_calibrated_choice_looks_at_the_objects_alone(corpus):
     assert (accuracy["transfer"], accuracy["transfer_wrong_language"], accuracy["transfer_choice"]) == (0, 1, 1)
 
 
+def test_the_prior_is_that_of_the_questions_asked(corpus, monkeypatch, model):
+    """Liking one answer by more than is known of the right one: wrong raw, all right corrected. Seen facts do not
+    count: here they like another answer by far."""
+    world, n = corpus.world, corpus.d_vocab
+    by_relation = [np.flatnonzero(world.object_relation == r) for r in world.relation]
+
+    def liking(which):
+        words = [corpus.languages[a].objects[objects[which]] for a in range(3) for objects in by_relation]
+        tokens = [corpus.tokenizer.encode([word], i // corpus.n_facts)[0] for i, word in enumerate(words)]
+        return torch.nn.functional.one_hot(torch.tensor(tokens), n)
+
+    seen = torch.from_numpy(corpus.seen.ravel())[:, None]
+    logits = torch.where(seen, 50 * liking(1), logits_of(corpus, [RIGHT] * 3) + 5 * liking(0))
+    accuracy = Questions.all(corpus).accuracy(answers(logits))
+    by_liking = (world.object == [objects[0] for objects in by_relation])[None].repeat(3, 0)[~corpus.seen].mean()
+    assert accuracy["transfer"] == accuracy["transfer_choice"] == by_liking < 0.6
+    assert accuracy["transfer_corrected"] == 1
+    monkeypatch.setattr(evaluate, "run_prompts", lambda *_: (logits, []))
+    table = ul.transfer(model, corpus)
+    assert (table["corrected"] == 1).all() and (table["choice"] < 0.8).all()
+    assert table["chance"].tolist() == [1 / len(by_relation[0])] * 3
+
+
+def test_a_question_without_company_tells_no_prior(corpus):
+    questions, asked = Questions.all(corpus), np.zeros(corpus.n_rows, dtype=bool)
+    first = np.flatnonzero(questions.relation == 0)
+    other = np.flatnonzero(questions.relation == 1)
+    asked[[*first[:2], other[0]]] = True
+    options = questions.options(logits_of(corpus, [RIGHT] * 3), asked)
+    assert len(options.right()) == 3 and len(options.corrected().right()) == 2
+    asked[first[0]] = False
+    choice, corrected = questions.choices(logits_of(corpus, [RIGHT] * 3), asked)
+    assert choice == 1 and np.isnan(corrected)
+
+
 def test_recall_weighs_kinds_by_their_copies(corpus):
     right, wrong = logits_of(corpus, [RIGHT] * 3), logits_of(corpus, [OTHER] * 3)
     minority = torch.from_numpy((corpus.kind == 2).ravel())
@@ -108,7 +143,8 @@ def test_transfer_is_told_by_language_and_type(monkeypatch, corpus, model):
     kinds = [RIGHT, WRONG_LANGUAGE, OTHER]
     monkeypatch.setattr(evaluate, "run_prompts", lambda *_: (logits_of(corpus, kinds), []))
     table = ul.transfer(model, corpus)
-    assert list(table.index) == ["a", "b", "c"] and list(table) == ["n", *measures.ANSWER_TYPES, "choice"]
+    assert list(table.index) == ["a", "b", "c"]
+    assert list(table) == ["n", *measures.ANSWER_TYPES, "choice", "corrected", "chance"]
     assert table["n"].tolist() == (~corpus.seen).sum(1).tolist()
     for name, kind in zip("abc", kinds, strict=True):
         assert table.loc[name, list(measures.ANSWER_TYPES)].tolist() == [
@@ -340,7 +376,7 @@ def test_layers_measured_together_score_as_each_alone(changes, at_once, monkeypa
         alone, parallel = (questions.pairs(state, parallel=which) for which in (False, True))
         expected = {
             "unification": [measures.unification(x, y) for x, y in alone] or [np.nan],
-            "fact_specific": [measures.fact_specific(x, y, relation, subject) for x, y in alone] or [np.nan],
+            "fact_only": [measures.fact_only(x, y, relation, subject) for x, y in alone] or [np.nan],
             "shuffled": [measures.shuffled(x, y, relation) for x, y in alone] or [np.nan],
             "unification_parallel": [measures.unification(x, y) for x, y in parallel] or [np.nan],
             "probe": [measures.language_probe(state, torch.from_numpy(questions.language), group)],

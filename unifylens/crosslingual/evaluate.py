@@ -78,6 +78,33 @@ class Answers(NamedTuple):
     states: list[Float[Tensor, "row d_model"]]
 
 
+class Options(NamedTuple):
+    """Logits of answers of one token that a relation has in the language asked, of some rows."""
+
+    logits: Float[Tensor, "row option"]
+    allowed: Bool[Tensor, "row option"]
+    """Which are no padding."""
+    due: Bool[Tensor, "row option"]
+    group: Int[Tensor, " row"]
+    """Rows of one language and relation share a number."""
+
+    def right(self) -> Bool[np.ndarray, " row"]:
+        """Whether the likeliest is right: the calibrated choice."""
+        choice = measures.object_choice(self.logits, self.allowed)
+        return self.due.gather(1, choice[:, None]).numpy()[:, 0]
+
+    def corrected(self) -> Options:
+        """The same without the answers' priors, and without rows that are alone in their group: they tell no prior."""
+        some = torch.from_numpy(np.flatnonzero(np.bincount(self.group)[self.group] > 1))
+        logits, allowed, due, group = (part[some] for part in self)
+        return Options(measures.without_prior(logits, group), allowed, due, group)
+
+    def margin(self) -> Float[np.ndarray, " row"]:
+        """By how many nats the right answer is likelier than the likeliest other one."""
+        others = self.logits.masked_fill(self.due | ~self.allowed, -torch.inf).amax(1)
+        return ((self.logits * self.due).sum(1) - others).double().numpy()
+
+
 class Questions:
     """Some facts, asked in every language, and what the answers and states to them amount to."""
 
@@ -131,14 +158,24 @@ class Questions:
             measures.answer_types(said, self._due_code, named, relation, self._object, torch.from_numpy(self.relation))
         )
 
-    def chooses(
-        self, logits: Float[Tensor, "row vocab"], asked: Bool[np.ndarray, " row"]
-    ) -> Bool[np.ndarray, " asked"]:
-        """Whether the asked rows are right in the calibrated choice, among the relation's objects in the language."""
+    def options(self, logits: Float[Tensor, "row vocab"], asked: Bool[np.ndarray, " row"]) -> Options:
+        """What the asked rows offer as answers. Raises ValueError where answers have several tokens."""
         rows = torch.from_numpy(np.flatnonzero(asked))
-        tokens, allowed = (table[self.language[asked], self.relation[asked]] for table in self._candidates)
-        choice = measures.object_choice(logits[rows[:, None], tokens].cpu(), allowed)
-        return (tokens.gather(1, choice[:, None]) == self._due[rows]).numpy()[:, 0]
+        language, relation = self.language[asked], self.relation[asked]
+        tokens, allowed = (table[language, relation] for table in self._candidates)
+        group = torch.from_numpy(language * self.corpus.world.n_relations + relation)
+        return Options(logits[rows[:, None], tokens].cpu(), allowed, tokens == self._due[rows], group)
+
+    def choices(self, logits: Float[Tensor, "row vocab"], asked: Bool[np.ndarray, " row"]) -> tuple[float, float]:
+        """Accuracy of the asked rows among the relation's objects, raw and prior-corrected.
+
+        An answer's prior is its mean over the asked rows alone, as seen facts would tell which answers the model knows
+        there: one that is held out would stand out by being none of them.
+        """
+        if self.n_answer > 1:
+            return float("nan"), float("nan")
+        options = self.options(logits, asked)
+        return _mean(options.right()), _mean(options.corrected().right())
 
     @cached_property
     def _candidates(self) -> tuple[Int[Tensor, "language relation n"], Bool[Tensor, "language relation n"]]:
@@ -154,7 +191,7 @@ class Questions:
     def accuracy(self, answers: Answers) -> dict[str, float]:
         """Recall by kind of copy, transfer with its error types; nan where there is nothing to ask.
 
-        `transfer_choice` is nan, too, where answers have several tokens.
+        `transfer_choice` and `transfer_corrected` are nan, too, where answers have several tokens.
         """
         types = self.answer_types(answers.tokens)
         right = types == AnswerType.RIGHT
@@ -162,13 +199,14 @@ class Questions:
         by_kind = [_mean(right[self.kind == code]) for code in range(len(KINDS))]
         known = [code for code in SEEN if n_kind[code] and not np.isnan(by_kind[code])]
         held_out = self.kind == Copy.HELD_OUT
-        chooses = self.chooses(answers.logits, held_out) if self.n_answer == 1 else []
+        choice, corrected = self.choices(answers.logits, held_out)
         out = {
             # kinds are sampled evenly, so recall weighs them by how many copies there are
             "recall": float(np.average([by_kind[c] for c in known], weights=n_kind[known])),
             **{f"recall_{KINDS[code]}": by_kind[code] for code in SEEN},
             "transfer": by_kind[Copy.HELD_OUT],
-            "transfer_choice": _mean(chooses),
+            "transfer_choice": choice,
+            "transfer_corrected": corrected,
         }
         for kind in (AnswerType.WRONG_LANGUAGE, AnswerType.WRONG_OBJECT, AnswerType.OTHER):
             out[f"transfer_{kind.name.lower()}"] = _mean(types[held_out] == kind)
@@ -199,7 +237,7 @@ class Questions:
             for i, layer in enumerate(range(first + 1, min(first + at_once, n_layers) + 1)):
                 out |= {f"{name}_{layer}": float(values[i]) for name, values in some.items()}
         main = main_layer(n_layers)
-        return {name: out[f"{name}_{main}"] for name in ("unification", "fact_specific")} | out
+        return {name: out[f"{name}_{main}"] for name in ("unification", "fact_only")} | out
 
     def _representation(self, states: Float[Tensor, "layer row d_model"]) -> dict[str, Float[Tensor, " layer"]]:
         """The same, without numbers of layers in the names."""
@@ -228,10 +266,10 @@ class Questions:
     def _alone_scores(self) -> dict[str, Callable[[Pair], Tensor]]:
         """Scores of the monolingual facts, by name."""
         world, facts = self.corpus.world, self.facts[~self.parallel]
-        relation, subject = scores.Groups.of(world.relation[facts]), scores.Groups.of(world.subject[facts])
+        words = scores.Additive.of(world.relation[facts], world.subject[facts])
         partners = scores.Partners.of(world.relation[facts], seed=0)
         return UNIFICATION | {
-            "fact_specific": lambda pair: pair.fact_specific(relation, subject),
+            "fact_only": lambda pair: pair.fact_only(words),
             "shuffled": lambda pair: pair.shuffled(partners),
         }
 
@@ -297,9 +335,13 @@ def transfer(model: Model | Trained, corpus: Corpus | None = None) -> pd.DataFra
     """Answers to every fact in every language in which it was never seen: one row a language, shares by type.
 
     A run may stand alone: `transfer(run)` is `transfer(run.model, run.corpus)`.
-    Columns: `n` questions, one share per `measures.ANSWER_TYPES`, and `choice`, the accuracy when only the
-    relation's objects in the language asked are allowed (chance: one over their number; nan where answers have several
-    tokens). Whole answers must match, as greedy decoding gives them.
+    Columns: `n` questions; one share per `measures.ANSWER_TYPES`, of whole answers, as greedy decoding gives them;
+    `choice`, the accuracy when only the relation's objects in the language asked are allowed; `corrected`,
+    prior-corrected transfer: the same when each answer's mean log-probability over the questions of that language and
+    relation is taken off (`measures.without_prior`; a question that is its only one is left out); and `chance` of both,
+    one over the number of objects. `choice` and `corrected` are nan where answers have several tokens.
+    `choice` less `corrected` is what the output prior costs, and it is signed: where answers are of unequal frequency,
+    the prior is knowledge, and taking it off harms.
     Raises ValueError if the model does not fit the corpus, or no fact is held out.
 
     >>> table = ul.transfer(run.model, run.corpus)
@@ -308,12 +350,14 @@ def transfer(model: Model | Trained, corpus: Corpus | None = None) -> pd.DataFra
     """
     corpus, questions, answers = _all_answers(model, corpus)
     types = questions.answer_types(answers.tokens)
+    chance = (1 / np.bincount(corpus.world.object_relation))[questions.relation]
     records = []
     for index, language in enumerate(corpus.languages):
         asked = (questions.kind == Copy.HELD_OUT) & (questions.language == index)
         shares = {name: _mean(types[asked] == code) for code, name in enumerate(measures.ANSWER_TYPES)}
-        choice = _mean(questions.chooses(answers.logits, asked) if questions.n_answer == 1 else [])
-        records.append({"language": language.name, "n": int(asked.sum()), **shares, "choice": choice})
+        choice, corrected = questions.choices(answers.logits, asked)
+        among = {"choice": choice, "corrected": corrected, "chance": _mean(chance[asked])}
+        records.append({"language": language.name, "n": int(asked.sum()), **shares, **among})
     return pd.DataFrame(records).set_index("language")
 
 

@@ -1,12 +1,13 @@
 from . import answers, association, bootstrap, information, phases, probes, scores
-from .answers import ANSWER_TYPES, FOUR_ANSWERS, AnswerType, answer_types, object_choice
+from .answers import ANSWER_TYPES, FOUR_ANSWERS, AnswerType, answer_types, object_choice, without_prior
 from .association import mantel, mediation, partial_rank_correlation, rank_correlation, square
 from .bootstrap import bootstrap_statistic
 from .probes import language_probe
 from .scores import (
     checkerboard_contrast,
     directions,
-    fact_specific,
+    fact_only,
+    fact_only_by_fact,
     shuffled,
     similarity_matrix,
     unification,
@@ -24,7 +25,8 @@ __all__ = [
     "bootstrap_statistic",
     "checkerboard_contrast",
     "directions",
-    "fact_specific",
+    "fact_only",
+    "fact_only_by_fact",
     "information",
     "language_probe",
     "mantel",
@@ -40,4 +42,5 @@ __all__ = [
     "square",
     "unification",
     "unification_variants",
+    "without_prior",
 ]
