@@ -383,3 +383,59 @@ def test_layers_measured_together_score_as_each_alone(changes, at_once, monkeypa
         }
         for name, values in expected.items():
             assert found[f"{name}_{layer}"] == pytest.approx(np.mean(values), rel=1e-9, abs=1e-12, nan_ok=True), name
+
+
+# --- fact by fact --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n_languages", [2, 3])
+def test_fact_by_fact_is_what_the_scores_and_tables_are_made_of(n_languages):
+    experiment = tiny(**{"language.n_languages": n_languages, "language.shared_subjects": 0.5})
+    corpus = Corpus.build(experiment)
+    model = ul.build_model(ul.ModelConfig(d_model=16, n_layers=2, n_heads=2, d_mlp=32), corpus.d_vocab, corpus.n_ctx, 3)
+    table, alone = ul.by_fact(model, corpus), np.flatnonzero(~corpus.parallel)
+    pd.testing.assert_frame_equal(table[list(evaluate.held_out(model, corpus))], evaluate.held_out(model, corpus))
+    relation, subject = (torch.from_numpy(of[alone]) for of in (corpus.world.relation, corpus.world.subject))
+    states = evaluate.states(model, corpus, alone)
+    names = [language.name for language in corpus.languages]
+    assert table["fact_only"].equals(table["fact_only_1"]) and "fact_only_0" not in table
+    for layer in (1, 2):
+        for a in range(n_languages):
+            for b in range(n_languages):
+                rows = table[(table["home"] == names[a]) & (table["asked"] == names[b])].set_index("fact")
+                added = measures.fact_only_by_fact(states[layer, a], states[layer, b], relation, subject)
+                expected = pd.Series(added.numpy(), alone).reindex(rows.index)
+                np.testing.assert_allclose(rows[f"fact_only_{layer}"], expected, atol=1e-5)
+    assert table["fact_only"].notna().sum() > 10
+    if n_languages == 2:
+        scores = ul.unification(model, corpus)["fact_only"]
+        assert table["fact_only_2"].mean() == pytest.approx(scores[2], abs=1e-5)
+    by_language = ul.transfer(model, corpus)
+    for column, name in (("margin", "choice"), ("margin_corrected", "corrected")):
+        shares = table[column].gt(0).groupby(table["asked"]).mean()
+        np.testing.assert_allclose(shares, by_language[name])
+
+
+def test_words_and_exposure_fact_by_fact():
+    corpus = Corpus.build(tiny(**{"language.shared_subjects": 0.5, "language.shared_objects": 0.5}))
+    model = ul.build_model(ul.ModelConfig(d_model=16, n_layers=2, n_heads=2, d_mlp=32), corpus.d_vocab, corpus.n_ctx)
+    table, world = ul.by_fact(model, corpus), corpus.world
+    first, second = corpus.languages
+    for kind, numbers in (("subject", world.subject), ("object", world.object)):
+        same = [getattr(first, f"{kind}s")[i] == getattr(second, f"{kind}s")[i] for i in numbers[table["fact"]]]
+        assert table[f"shared_{kind}"].tolist() == same and 0 < np.mean(same) < 1
+    assert not table["shared_relation"].any()
+    row = table.iloc[7]
+    home, asked = ([language.name for language in corpus.languages].index(row[at]) for at in ("home", "asked"))
+    assert row["exposure"] == pytest.approx(corpus.exposure[:, row["fact"]].sum() * corpus.n_facts)
+    for name, language in (("home", home), ("asked", asked)):
+        same_relation = world.relation == row["relation"]
+        told = corpus.exposure[language] * same_relation
+        share = told[world.object == world.object[row["fact"]]].sum() / told.sum()
+        assert row[f"frequency_{name}"] == pytest.approx(share)
+    logits = model(corpus.prompts())[:, -1].detach()[asked * corpus.n_facts + row["fact"]].log_softmax(-1)
+    spoken = corpus.languages[asked].objects
+    said = {o: float(logits[corpus.tokenizer.encode([spoken[o]], asked)[0]]) for o in range(world.n_objects)}
+    due = world.object[row["fact"]]
+    others = [said[o] for o in said if world.object_relation[o] == row["relation"] and o != due]
+    assert row["margin"] == pytest.approx(said[due] - max(others), abs=1e-4)

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from sklearn.linear_model import RidgeClassifier
+from sklearn.metrics import roc_auc_score
 
 from unifylens import measures as m
 
@@ -283,6 +284,8 @@ def test_fact_only_where_nothing_is_left():
     relation, subject = torch.tensor([0, 0, 1, 1, 1, 2]), torch.tensor([0, 1, 0, 1, 2, 2])
     whole = m.fact_only(x, y, relation, subject)
     assert whole == pytest.approx(m.fact_only(x[:4], y[:4], relation[:4], subject[:4]))
+    none = m.scores.Additive.of(np.arange(0), np.arange(0))
+    assert not len(none.fact)
     with pytest.raises(ValueError, match="subject has shape"):
         m.fact_only(x, y, relation, subject[:3])
 
@@ -491,3 +494,51 @@ def test_mediation_by_hand():
 def test_mediation_refuses(x, mediator, told):
     with pytest.raises(ValueError, match=told):
         m.mediation(x, mediator, x)
+
+
+# --- within models -------------------------------------------------------------------------------------------
+
+
+@given(seeds)
+def test_areas_are_those_of_scikit_learn(seed):
+    draw = np.random.default_rng(seed)
+    model = np.repeat(["a", "b", "c", "d"], [20, 30, 25, 5])
+    score, right = draw.normal(size=80).round(1), draw.random(80) < 0.5
+    right[:2], right[20:22], right[50:52] = (True, False), (True, False), (True, False)
+    right[75:] = True  # says nothing
+    score[3] = np.nan
+    found = m.within_models(score, right, model, n_permutations=9)
+    kept = ~np.isnan(score)
+    areas = [roc_auc_score(right[of], score[of]) for of in (kept & (model == name) for name in "abc")]
+    assert found.auc == pytest.approx(np.mean(areas)) and (found.n_models, found.n_left_out) == (3, 1)
+    interval = stats.t.interval(0.95, 2, np.mean(areas), stats.sem(areas))
+    assert (found.low, found.high) == pytest.approx(interval)
+
+
+def test_what_differs_between_models_alone_is_no_association_within_them():
+    draw = np.random.default_rng(0)
+    model = np.repeat(np.arange(6), 200)
+    better = model / 5
+    score, right = better + 0.1 * draw.normal(size=1200), draw.random(1200) < 0.1 + 0.8 * better
+    assert roc_auc_score(right, score) > 0.75
+    found = m.within_models(score, right, model)
+    assert found.auc == pytest.approx(0.5, abs=0.05) and found.p > 0.05 and found.low < 0.5 < found.high
+    found = m.within_models(score + 0.1 * right, right, model)
+    assert found.auc == pytest.approx(stats.norm.cdf(1 / 2**0.5), abs=0.03) and found.p == 0.001 and found.low > 0.7
+
+
+def test_p_values_within_models_are_as_often_small_as_they_say():
+    draw = np.random.default_rng(1)
+    model = np.repeat(np.arange(4), 12)
+    p = [m.within_models(draw.normal(size=48), draw.random(48) < 0.5, model, 99, seed).p for seed in range(300)]
+    assert np.mean(np.array(p) <= 0.1) == pytest.approx(0.1, abs=0.05) and np.mean(p) == pytest.approx(0.5, abs=0.06)
+
+
+def test_within_models_refuses():
+    with pytest.raises(ValueError, match="right is all alike in each of 2 model"):
+        m.within_models([0.1, 0.2, 0.3], [1, 1, 0], ["a", "a", "b"])
+    with pytest.raises(ValueError, match=r"equal \[row\]"):
+        m.within_models([0.1, 0.2], [1, 0], ["a"])
+    with pytest.raises(ValueError, match="true and false"):
+        m.within_models([0.1, 0.2], [1, np.nan], ["a", "a"])
+    assert math.isnan(m.within_models([0.1, 0.2], [0, 1], ["a", "a"]).low)

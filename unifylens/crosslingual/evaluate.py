@@ -95,9 +95,14 @@ class Options(NamedTuple):
 
     def corrected(self) -> Options:
         """The same without the answers' priors, and without rows that are alone in their group: they tell no prior."""
-        some = torch.from_numpy(np.flatnonzero(np.bincount(self.group)[self.group] > 1))
+        some = torch.from_numpy(self.accompanied)
         logits, allowed, due, group = (part[some] for part in self)
         return Options(measures.without_prior(logits, group), allowed, due, group)
+
+    @property
+    def accompanied(self) -> Bool[np.ndarray, " row"]:
+        """Which are not alone in their group."""
+        return np.bincount(self.group)[self.group] > 1
 
     def margin(self) -> Float[np.ndarray, " row"]:
         """By how many nats the right answer is likelier than the likeliest other one."""
@@ -252,6 +257,23 @@ class Questions:
             parts |= {name + suffix: values for name, values in found.items()}
         return parts | {"probe": probes.probe_accuracy(states, self._halves)}
 
+    def by_fact(self, states: list[Float[Tensor, "row d_model"]]) -> Float[np.ndarray, "layer language language fact"]:
+        """What every fact adds to the fact-only score of two languages, by layer from 1 on; nan for parallel facts."""
+        n, alone = self.corpus.n_languages, self._alone.numpy()
+        out = np.full((len(states), n, n, len(self.facts)), np.nan)
+        for layer, state in enumerate(states):
+            each = [scores.States(x) for x in state.double().unflatten(0, (n, -1)).index_select(1, self._alone)]
+            for a, b in combinations(range(n), 2):
+                added = scores.Pair(each[a], each[b]).fact_only_by_fact(self._words)
+                out[layer, a, b, alone] = out[layer, b, a, alone] = added
+        return out
+
+    @cached_property
+    def _words(self) -> scores.Additive:
+        """What the words of the monolingual facts explain."""
+        world, facts = self.corpus.world, self.facts[~self.parallel]
+        return scores.Additive.of(world.relation[facts], world.subject[facts])
+
     @cached_property
     def _alone(self) -> Int[Tensor, " fact"]:
         """Which of the facts are monolingual."""
@@ -265,9 +287,8 @@ class Questions:
     @cached_property
     def _alone_scores(self) -> dict[str, Callable[[Pair], Tensor]]:
         """Scores of the monolingual facts, by name."""
-        world, facts = self.corpus.world, self.facts[~self.parallel]
-        words = scores.Additive.of(world.relation[facts], world.subject[facts])
-        partners = scores.Partners.of(world.relation[facts], seed=0)
+        words, relation = self._words, self.corpus.world.relation[self.facts[~self.parallel]]
+        partners = scores.Partners.of(relation, seed=0)
         return UNIFICATION | {
             "fact_only": lambda pair: pair.fact_only(words),
             "shuffled": lambda pair: pair.shuffled(partners),
@@ -374,7 +395,10 @@ def held_out(model: Model | Trained, corpus: Corpus | None = None) -> pd.DataFra
     >>> table.groupby(["home", "asked"])["right"].size().to_dict()
     {('a', 'b'): 19, ('b', 'a'): 17}
     """
-    corpus, questions, answers = _all_answers(model, corpus)
+    return _held_out(*_all_answers(model, corpus))
+
+
+def _held_out(corpus: Corpus, questions: Questions, answers: Answers) -> pd.DataFrame:
     types = questions.answer_types(answers.tokens)
     asked = questions.kind == Copy.HELD_OUT
     facts = np.tile(questions.facts, corpus.n_languages)[asked]
@@ -398,6 +422,59 @@ def held_out(model: Model | Trained, corpus: Corpus | None = None) -> pd.DataFra
             "same_name": majority | same,
         }
     )
+
+
+def by_fact(model: Model | Trained, corpus: Corpus | None = None) -> pd.DataFrame:
+    """Fact by fact: score, exposure, words and answer of every fact in every language in which it was never seen.
+
+    A run may stand alone: `by_fact(run)`. One row each, in the order of `held_out`, with its columns and these:
+
+    - `subject`: its number, or its code where the world is real.
+    - `fact_only_<layer>`, from layer 1 on: what the fact adds to `measures.fact_only` of its home language and the one
+      asked, which is the mean over the monolingual facts of all homes; `fact_only` is that of the main layer
+      (`main_layer`). nan for parallel facts, and where words explain a fact whatever its state (alone in its subject).
+    - `exposure`: share of all training examples that state it, in whatever language, times the number of facts: 1 is
+      average.
+    - `frequency_home`, `frequency_asked`: its answer's share of the training examples of its relation in its home
+      language and in the one asked; nan where a language never has the relation.
+    - `shared_subject`, `shared_relation`, `shared_object`: whether its words have the same tokens in both languages.
+    - `margin`: by how many nats the right answer is ahead of the likeliest other object of the relation, at the last
+      prompt token; and `margin_corrected`, the same prior-corrected (see `transfer`; nan for a question that is the
+      only one of its relation in the language). Above 0 is right in the choice. nan where answers have several tokens.
+
+    Whether what scores high is right, model by model: `measures.within_models`. Raises ValueError as `held_out` does.
+
+    >>> table = ul.by_fact(run)
+    >>> len(table), list(table)[8:12]
+    (36, ['subject', 'fact_only', 'fact_only_1', 'fact_only_2'])
+    """
+    corpus, questions, answers = _all_answers(model, corpus)
+    table, world = _held_out(corpus, questions, answers), corpus.world
+    asked = questions.kind == Copy.HELD_OUT
+    fact, language = table["fact"].to_numpy(), questions.language[asked]
+    home, relation, subject, due = corpus.home[fact], world.relation[fact], world.subject[fact], world.object[fact]
+    scored = questions.by_fact(answers.states[1:])[:, home, language, fact]
+    table["subject"] = subject if world.codes is None else np.array(world.codes[0])[subject]
+    table["fact_only"] = scored[main_layer(len(scored)) - 1]
+    for layer, values in enumerate(scored, 1):
+        table[f"fact_only_{layer}"] = values
+    table["exposure"] = corpus.exposure.sum(0)[fact] * corpus.n_facts
+    told = corpus.object_exposure
+    with np.errstate(invalid="ignore"):
+        share = told / told.sum(0)
+    for name, of in (("home", home), ("asked", language)):
+        table[f"frequency_{name}"] = share[due, of, relation]
+    for kind, number in (("subject", subject), ("relation", relation), ("object", due)):
+        names = [getattr(each, f"{kind}s") for each in corpus.languages]
+        tokens = [[corpus.tokenizer.encode(name.split(), i) for name in own] for i, own in enumerate(names)]
+        alike = (tokens[a][n] == tokens[b][n] for a, b, n in zip(home, language, number, strict=True))
+        table[f"shared_{kind}"] = list(alike)
+    table[["margin", "margin_corrected"]] = np.nan
+    if questions.n_answer == 1:
+        options = questions.options(answers.logits, asked)
+        table["margin"] = options.margin()
+        table.loc[options.accompanied, "margin_corrected"] = options.corrected().margin()
+    return table
 
 
 def unification(

@@ -1,6 +1,13 @@
 from . import answers, association, bootstrap, information, phases, probes, scores
 from .answers import ANSWER_TYPES, FOUR_ANSWERS, AnswerType, answer_types, object_choice, without_prior
-from .association import mantel, mediation, partial_rank_correlation, rank_correlation, square
+from .association import (
+    mantel,
+    mediation,
+    partial_rank_correlation,
+    rank_correlation,
+    square,
+    within_models,
+)
 from .bootstrap import bootstrap_statistic
 from .probes import language_probe
 from .scores import (
@@ -42,5 +49,6 @@ __all__ = [
     "square",
     "unification",
     "unification_variants",
+    "within_models",
     "without_prior",
 ]
