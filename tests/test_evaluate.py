@@ -202,11 +202,11 @@ def test_unification_is_the_mean_of_the_measure_over_pairs_of_languages(corpus, 
             scores = [measures.unification_variants(x, y, relation, subject) for x, y in pairs]
             expected = {name: np.mean([score[name] for score in scores]) for name in scores[0]}
             if columns:
-                expected = {"untrained": expected["unification"]}
+                expected = {"untrained": expected["unification"], "untrained_fact_only": expected["fact_only"]}
             for name, value in expected.items():
                 assert row[name] == pytest.approx(value, abs=1e-6, nan_ok=True), name
             if not columns:
-                assert {*expected, "untrained"} == set(table)
+                assert {*expected, "untrained", "untrained_fact_only"} == set(table)
     assert table.loc[1, "unification"] != pytest.approx(table.loc[1, "untrained"], abs=1e-3)
 
 
@@ -225,6 +225,19 @@ def test_shuffled_pairs_of_a_unified_model_score_lower(corpus, model):
     own = Corpus.build(tiny(**{"language.shared_subjects": 0.0}))
     network = ul.build_model(ul.ModelConfig(d_model=16, n_layers=2, n_heads=2, d_mlp=32), own.d_vocab, own.n_ctx)
     assert ul.unification(network, own, position="subject").loc[0, "unification"] < 0.3
+
+
+def test_blocks_that_learnt_nothing_multiply_shared_words():
+    """Where both words are shared, a fact-only score above zero is no fact: the untrained control shows it."""
+    shared = {f"language.shared_{kind}": 1.0 for kind in ("subjects", "relations")}
+    controls = []
+    for changes in ({}, shared):
+        corpus = Corpus.build(tiny(**changes, **{"language.language_token": True}))
+        network = ul.build_model(
+            ul.ModelConfig(d_model=16, n_layers=2, n_heads=2, d_mlp=32), corpus.d_vocab, corpus.n_ctx
+        )
+        controls.append(ul.unification(network, corpus)["untrained_fact_only"][1])
+    assert abs(controls[0]) < 0.3 < controls[1]
 
 
 def test_fewer_facts_are_a_sample_by_seed(corpus, model):

@@ -490,8 +490,9 @@ def unification(
     A run may stand alone: `unification(run)`.
     `position` is a slot of the prompt (`answer`: the last token before it); `facts` are `held-out` (seen in one
     language only) or `parallel` ones; at most `n_facts` of them are compared. One row a layer (0 is the
-    embedding, `l` the residual stream after block `l - 1`); mean over pairs of languages; column `untrained` is
-    `unification` in a model of the same shape that has learnt nothing.
+    embedding, `l` the residual stream after block `l - 1`); mean over pairs of languages; columns `untrained` and
+    `untrained_fact_only` are `unification` and `fact_only` in a model of the same shape that has learnt nothing: what
+    blocks make of shared words alone.
     Raises ValueError if the model does not fit the corpus.
 
     >>> table = ul.unification(run.model, run.corpus)
@@ -516,10 +517,16 @@ def unification(
         return [[score(x, y) for x, y in questions.pairs(state, facts == "parallel")] for state in states]
 
     trained = by_layer(model, lambda x, y: measures.unification_variants(x, y, relation, subject))
-    untrained = by_layer(untrained_like(model, seed), measures.unification)
+    words = scores.Additive.of(relation.numpy(), subject.numpy())
+
+    def controls(x: Tensor, y: Tensor) -> tuple[float, float]:
+        pair = Pair.of(x, y)
+        return float(pair.unification), float(pair.fact_only(words))
+
+    untrained = by_layer(untrained_like(model, seed), controls)
     records = []
     for layer, (variants, fresh) in enumerate(zip(trained, untrained, strict=True)):
-        record = {name: _mean([scores[name] for scores in variants]) for name in variants[0]}
-        record["untrained"] = _mean(fresh)
+        record = {name: _mean([pair[name] for pair in variants]) for name in variants[0]}
+        record["untrained"], record["untrained_fact_only"] = map(_mean, zip(*fresh, strict=True))
         records.append({"layer": layer, **record})
     return pd.DataFrame(records).set_index("layer")
