@@ -262,7 +262,7 @@ class Questions:
         n, alone = self.corpus.n_languages, self._alone.numpy()
         out = np.full((len(states), n, n, len(self.facts)), np.nan)
         for layer, state in enumerate(states):
-            each = [scores.States(x) for x in state.double().unflatten(0, (n, -1)).index_select(1, self._alone)]
+            each = [scores.States(x) for x in state.cpu().double().unflatten(0, (n, -1)).index_select(1, self._alone)]
             for a, b in combinations(range(n), 2):
                 added = scores.Pair(each[a], each[b]).fact_only_by_fact(self._words)
                 out[layer, a, b, alone] = out[layer, b, a, alone] = added
