@@ -143,7 +143,7 @@ def test_runs_are_read_whose_manifest_and_experiment_are_as_they_always_were(two
     assert (
         re.sub(r"[0-9a-f]{64}", "*", manifest).split()
         == (
-            '{ "format": 2, "diverged_at": null, "sha256": { "weights.safetensors": "*", "history.parquet": "*", '
+            '{ "format": 3, "diverged_at": null, "sha256": { "weights.safetensors": "*", "history.parquet": "*", '
             '"experiment.json": "*", "manifest.json": "*" } }'
         ).split()
     )

@@ -83,6 +83,41 @@ def test_the_calibrated_choice_looks_at_the_objects_alone(corpus):
     assert (accuracy["transfer"], accuracy["transfer_wrong_language"], accuracy["transfer_choice"]) == (0, 1, 1)
 
 
+def test_the_prior_is_that_of_the_questions_asked(corpus, monkeypatch, model):
+    """Liking one answer by more than is known of the right one: wrong raw, all right corrected. Seen facts do not
+    count: here they like another answer by far."""
+    world, n = corpus.world, corpus.d_vocab
+    by_relation = [np.flatnonzero(world.object_relation == r) for r in world.relation]
+
+    def liking(which):
+        words = [corpus.languages[a].objects[objects[which]] for a in range(3) for objects in by_relation]
+        tokens = [corpus.tokenizer.encode([word], i // corpus.n_facts)[0] for i, word in enumerate(words)]
+        return torch.nn.functional.one_hot(torch.tensor(tokens), n)
+
+    seen = torch.from_numpy(corpus.seen.ravel())[:, None]
+    logits = torch.where(seen, 50 * liking(1), logits_of(corpus, [RIGHT] * 3) + 5 * liking(0))
+    accuracy = Questions.all(corpus).accuracy(answers(logits))
+    by_liking = (world.object == [objects[0] for objects in by_relation])[None].repeat(3, 0)[~corpus.seen].mean()
+    assert accuracy["transfer"] == accuracy["transfer_choice"] == by_liking < 0.6
+    assert accuracy["transfer_corrected"] == 1
+    monkeypatch.setattr(evaluate, "run_prompts", lambda *_: (logits, []))
+    table = ul.transfer(model, corpus)
+    assert (table["corrected"] == 1).all() and (table["choice"] < 0.8).all()
+    assert table["chance"].tolist() == [1 / len(by_relation[0])] * 3
+
+
+def test_a_question_without_company_tells_no_prior(corpus):
+    questions, asked = Questions.all(corpus), np.zeros(corpus.n_rows, dtype=bool)
+    first = np.flatnonzero(questions.relation == 0)
+    other = np.flatnonzero(questions.relation == 1)
+    asked[[*first[:2], other[0]]] = True
+    options = questions.options(logits_of(corpus, [RIGHT] * 3), asked)
+    assert len(options.right()) == 3 and len(options.corrected().right()) == 2
+    asked[first[0]] = False
+    choice, corrected = questions.choices(logits_of(corpus, [RIGHT] * 3), asked)
+    assert choice == 1 and np.isnan(corrected)
+
+
 def test_recall_weighs_kinds_by_their_copies(corpus):
     right, wrong = logits_of(corpus, [RIGHT] * 3), logits_of(corpus, [OTHER] * 3)
     minority = torch.from_numpy((corpus.kind == 2).ravel())
@@ -108,7 +143,8 @@ def test_transfer_is_told_by_language_and_type(monkeypatch, corpus, model):
     kinds = [RIGHT, WRONG_LANGUAGE, OTHER]
     monkeypatch.setattr(evaluate, "run_prompts", lambda *_: (logits_of(corpus, kinds), []))
     table = ul.transfer(model, corpus)
-    assert list(table.index) == ["a", "b", "c"] and list(table) == ["n", *measures.ANSWER_TYPES, "choice"]
+    assert list(table.index) == ["a", "b", "c"]
+    assert list(table) == ["n", *measures.ANSWER_TYPES, "choice", "corrected", "chance"]
     assert table["n"].tolist() == (~corpus.seen).sum(1).tolist()
     for name, kind in zip("abc", kinds, strict=True):
         assert table.loc[name, list(measures.ANSWER_TYPES)].tolist() == [
@@ -166,11 +202,11 @@ def test_unification_is_the_mean_of_the_measure_over_pairs_of_languages(corpus, 
             scores = [measures.unification_variants(x, y, relation, subject) for x, y in pairs]
             expected = {name: np.mean([score[name] for score in scores]) for name in scores[0]}
             if columns:
-                expected = {"untrained": expected["unification"]}
+                expected = {"untrained": expected["unification"], "untrained_fact_only": expected["fact_only"]}
             for name, value in expected.items():
                 assert row[name] == pytest.approx(value, abs=1e-6, nan_ok=True), name
             if not columns:
-                assert {*expected, "untrained"} == set(table)
+                assert {*expected, "untrained", "untrained_fact_only"} == set(table)
     assert table.loc[1, "unification"] != pytest.approx(table.loc[1, "untrained"], abs=1e-3)
 
 
@@ -189,6 +225,19 @@ def test_shuffled_pairs_of_a_unified_model_score_lower(corpus, model):
     own = Corpus.build(tiny(**{"language.shared_subjects": 0.0}))
     network = ul.build_model(ul.ModelConfig(d_model=16, n_layers=2, n_heads=2, d_mlp=32), own.d_vocab, own.n_ctx)
     assert ul.unification(network, own, position="subject").loc[0, "unification"] < 0.3
+
+
+def test_blocks_that_learnt_nothing_multiply_shared_words():
+    """Where both words are shared, a fact-only score above zero is no fact: the untrained control shows it."""
+    shared = {f"language.shared_{kind}": 1.0 for kind in ("subjects", "relations")}
+    controls = []
+    for changes in ({}, shared):
+        corpus = Corpus.build(tiny(**changes, **{"language.language_token": True}))
+        network = ul.build_model(
+            ul.ModelConfig(d_model=16, n_layers=2, n_heads=2, d_mlp=32), corpus.d_vocab, corpus.n_ctx
+        )
+        controls.append(ul.unification(network, corpus)["untrained_fact_only"][1])
+    assert abs(controls[0]) < 0.3 < controls[1]
 
 
 def test_fewer_facts_are_a_sample_by_seed(corpus, model):
@@ -340,10 +389,66 @@ def test_layers_measured_together_score_as_each_alone(changes, at_once, monkeypa
         alone, parallel = (questions.pairs(state, parallel=which) for which in (False, True))
         expected = {
             "unification": [measures.unification(x, y) for x, y in alone] or [np.nan],
-            "fact_specific": [measures.fact_specific(x, y, relation, subject) for x, y in alone] or [np.nan],
+            "fact_only": [measures.fact_only(x, y, relation, subject) for x, y in alone] or [np.nan],
             "shuffled": [measures.shuffled(x, y, relation) for x, y in alone] or [np.nan],
             "unification_parallel": [measures.unification(x, y) for x, y in parallel] or [np.nan],
             "probe": [measures.language_probe(state, torch.from_numpy(questions.language), group)],
         }
         for name, values in expected.items():
             assert found[f"{name}_{layer}"] == pytest.approx(np.mean(values), rel=1e-9, abs=1e-12, nan_ok=True), name
+
+
+# --- fact by fact --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n_languages", [2, 3])
+def test_fact_by_fact_is_what_the_scores_and_tables_are_made_of(n_languages):
+    experiment = tiny(**{"language.n_languages": n_languages, "language.shared_subjects": 0.5})
+    corpus = Corpus.build(experiment)
+    model = ul.build_model(ul.ModelConfig(d_model=16, n_layers=2, n_heads=2, d_mlp=32), corpus.d_vocab, corpus.n_ctx, 3)
+    table, alone = ul.by_fact(model, corpus), np.flatnonzero(~corpus.parallel)
+    pd.testing.assert_frame_equal(table[list(evaluate.held_out(model, corpus))], evaluate.held_out(model, corpus))
+    relation, subject = (torch.from_numpy(of[alone]) for of in (corpus.world.relation, corpus.world.subject))
+    states = evaluate.states(model, corpus, alone)
+    names = [language.name for language in corpus.languages]
+    assert table["fact_only"].equals(table["fact_only_1"]) and "fact_only_0" not in table
+    for layer in (1, 2):
+        for a in range(n_languages):
+            for b in range(n_languages):
+                rows = table[(table["home"] == names[a]) & (table["asked"] == names[b])].set_index("fact")
+                added = measures.fact_only_by_fact(states[layer, a], states[layer, b], relation, subject)
+                expected = pd.Series(added.numpy(), alone).reindex(rows.index)
+                np.testing.assert_allclose(rows[f"fact_only_{layer}"], expected, atol=1e-5)
+    assert table["fact_only"].notna().sum() > 10
+    if n_languages == 2:
+        scores = ul.unification(model, corpus)["fact_only"]
+        assert table["fact_only_2"].mean() == pytest.approx(scores[2], abs=1e-5)
+    by_language = ul.transfer(model, corpus)
+    for column, name in (("margin", "choice"), ("margin_corrected", "corrected")):
+        shares = table[column].gt(0).groupby(table["asked"]).mean()
+        np.testing.assert_allclose(shares, by_language[name])
+
+
+def test_words_and_exposure_fact_by_fact():
+    corpus = Corpus.build(tiny(**{"language.shared_subjects": 0.5, "language.shared_objects": 0.5}))
+    model = ul.build_model(ul.ModelConfig(d_model=16, n_layers=2, n_heads=2, d_mlp=32), corpus.d_vocab, corpus.n_ctx)
+    table, world = ul.by_fact(model, corpus), corpus.world
+    first, second = corpus.languages
+    for kind, numbers in (("subject", world.subject), ("object", world.object)):
+        same = [getattr(first, f"{kind}s")[i] == getattr(second, f"{kind}s")[i] for i in numbers[table["fact"]]]
+        assert table[f"shared_{kind}"].tolist() == same and 0 < np.mean(same) < 1
+    assert not table["shared_relation"].any()
+    row = table.iloc[7]
+    home, asked = ([language.name for language in corpus.languages].index(row[at]) for at in ("home", "asked"))
+    assert row["exposure"] == pytest.approx(corpus.exposure[:, row["fact"]].sum() * corpus.n_facts)
+    for name, language in (("home", home), ("asked", asked)):
+        same_relation = world.relation == row["relation"]
+        told = corpus.exposure[language] * same_relation
+        share = told[world.object == world.object[row["fact"]]].sum() / told.sum()
+        assert row[f"frequency_{name}"] == pytest.approx(share)
+    logits = model(corpus.prompts())[:, -1].detach()[asked * corpus.n_facts + row["fact"]].log_softmax(-1)
+    spoken = corpus.languages[asked].objects
+    said = {o: float(logits[corpus.tokenizer.encode([spoken[o]], asked)[0]]) for o in range(world.n_objects)}
+    due = world.object[row["fact"]]
+    others = [said[o] for o in said if world.object_relation[o] == row["relation"] and o != due]
+    assert row["margin"] == pytest.approx(said[due] - max(others), abs=1e-4)

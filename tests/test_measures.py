@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from sklearn.linear_model import RidgeClassifier
+from sklearn.metrics import roc_auc_score
 
 from unifylens import measures as m
 
@@ -66,7 +67,9 @@ def test_every_reading_against_its_formula_written_out(seed, n, d):
 def test_readings_beyond_the_cosine_formula(seed):
     x, y = states(seed)
     found = m.unification_variants(x, y)
-    assert found["centred"] == pytest.approx(m.unification(x - x.mean(0), y - y.mean(0)))
+    a, b = x - x.mean(0), y - y.mean(0)
+    matched, across = np.mean([cos(*pair) for pair in zip(a, b, strict=True)]), mean_cos(a, b)
+    assert found["centred"] == pytest.approx((matched - across) / (1 - (mean_cos(a, a) + mean_cos(b, b)) / 2))
     n = len(x)
     kernels = [(z - z.mean(0)) @ (z - z.mean(0)).T for z in (x, y)]
     alignment = (kernels[0] * kernels[1]).sum() / (kernels[0].norm() * kernels[1].norm())
@@ -203,23 +206,99 @@ def test_checkerboard_shows_which_of_language_and_fact_dominates():
     assert math.isnan(m.checkerboard_contrast(x, y, torch.arange(100)))  # no two facts share a relation
 
 
-def test_fact_specific_score_takes_off_what_a_shared_word_buys():
-    g = torch.Generator().manual_seed(1)
-    relation, subject = torch.arange(60) % 3, torch.arange(60) // 3
-    word = torch.randn(20, 30, generator=g)[subject]
-    noise = torch.randn(2, 60, 30, generator=g) * 0.3
-    fact = torch.randn(60, 30, generator=g)
-    x, y = (word + noise[0]).double(), (word + noise[1]).double()
-    by_word = m.unification_variants(x, y, relation, subject)
-    assert by_word["unification"] > 0.7
-    assert abs(by_word["fact_specific"]) < 0.1
-    assert m.unification_variants(x + fact, y + fact, relation, subject)["fact_specific"] > 0.5
+# --- what words do not explain -------------------------------------------------------------------------------
 
-    def mean_across(group):
-        return np.mean([cos(x[i], y[j]) for i in range(60) for j in range(60) if i != j and group[i] == group[j]])
 
-    base = max(mean_across(relation), mean_across(subject))
-    assert by_word["fact_specific"] == pytest.approx((by_word["matched_cosine"] - base) / (1 - base))
+def words(n_subjects, n_relations, cosine, generator, d=64):
+    """Sums of word vectors in two languages that share subjects; relation words have this cosine. And the labels."""
+    relation, subject = (
+        torch.arange(n_subjects * n_relations) % n_relations,
+        torch.arange(n_subjects * n_relations) // n_relations,
+    )
+    subjects = torch.randn(n_subjects, d, generator=generator).double()
+    first, own = torch.randn(2, n_relations, d, generator=generator).double()
+    second = cosine * first + (1 - cosine**2) ** 0.5 * own
+    return subjects[subject] + first[relation], subjects[subject] + second[relation], relation, subject
+
+
+@pytest.mark.parametrize("cosine", [0.0, 0.8, 1.0])
+def test_sums_of_word_vectors_have_no_fact_of_their_own(cosine):
+    """A score that takes off the larger of the two words' baselines gives 0.80 and 0.97 at cosines 0.8 and 1."""
+    g = torch.Generator().manual_seed(0)
+    x, y, relation, subject = words(40, 8, cosine, g)
+    assert m.unification(x, y) > 0.4
+    assert m.fact_only(x, y, relation, subject) == m.fact_only(x.float(), y.float(), relation, subject) == 0.0
+    noise = 0.3 * torch.randn(2, *x.shape, generator=g)
+    assert abs(m.fact_only(x + noise[0], y + noise[1], relation, subject)) < 0.03
+
+
+@pytest.mark.parametrize("planted", [0.0, 0.5, 0.9])
+@pytest.mark.parametrize("n_subjects, n_relations", [(5, 3), (3, 5), (8, 8), (40, 3)])
+@pytest.mark.parametrize("share", [1.0, 0.9, 0.7, 0.5])
+def test_a_planted_fact_scores_its_strength_at_any_size(planted, n_subjects, n_relations, share):
+    draw, found = torch.Generator().manual_seed(1), []
+    for _ in range(max(12, 3000 // (n_subjects * n_relations))):
+        x, y, relation, subject = words(n_subjects, n_relations, 0.8, draw)
+        kept = torch.randperm(len(x), generator=draw)[: round(share * len(x))]
+        fact, *own = torch.randn(3, len(x), 64, generator=draw).double()
+        x, y = (z + planted**0.5 * fact + (1 - planted) ** 0.5 * e for z, e in zip((x, y), own, strict=True))
+        found.append(m.fact_only(x[kept], y[kept], relation[kept], subject[kept]))
+    found = np.array(found)
+    found = found[~np.isnan(found)]  # where so few cells are left that words explain all
+    assert len(found) > 8
+    assert found.mean() == pytest.approx(planted, abs=max(0.01, 4 * found.std() / len(found) ** 0.5))
+
+
+@settings(deadline=None)
+@given(seeds, st.integers(6, 20))
+def test_fact_only_against_a_regression_on_dummies(seed, n_kept):
+    g = torch.Generator().manual_seed(seed)
+    x, y = torch.randn(2, n_kept, 9, generator=g).double() + 2
+    relation, subject = (torch.randint(n, (n_kept,), generator=g) for n in (3, 5))
+    dummies = np.concatenate([np.eye(3)[relation], np.eye(5)[subject]], 1)
+    left = np.eye(n_kept) - dummies @ np.linalg.pinv(dummies)
+    kept = left.diagonal() > 1e-9
+    by_fact = m.fact_only_by_fact(x, y, relation, subject)
+    assert (by_fact.isnan().numpy() == ~kept).all()
+    score = m.fact_only(x, y, relation, subject)
+    if not kept.any():
+        assert math.isnan(score)
+        return
+    e, f = (torch.from_numpy((left @ z.numpy())[kept]) for z in (x, y))
+    own = np.array([cos(a, b) for a, b in zip(e, f, strict=True)])
+    across, within = mean_cos(e, f), (mean_cos(e, e) + mean_cos(f, f)) / 2
+    np.testing.assert_allclose(by_fact[kept], (own - across) / (1 - within), rtol=1e-7, atol=1e-9)
+    assert score == pytest.approx(float(by_fact.nanmean()))
+    assert score == pytest.approx(m.unification_variants(x, y, relation, subject)["fact_only"])
+
+
+def test_fact_only_where_nothing_is_left():
+    x, y = states(0, n=6)
+    alone, together = torch.arange(6), torch.zeros(6)
+    assert math.isnan(m.fact_only(x, y, alone, together)), "each relation explains its only fact"
+    assert not math.isnan(m.fact_only(x, y, together, together))
+    assert m.fact_only(torch.ones(6, 4), torch.ones(6, 4), together, together) == 0.0
+    chain = torch.tensor([0, 0, 1, 1, 2, 2]), torch.tensor([0, 1, 1, 2, 2, 3])
+    assert math.isnan(m.fact_only(x, y, *chain)), "as many words as a chain of facts has explain it"
+    # a fact that hangs on the others by one word alone changes nothing
+    relation, subject = torch.tensor([0, 0, 1, 1, 1, 2]), torch.tensor([0, 1, 0, 1, 2, 2])
+    whole = m.fact_only(x, y, relation, subject)
+    assert whole == pytest.approx(m.fact_only(x[:4], y[:4], relation[:4], subject[:4]))
+    none = m.scores.Additive.of(np.arange(0), np.arange(0))
+    assert not len(none.fact)
+    with pytest.raises(ValueError, match="subject has shape"):
+        m.fact_only(x, y, relation, subject[:3])
+
+
+@pytest.mark.parametrize("n", [3, 5, 8, 16])
+def test_unrelated_states_score_nothing_at_any_size_when_centred(n):
+    """The within-language baseline alone gives 0.34, 0.19, 0.12 and 0.06."""
+    g = torch.Generator().manual_seed(n)
+    found = [m.unification_variants(*torch.randn(2, n, 64, generator=g))["centred"] for _ in range(400)]
+    assert abs(np.mean(found)) < 4 * np.std(found) / 20 < 0.03
+    x = torch.randn(n, 64, generator=g)
+    assert m.unification_variants(x, x + 7)["centred"] == pytest.approx(1.0, abs=1e-6)
+    assert m.unification_variants(x, -x)["centred"] == pytest.approx(-1.0, abs=1e-6)
 
 
 def test_language_probe_finds_a_shared_direction_and_no_other():
@@ -293,6 +372,34 @@ def test_object_choice_never_leaves_the_allowed():
         m.object_choice(logits, torch.zeros(1, 3, dtype=torch.bool))
     with pytest.raises(ValueError, match="dtype"):
         m.object_choice(logits, torch.ones(1, 3))
+
+
+def test_what_is_likely_whatever_is_asked_is_taken_off_by_group():
+    scores = torch.tensor([[3.0, 1.0], [5.0, 2.0], [0.0, 7.0]])
+    found = m.without_prior(scores, torch.tensor([4, 4, 9]))
+    assert found.tolist() == [[-1.0, -0.5], [1.0, 0.5], [0.0, 0.0]]
+    as_log_probabilities = m.without_prior(scores.log_softmax(1), torch.tensor([4, 4, 9]))
+    torch.testing.assert_close(found.diff(dim=1), as_log_probabilities.diff(dim=1))
+    with pytest.raises(ValueError, match="group has shape"):
+        m.without_prior(scores, torch.zeros(2))
+
+
+def test_without_its_prior_a_model_that_knows_answers_worse():
+    """Four in five rows are due answer 0; the right answer is ahead by 1 +- 1: 0.84 are right, and 0.71 without it."""
+    n = 200_000
+    due = (torch.arange(n) % 5 == 0).long()
+    ahead = 1 + torch.randn(n, generator=torch.Generator().manual_seed(0))
+    logits = torch.nn.functional.one_hot(due) * ahead[:, None]
+    accuracy = [(scores.argmax(1) == due).double().mean() for scores in (logits, m.without_prior(logits, due * 0))]
+    assert accuracy == pytest.approx([0.841, 0.713], abs=0.005)
+
+
+def test_without_its_prior_a_model_that_knows_answers_again():
+    """A model that knows every answer, but for a liking of one by more than it knows: chance raw, all right without."""
+    due = torch.arange(64) % 8
+    logits = torch.nn.functional.one_hot(due).float() + 5 * torch.nn.functional.one_hot(torch.tensor(3), 8)
+    assert (logits.argmax(1) == due).double().mean() == 1 / 8
+    assert (m.without_prior(logits, due * 0).argmax(1) == due).all()
 
 
 def test_partial_rank_correlation_takes_away_what_the_covariate_explains():
@@ -387,3 +494,51 @@ def test_mediation_by_hand():
 def test_mediation_refuses(x, mediator, told):
     with pytest.raises(ValueError, match=told):
         m.mediation(x, mediator, x)
+
+
+# --- within models -------------------------------------------------------------------------------------------
+
+
+@given(seeds)
+def test_areas_are_those_of_scikit_learn(seed):
+    draw = np.random.default_rng(seed)
+    model = np.repeat(["a", "b", "c", "d"], [20, 30, 25, 5])
+    score, right = draw.normal(size=80).round(1), draw.random(80) < 0.5
+    right[:2], right[20:22], right[50:52] = (True, False), (True, False), (True, False)
+    right[75:] = True  # says nothing
+    score[3] = np.nan
+    found = m.within_models(score, right, model, n_permutations=9)
+    kept = ~np.isnan(score)
+    areas = [roc_auc_score(right[of], score[of]) for of in (kept & (model == name) for name in "abc")]
+    assert found.auc == pytest.approx(np.mean(areas)) and (found.n_models, found.n_left_out) == (3, 1)
+    interval = stats.t.interval(0.95, 2, np.mean(areas), stats.sem(areas))
+    assert (found.low, found.high) == pytest.approx(interval)
+
+
+def test_what_differs_between_models_alone_is_no_association_within_them():
+    draw = np.random.default_rng(0)
+    model = np.repeat(np.arange(6), 200)
+    better = model / 5
+    score, right = better + 0.1 * draw.normal(size=1200), draw.random(1200) < 0.1 + 0.8 * better
+    assert roc_auc_score(right, score) > 0.75
+    found = m.within_models(score, right, model)
+    assert found.auc == pytest.approx(0.5, abs=0.05) and found.p > 0.05 and found.low < 0.5 < found.high
+    found = m.within_models(score + 0.1 * right, right, model)
+    assert found.auc == pytest.approx(stats.norm.cdf(1 / 2**0.5), abs=0.03) and found.p == 0.001 and found.low > 0.7
+
+
+def test_p_values_within_models_are_as_often_small_as_they_say():
+    draw = np.random.default_rng(1)
+    model = np.repeat(np.arange(4), 12)
+    p = [m.within_models(draw.normal(size=48), draw.random(48) < 0.5, model, 99, seed).p for seed in range(300)]
+    assert np.mean(np.array(p) <= 0.1) == pytest.approx(0.1, abs=0.05) and np.mean(p) == pytest.approx(0.5, abs=0.06)
+
+
+def test_within_models_refuses():
+    with pytest.raises(ValueError, match="right is all alike in each of 2 model"):
+        m.within_models([0.1, 0.2, 0.3], [1, 1, 0], ["a", "a", "b"])
+    with pytest.raises(ValueError, match=r"equal \[row\]"):
+        m.within_models([0.1, 0.2], [1, 0], ["a"])
+    with pytest.raises(ValueError, match="true and false"):
+        m.within_models([0.1, 0.2], [1, np.nan], ["a", "a"])
+    assert math.isnan(m.within_models([0.1, 0.2], [0, 1], ["a", "a"]).low)

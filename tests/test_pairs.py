@@ -159,12 +159,22 @@ def test_answers_of_pairs_are_counted_as_eclektic_does():
     right = {"x": [1, 1, 1, 1, 0, 0, 0, 0], "y": [1, 1, 0, 0, 1, 0, 0, 0]}
     answers = facts.assign(right=[bool(v) for language in ("x", "y") for v in right[language]])
     row = pairs.answer_pairs(answers).loc[("x", "y")]
-    assert row["overall"] == 2 / 8 and row["transfer"] == pytest.approx((2 / 4 + 2 / 3) / 2) and row["jaccard"] == 2 / 5
+    assert row["overall"] == 2 / 8 and row["transfer"] == pytest.approx(4 / 7) and row["jaccard"] == 2 / 5
     # facts of a third language do not count, and transfer starts where a fact is from
     known = facts["fact"].drop_duplicates().tolist()
     original = dict(zip(known, ["x", "x", "y", "y", "y", "z", "x", "z"], strict=True))
     row = pairs.answer_pairs(answers.assign(original=answers["fact"].map(original))).loc[("x", "y")]
-    assert row["overall"] == 2 / 6 and row["transfer"] == pytest.approx((2 / 2 + 0 / 1) / 2)
+    assert row["overall"] == 2 / 6 and row["transfer"] == pytest.approx(2 / 3)
     assert row["jaccard"] == 2 / 5
     nothing = pairs.answer_pairs(answers.assign(right=False)).iloc[0]
     assert nothing["overall"] == 0 and np.isnan(nothing["transfer"]) and np.isnan(nothing["jaccard"])
+
+
+def test_a_direction_with_few_facts_weighs_little():
+    """One of one in one direction and none of ten in the other is 1 of 11, and not a half."""
+    facts = a_fact_set(("x", "y"), n=6)
+    known = facts["fact"].drop_duplicates().tolist()
+    answers = facts.assign(original=facts["fact"].map({fact: "x" if fact == known[0] else "y" for fact in known}))
+    answers["right"] = ((answers["language"] == "y") & (answers["fact"] != known[-1])) | (answers["fact"] == known[0])
+    assert answers.loc[answers["original"] == "y"].query("language == 'y'")["right"].sum() == 10
+    assert pairs.answer_pairs(answers).loc[("x", "y"), "transfer"] == pytest.approx(1 / 11)

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from unifylens.config import TrainConfig
 from unifylens.measures.phases import (
     Phases,
     change_points,
@@ -57,6 +58,33 @@ def test_a_flat_curve_has_no_rise(seed):
     assert all(map(math.isnan, rise(EVALS, values)))
     # The bends themselves are always found: that is why `rise` looks at the height.
     assert np.isfinite(change_points(EVALS, values)).all()
+
+
+@pytest.mark.parametrize("steps", [TrainConfig().evaluation_steps(), EVEN[:16], EVEN[:8]], ids=len)
+@pytest.mark.parametrize("size", [1 / 3, 1.0])
+def test_noise_has_no_rise(steps, size):
+    """Noise of a third of `minimum` had one in a quarter of curves, noise of all of it in 0.95."""
+    draw = np.random.default_rng(1)
+    found = [rise(steps, draw.normal(0, size * 0.1, len(steps))) for _ in range(400)]
+    assert np.isfinite(found).any(axis=1).mean() <= 0.02
+
+
+def test_a_curve_of_noise_that_once_had_a_rise():
+    assert np.isnan(rise(TrainConfig().evaluation_steps(), np.random.default_rng(1).normal(0, 0.1 / 3, 32))).all()
+
+
+def test_a_rise_that_training_cut_off_has_no_end():
+    values = ramp(EVALS, 300, 2000)
+    start, end = rise(EVALS[EVALS < 900], values[EVALS < 900])
+    assert start == pytest.approx(300, rel=0.25) and math.isnan(end)
+    cut = history().query("step < 600")
+    found = detect(cut, baseline=2.0)
+    assert found.unification_start == pytest.approx(200, rel=0.25) and math.isnan(found.unification_end)
+
+
+def test_the_largest_climb_is_taken_and_not_the_highest_point():
+    values = np.interp(np.log1p(EVALS), np.log1p([0, 20, 200, 1500]), [0.7, 0.85, 0.2, 0.8])
+    np.testing.assert_allclose(rise(EVALS, values), (200, 1500), rtol=0.25)
 
 
 @pytest.mark.parametrize("level", [0.0, 0.4])

@@ -286,7 +286,7 @@ def test_a_recorded_step_is_replayed_on_each_batch(monkeypatch, fields):
 # --- history, checkpoints ------------------------------------------------------------------------------------
 
 
-SCORES = ("unification", "fact_specific", "unification_parallel", "shuffled")
+SCORES = ("unification", "fact_only", "unification_parallel", "shuffled")
 
 
 def test_history_has_every_evaluation_and_every_measure(trained):
@@ -300,13 +300,14 @@ def test_history_has_every_evaluation_and_every_measure(trained):
         "recall_minority",
         "transfer",
         "transfer_choice",
+        "transfer_corrected",
         "transfer_wrong_language",
         "transfer_wrong_object",
         "transfer_other",
         *(f"probe_{layer}" for layer in (1, 2)),
     ]
     scores = [f"{name}_{layer}" for name in SCORES for layer in (1, 2)]
-    scores += ["unification", "fact_specific"]
+    scores += ["unification", "fact_only"]
     assert {*shares, *scores} == set(history) - {"step", "tokens_seen", "learning_rate", "loss"}
     assert history.notna().all(axis=None)
     assert ((history[shares] >= 0) & (history[shares] <= 1)).all(axis=None)
@@ -325,6 +326,7 @@ def test_the_last_evaluation_asks_every_fact(trained):
         ("wrong object of the relation", "transfer_wrong_object"),
         ("other", "transfer_other"),
         ("choice", "transfer_choice"),
+        ("corrected", "transfer_corrected"),
     ]:
         assert final[name] == pytest.approx((table[column] * n).sum(), abs=1e-9)
     layers = ul.unification(trained.model, trained.corpus)

@@ -25,7 +25,7 @@ from .config import (
 )
 from .corpus import Corpus, FactSet, Tokenizer, World, cldr, factsets, interventions, parallel_window, readers
 from .corpus.corpus import build_corpus
-from .crosslingual import evaluate, interchange, pairs, states, transfer, unification
+from .crosslingual import by_fact, evaluate, interchange, pairs, states, transfer, unification
 from .environment import profile
 from .evidence import claims, plots
 from .measures import phases
@@ -56,6 +56,7 @@ __all__ = [
     "asking",
     "build_corpus",
     "build_model",
+    "by_fact",
     "claims",
     "cldr",
     "config",

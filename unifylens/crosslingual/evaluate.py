@@ -78,6 +78,38 @@ class Answers(NamedTuple):
     states: list[Float[Tensor, "row d_model"]]
 
 
+class Options(NamedTuple):
+    """Logits of answers of one token that a relation has in the language asked, of some rows."""
+
+    logits: Float[Tensor, "row option"]
+    allowed: Bool[Tensor, "row option"]
+    """Which are no padding."""
+    due: Bool[Tensor, "row option"]
+    group: Int[Tensor, " row"]
+    """Rows of one language and relation share a number."""
+
+    def right(self) -> Bool[np.ndarray, " row"]:
+        """Whether the likeliest is right: the calibrated choice."""
+        choice = measures.object_choice(self.logits, self.allowed)
+        return self.due.gather(1, choice[:, None]).numpy()[:, 0]
+
+    def corrected(self) -> Options:
+        """The same without the answers' priors, and without rows that are alone in their group: they tell no prior."""
+        some = torch.from_numpy(self.accompanied)
+        logits, allowed, due, group = (part[some] for part in self)
+        return Options(measures.without_prior(logits, group), allowed, due, group)
+
+    @property
+    def accompanied(self) -> Bool[np.ndarray, " row"]:
+        """Which are not alone in their group."""
+        return np.bincount(self.group)[self.group] > 1
+
+    def margin(self) -> Float[np.ndarray, " row"]:
+        """By how many nats the right answer is likelier than the likeliest other one."""
+        others = self.logits.masked_fill(self.due | ~self.allowed, -torch.inf).amax(1)
+        return ((self.logits * self.due).sum(1) - others).double().numpy()
+
+
 class Questions:
     """Some facts, asked in every language, and what the answers and states to them amount to."""
 
@@ -131,14 +163,24 @@ class Questions:
             measures.answer_types(said, self._due_code, named, relation, self._object, torch.from_numpy(self.relation))
         )
 
-    def chooses(
-        self, logits: Float[Tensor, "row vocab"], asked: Bool[np.ndarray, " row"]
-    ) -> Bool[np.ndarray, " asked"]:
-        """Whether the asked rows are right in the calibrated choice, among the relation's objects in the language."""
+    def options(self, logits: Float[Tensor, "row vocab"], asked: Bool[np.ndarray, " row"]) -> Options:
+        """What the asked rows offer as answers. Raises ValueError where answers have several tokens."""
         rows = torch.from_numpy(np.flatnonzero(asked))
-        tokens, allowed = (table[self.language[asked], self.relation[asked]] for table in self._candidates)
-        choice = measures.object_choice(logits[rows[:, None], tokens].cpu(), allowed)
-        return (tokens.gather(1, choice[:, None]) == self._due[rows]).numpy()[:, 0]
+        language, relation = self.language[asked], self.relation[asked]
+        tokens, allowed = (table[language, relation] for table in self._candidates)
+        group = torch.from_numpy(language * self.corpus.world.n_relations + relation)
+        return Options(logits[rows[:, None], tokens].cpu(), allowed, tokens == self._due[rows], group)
+
+    def choices(self, logits: Float[Tensor, "row vocab"], asked: Bool[np.ndarray, " row"]) -> tuple[float, float]:
+        """Accuracy of the asked rows among the relation's objects, raw and prior-corrected.
+
+        An answer's prior is its mean over the asked rows alone, as seen facts would tell which answers the model knows
+        there: one that is held out would stand out by being none of them.
+        """
+        if self.n_answer > 1:
+            return float("nan"), float("nan")
+        options = self.options(logits, asked)
+        return _mean(options.right()), _mean(options.corrected().right())
 
     @cached_property
     def _candidates(self) -> tuple[Int[Tensor, "language relation n"], Bool[Tensor, "language relation n"]]:
@@ -154,7 +196,7 @@ class Questions:
     def accuracy(self, answers: Answers) -> dict[str, float]:
         """Recall by kind of copy, transfer with its error types; nan where there is nothing to ask.
 
-        `transfer_choice` is nan, too, where answers have several tokens.
+        `transfer_choice` and `transfer_corrected` are nan, too, where answers have several tokens.
         """
         types = self.answer_types(answers.tokens)
         right = types == AnswerType.RIGHT
@@ -162,13 +204,14 @@ class Questions:
         by_kind = [_mean(right[self.kind == code]) for code in range(len(KINDS))]
         known = [code for code in SEEN if n_kind[code] and not np.isnan(by_kind[code])]
         held_out = self.kind == Copy.HELD_OUT
-        chooses = self.chooses(answers.logits, held_out) if self.n_answer == 1 else []
+        choice, corrected = self.choices(answers.logits, held_out)
         out = {
             # kinds are sampled evenly, so recall weighs them by how many copies there are
             "recall": float(np.average([by_kind[c] for c in known], weights=n_kind[known])),
             **{f"recall_{KINDS[code]}": by_kind[code] for code in SEEN},
             "transfer": by_kind[Copy.HELD_OUT],
-            "transfer_choice": _mean(chooses),
+            "transfer_choice": choice,
+            "transfer_corrected": corrected,
         }
         for kind in (AnswerType.WRONG_LANGUAGE, AnswerType.WRONG_OBJECT, AnswerType.OTHER):
             out[f"transfer_{kind.name.lower()}"] = _mean(types[held_out] == kind)
@@ -199,7 +242,7 @@ class Questions:
             for i, layer in enumerate(range(first + 1, min(first + at_once, n_layers) + 1)):
                 out |= {f"{name}_{layer}": float(values[i]) for name, values in some.items()}
         main = main_layer(n_layers)
-        return {name: out[f"{name}_{main}"] for name in ("unification", "fact_specific")} | out
+        return {name: out[f"{name}_{main}"] for name in ("unification", "fact_only")} | out
 
     def _representation(self, states: Float[Tensor, "layer row d_model"]) -> dict[str, Float[Tensor, " layer"]]:
         """The same, without numbers of layers in the names."""
@@ -214,6 +257,23 @@ class Questions:
             parts |= {name + suffix: values for name, values in found.items()}
         return parts | {"probe": probes.probe_accuracy(states, self._halves)}
 
+    def by_fact(self, states: list[Float[Tensor, "row d_model"]]) -> Float[np.ndarray, "layer language language fact"]:
+        """What every fact adds to the fact-only score of two languages, by layer from 1 on; nan for parallel facts."""
+        n, alone = self.corpus.n_languages, self._alone.numpy()
+        out = np.full((len(states), n, n, len(self.facts)), np.nan)
+        for layer, state in enumerate(states):
+            each = [scores.States(x) for x in state.cpu().double().unflatten(0, (n, -1)).index_select(1, self._alone)]
+            for a, b in combinations(range(n), 2):
+                added = scores.Pair(each[a], each[b]).fact_only_by_fact(self._words)
+                out[layer, a, b, alone] = out[layer, b, a, alone] = added
+        return out
+
+    @cached_property
+    def _words(self) -> scores.Additive:
+        """What the words of the monolingual facts explain."""
+        world, facts = self.corpus.world, self.facts[~self.parallel]
+        return scores.Additive.of(world.relation[facts], world.subject[facts])
+
     @cached_property
     def _alone(self) -> Int[Tensor, " fact"]:
         """Which of the facts are monolingual."""
@@ -227,11 +287,10 @@ class Questions:
     @cached_property
     def _alone_scores(self) -> dict[str, Callable[[Pair], Tensor]]:
         """Scores of the monolingual facts, by name."""
-        world, facts = self.corpus.world, self.facts[~self.parallel]
-        relation, subject = scores.Groups.of(world.relation[facts]), scores.Groups.of(world.subject[facts])
-        partners = scores.Partners.of(world.relation[facts], seed=0)
+        words, relation = self._words, self.corpus.world.relation[self.facts[~self.parallel]]
+        partners = scores.Partners.of(relation, seed=0)
         return UNIFICATION | {
-            "fact_specific": lambda pair: pair.fact_specific(relation, subject),
+            "fact_only": lambda pair: pair.fact_only(words),
             "shuffled": lambda pair: pair.shuffled(partners),
         }
 
@@ -297,9 +356,13 @@ def transfer(model: Model | Trained, corpus: Corpus | None = None) -> pd.DataFra
     """Answers to every fact in every language in which it was never seen: one row a language, shares by type.
 
     A run may stand alone: `transfer(run)` is `transfer(run.model, run.corpus)`.
-    Columns: `n` questions, one share per `measures.ANSWER_TYPES`, and `choice`, the accuracy when only the
-    relation's objects in the language asked are allowed (chance: one over their number; nan where answers have several
-    tokens). Whole answers must match, as greedy decoding gives them.
+    Columns: `n` questions; one share per `measures.ANSWER_TYPES`, of whole answers, as greedy decoding gives them;
+    `choice`, the accuracy when only the relation's objects in the language asked are allowed; `corrected`,
+    prior-corrected transfer: the same when each answer's mean log-probability over the questions of that language and
+    relation is taken off (`measures.without_prior`; a question that is its only one is left out); and `chance` of both,
+    one over the number of objects. `choice` and `corrected` are nan where answers have several tokens.
+    `choice` less `corrected` is what the output prior costs, and it is signed: where answers are of unequal frequency,
+    the prior is knowledge, and taking it off harms.
     Raises ValueError if the model does not fit the corpus, or no fact is held out.
 
     >>> table = ul.transfer(run.model, run.corpus)
@@ -308,12 +371,14 @@ def transfer(model: Model | Trained, corpus: Corpus | None = None) -> pd.DataFra
     """
     corpus, questions, answers = _all_answers(model, corpus)
     types = questions.answer_types(answers.tokens)
+    chance = (1 / np.bincount(corpus.world.object_relation))[questions.relation]
     records = []
     for index, language in enumerate(corpus.languages):
         asked = (questions.kind == Copy.HELD_OUT) & (questions.language == index)
         shares = {name: _mean(types[asked] == code) for code, name in enumerate(measures.ANSWER_TYPES)}
-        choice = _mean(questions.chooses(answers.logits, asked) if questions.n_answer == 1 else [])
-        records.append({"language": language.name, "n": int(asked.sum()), **shares, "choice": choice})
+        choice, corrected = questions.choices(answers.logits, asked)
+        among = {"choice": choice, "corrected": corrected, "chance": _mean(chance[asked])}
+        records.append({"language": language.name, "n": int(asked.sum()), **shares, **among})
     return pd.DataFrame(records).set_index("language")
 
 
@@ -330,7 +395,10 @@ def held_out(model: Model | Trained, corpus: Corpus | None = None) -> pd.DataFra
     >>> table.groupby(["home", "asked"])["right"].size().to_dict()
     {('a', 'b'): 19, ('b', 'a'): 17}
     """
-    corpus, questions, answers = _all_answers(model, corpus)
+    return _held_out(*_all_answers(model, corpus))
+
+
+def _held_out(corpus: Corpus, questions: Questions, answers: Answers) -> pd.DataFrame:
     types = questions.answer_types(answers.tokens)
     asked = questions.kind == Copy.HELD_OUT
     facts = np.tile(questions.facts, corpus.n_languages)[asked]
@@ -356,6 +424,59 @@ def held_out(model: Model | Trained, corpus: Corpus | None = None) -> pd.DataFra
     )
 
 
+def by_fact(model: Model | Trained, corpus: Corpus | None = None) -> pd.DataFrame:
+    """Fact by fact: score, exposure, words and answer of every fact in every language in which it was never seen.
+
+    A run may stand alone: `by_fact(run)`. One row each, in the order of `held_out`, with its columns and these:
+
+    - `subject`: its number, or its code where the world is real.
+    - `fact_only_<layer>`, from layer 1 on: what the fact adds to `measures.fact_only` of its home language and the one
+      asked, which is the mean over the monolingual facts of all homes; `fact_only` is that of the main layer
+      (`main_layer`). nan for parallel facts, and where words explain a fact whatever its state (alone in its subject).
+    - `exposure`: share of all training examples that state it, in whatever language, times the number of facts: 1 is
+      average.
+    - `frequency_home`, `frequency_asked`: its answer's share of the training examples of its relation in its home
+      language and in the one asked; nan where a language never has the relation.
+    - `shared_subject`, `shared_relation`, `shared_object`: whether its words have the same tokens in both languages.
+    - `margin`: by how many nats the right answer is ahead of the likeliest other object of the relation, at the last
+      prompt token; and `margin_corrected`, the same prior-corrected (see `transfer`; nan for a question that is the
+      only one of its relation in the language). Above 0 is right in the choice. nan where answers have several tokens.
+
+    Whether what scores high is right, model by model: `measures.within_models`. Raises ValueError as `held_out` does.
+
+    >>> table = ul.by_fact(run)
+    >>> len(table), list(table)[8:12]
+    (36, ['subject', 'fact_only', 'fact_only_1', 'fact_only_2'])
+    """
+    corpus, questions, answers = _all_answers(model, corpus)
+    table, world = _held_out(corpus, questions, answers), corpus.world
+    asked = questions.kind == Copy.HELD_OUT
+    fact, language = table["fact"].to_numpy(), questions.language[asked]
+    home, relation, subject, due = corpus.home[fact], world.relation[fact], world.subject[fact], world.object[fact]
+    scored = questions.by_fact(answers.states[1:])[:, home, language, fact]
+    table["subject"] = subject if world.codes is None else np.array(world.codes[0])[subject]
+    table["fact_only"] = scored[main_layer(len(scored)) - 1]
+    for layer, values in enumerate(scored, 1):
+        table[f"fact_only_{layer}"] = values
+    table["exposure"] = corpus.exposure.sum(0)[fact] * corpus.n_facts
+    told = corpus.object_exposure
+    with np.errstate(invalid="ignore"):
+        share = told / told.sum(0)
+    for name, of in (("home", home), ("asked", language)):
+        table[f"frequency_{name}"] = share[due, of, relation]
+    for kind, number in (("subject", subject), ("relation", relation), ("object", due)):
+        names = [getattr(each, f"{kind}s") for each in corpus.languages]
+        tokens = [[corpus.tokenizer.encode(name.split(), i) for name in own] for i, own in enumerate(names)]
+        alike = (tokens[a][n] == tokens[b][n] for a, b, n in zip(home, language, number, strict=True))
+        table[f"shared_{kind}"] = list(alike)
+    table[["margin", "margin_corrected"]] = np.nan
+    if questions.n_answer == 1:
+        options = questions.options(answers.logits, asked)
+        table["margin"] = options.margin()
+        table.loc[options.accompanied, "margin_corrected"] = options.corrected().margin()
+    return table
+
+
 def unification(
     model: Model | Trained,
     corpus: Corpus | None = None,
@@ -369,8 +490,9 @@ def unification(
     A run may stand alone: `unification(run)`.
     `position` is a slot of the prompt (`answer`: the last token before it); `facts` are `held-out` (seen in one
     language only) or `parallel` ones; at most `n_facts` of them are compared. One row a layer (0 is the
-    embedding, `l` the residual stream after block `l - 1`); mean over pairs of languages; column `untrained` is
-    `unification` in a model of the same shape that has learnt nothing.
+    embedding, `l` the residual stream after block `l - 1`); mean over pairs of languages; columns `untrained` and
+    `untrained_fact_only` are `unification` and `fact_only` in a model of the same shape that has learnt nothing: what
+    blocks make of shared words alone.
     Raises ValueError if the model does not fit the corpus.
 
     >>> table = ul.unification(run.model, run.corpus)
@@ -395,10 +517,16 @@ def unification(
         return [[score(x, y) for x, y in questions.pairs(state, facts == "parallel")] for state in states]
 
     trained = by_layer(model, lambda x, y: measures.unification_variants(x, y, relation, subject))
-    untrained = by_layer(untrained_like(model, seed), measures.unification)
+    words = scores.Additive.of(relation.numpy(), subject.numpy())
+
+    def controls(x: Tensor, y: Tensor) -> tuple[float, float]:
+        pair = Pair.of(x, y)
+        return float(pair.unification), float(pair.fact_only(words))
+
+    untrained = by_layer(untrained_like(model, seed), controls)
     records = []
     for layer, (variants, fresh) in enumerate(zip(trained, untrained, strict=True)):
-        record = {name: _mean([scores[name] for scores in variants]) for name in variants[0]}
-        record["untrained"] = _mean(fresh)
+        record = {name: _mean([pair[name] for pair in variants]) for name in variants[0]}
+        record["untrained"], record["untrained_fact_only"] = map(_mean, zip(*fresh, strict=True))
         records.append({"layer": layer, **record})
     return pd.DataFrame(records).set_index("layer")

@@ -133,13 +133,13 @@ def answer_pairs(answers: pd.DataFrame) -> pd.DataFrame:
     for a, b in combinations(known, 2):
         asked = known.loc[starts[a].index.union(starts[b].index)]
         both, either = (asked[a] & asked[b]).sum(), (asked[a] | asked[b]).sum()
-        directions = [starts[x].loc[starts[x][x], y].mean() for x, y in ((a, b), (b, a))]
+        there = pd.concat([starts[x].loc[starts[x][x], y] for x, y in ((a, b), (b, a))])
         rows.append(
             {
                 "first": a,
                 "second": b,
                 "overall": both / len(asked) if len(asked) else np.nan,
-                "transfer": float(np.mean(directions)),
+                "transfer": float(there.mean()) if len(there) else np.nan,
                 "jaccard": both / either if either else np.nan,
             }
         )

@@ -1,12 +1,21 @@
 from . import answers, association, information, intervals, phases, probes, scores
-from .answers import ANSWER_TYPES, FOUR_ANSWERS, AnswerType, answer_types, object_choice
-from .association import mantel, mediation, partial_rank_correlation, rank_correlation, rank_step, square
+from .answers import ANSWER_TYPES, FOUR_ANSWERS, AnswerType, answer_types, object_choice, without_prior
+from .association import (
+    mantel,
+    mediation,
+    partial_rank_correlation,
+    rank_correlation,
+    rank_step,
+    square,
+    within_models,
+)
 from .intervals import mean_interval, share_interval, statistic_interval
 from .probes import language_probe
 from .scores import (
     checkerboard_contrast,
     directions,
-    fact_specific,
+    fact_only,
+    fact_only_by_fact,
     shuffled,
     similarity_matrix,
     unification,
@@ -22,7 +31,8 @@ __all__ = [
     "association",
     "checkerboard_contrast",
     "directions",
-    "fact_specific",
+    "fact_only",
+    "fact_only_by_fact",
     "information",
     "intervals",
     "language_probe",
@@ -43,4 +53,6 @@ __all__ = [
     "statistic_interval",
     "unification",
     "unification_variants",
+    "within_models",
+    "without_prior",
 ]

@@ -90,3 +90,22 @@ def object_choice(logits: Float[Tensor, "row vocab"], choices: Bool[Tensor, "row
     # A forbidden token must lose even to an allowed one at -inf, hence two steps and not one masked argmax.
     best = logits.masked_fill(~choices, -torch.inf).amax(-1, keepdim=True)
     return (logits.eq(best).logical_and_(choices)).to(torch.uint8).argmax(-1)
+
+
+def without_prior(scores: Float[Tensor, "row option"], group: Int[Tensor, " row"]) -> Float[Tensor, "row option"]:
+    """Scores of answers less each answer's mean over the rows of its group: what is always likely counts not.
+
+    Logits do as well as log-probabilities: what normalises a row is the same for all its answers. For a choice, the
+    mean may as well be over the group's other rows, which stretches all differences alike; a row that is alone in its
+    group keeps nothing. Options of a group are the same answers.
+
+    It harms where the prior is knowledge. If four in five rows are due answer a and the others b, a model whose right
+    answer is ahead by 1 +- 1 (normal) chooses right in 0.84 of the rows; without the prior, in 0.71.
+
+    Raises ValueError for a group that is not `[row]`.
+    """
+    if group.shape != scores.shape[:1]:
+        raise ValueError(f"group has shape {list(group.shape)}; it must be [{len(scores)}], one entry a row")
+    names, index = group.unique(return_inverse=True)
+    sums = scores.new_zeros(len(names), scores.shape[1], dtype=torch.float64).index_add_(0, index, scores.double())
+    return scores - (sums / index.bincount(minlength=len(names))[:, None])[index]

@@ -1,15 +1,17 @@
-"""Whether numbers go together: over models, with others held fixed, and over pairs of languages."""
+"""Whether numbers go together: over models, within them, with others held fixed, and over pairs of languages."""
 
 from collections.abc import Sequence
 from itertools import combinations
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Shaped
 from numpy import ndarray
 from scipy import stats
 
 from unifylens.measures.checks import ROUNDING
+from unifylens.measures.intervals import mean_interval
 
 
 def rank_correlation(x: Float[ndarray, " n"], y: Float[ndarray, " n"]) -> float:
@@ -83,6 +85,67 @@ def mediation(x: Float[ndarray, " n"], mediator: Float[ndarray, " n"], y: Float[
     room = 1 - xm**2
     direct = (xy - xm * my) / room if room > ROUNDING else float("nan")
     return {"total": float(xy), "direct": float(direct), "indirect": float(xy - direct)}
+
+
+class WithinModels(NamedTuple):
+    """How well a score tells right from wrong within models; see `within_models`."""
+
+    auc: float
+    """Mean over models."""
+    low: float
+    """Of its 95 % t interval over models; nan for one model."""
+    high: float
+    p: float
+    """One-sided (above a half), from permutations within models."""
+    n_models: int
+    n_left_out: int
+    """Models whose outcomes are all alike."""
+
+
+def within_models(
+    score: Float[ndarray, " row"],
+    right: Bool[ndarray, " row"],
+    model: Shaped[ndarray, " row"],
+    n_permutations: int = 999,
+    seed: int = 0,
+) -> WithinModels:
+    """Whether what scores higher is right, within models: the area under the ROC curve of each, and its mean.
+
+    Rows are facts, such as of `ul.by_fact`, and `model` says whose. The area is the chance that a right one scores
+    higher than a wrong one of the same model, ties half: 0.5 is nothing, 1 all. Facts of a model are not independent,
+    so models are what the interval is over; `p` is the share of permutations of outcomes within models
+    whose mean area is as high. Rows whose score is nan are left out, and so are models whose outcomes are all alike,
+    which say nothing; they are counted.
+
+    Raises ValueError for lengths that differ, outcomes that are neither true nor false, and where all models are left
+    out.
+
+    >>> found = ul.measures.within_models([0.1, 0.7, 0.9, 0.2, 0.4], [0, 1, 1, 0, 1], ["a", "a", "a", "b", "b"])
+    >>> found.auc, found.n_models
+    (1.0, 2)
+    """
+    score, given, model = np.asarray(score, dtype=np.float64), np.asarray(right), np.asarray(model)
+    if score.ndim != 1 or not score.shape == given.shape == model.shape:
+        raise ValueError(f"score, right, model have {score.shape}, {given.shape}, {model.shape}; allowed: equal [row]")
+    if not np.isin(given, (0, 1)).all():
+        raise ValueError("right holds other values than true and false (or 1 and 0); allowed: these alone")
+    told, draw = ~np.isnan(score), np.random.default_rng(seed)
+    areas, chance, names = [], np.zeros(n_permutations), np.unique(model)
+    for name in names:
+        mine = told & (model == name)
+        ranks, outcome = stats.rankdata(score[mine]), given[mine].astype(bool)
+        n, m = outcome.sum(), (~outcome).sum()
+        if n and m:
+            outcomes = draw.permuted(np.tile(outcome, (n_permutations, 1)), axis=1)
+            area, permuted = ((x @ ranks - n * (n + 1) / 2) / (n * m) for x in (outcome, outcomes))
+            areas.append(area)
+            chance += permuted
+    if not areas:
+        raise ValueError(f"right is all alike in each of {len(names)} model(s); allowed: one with right and wrong ones")
+    k, auc = len(areas), float(np.mean(areas))
+    low, high = mean_interval(areas, within=(0, 1))[1:] if k > 1 else (float("nan"), float("nan"))
+    p = (1 + (chance / k >= auc - 1e-12).sum()) / (1 + n_permutations)
+    return WithinModels(auc, low, high, float(p), k, len(names) - k)
 
 
 def square(values: pd.Series) -> pd.DataFrame:

@@ -15,6 +15,8 @@ from ruptures.costs import CostCLinear
 from scipy import optimize, stats
 from scipy.special import expit
 
+from unifylens.measures.intervals import mean_interval
+
 __all__ = [
     "Phases",
     "change_points",
@@ -31,6 +33,9 @@ RECALL_COMPLETE = 0.98
 """Recall of the training facts, 0 to 1, from which they count as learnt."""
 NEAR_BASELINE = 1.02
 """The loss has come down to the no-knowledge baseline when it is below this multiple of it."""
+
+ABOVE_NOISE = 6.5
+"""A rise is this many standard deviations of the noise; the highest of chance stay below in 98 % of curves."""
 
 # Points of the uniform grid that the dynamic program searches; its time grows with the square (100: 0.03 s).
 _GRID = 100
@@ -80,18 +85,23 @@ def change_points(
 def rise(
     steps: Float[ndarray, " n"], values: Float[ndarray, " n"], minimum: float = 0.1, scale: str = "log"
 ) -> tuple[float, float]:
-    """Steps at which a curve begins and ends to rise; (nan, nan) where it rises by less than `minimum`.
+    """Steps at which a curve begins and ends to rise; (nan, nan) where it rises by less than `minimum`, or than noise.
 
     The bends are those of `change_points`; the rise is the stretch between them that climbs, however many of its
     parts do. Its height is that of the curve with the same bends that fits all values best (least squares), in the
-    unit of `values`, so that one noisy point is no rise: noise of standard deviation `minimum / 3` is rarely taken
-    for one, noise of the size of `minimum` often is. A fall before the rise is left out, as it would use up a bend:
-    the curve is taken from its lowest point ahead of its highest.
+    unit of `values`, so that one noisy point is no rise. It must also be `ABOVE_NOISE` standard deviations of the
+    noise, which is told from how neighbouring evaluations scatter about a line: noise of any size is taken for a rise
+    in at most 2 % of curves of 8 evaluations or more (of fewer, only a slow rise can be told from noise). A fall before
+    the rise is left out, as it would use up a bend: the curve is taken from where it climbs most.
 
-    Raises ValueError as `change_points` does.
+    Where the curve still rises at its last step, the end is nan. Raises ValueError as `change_points` does.
     """
     steps, values = _curve(steps, values)
-    lowest = int(values[: int(values.argmax()) + 1].argmin())
+    climbs = values - np.minimum.accumulate(values)
+    lowest = int(values[: int(climbs.argmax()) + 1].argmin())
+    needed = max(minimum, ABOVE_NOISE * _noise(values))
+    if len(steps) >= 4 and climbs.max() < needed:  # most curves without a rise, and no search for one
+        return float("nan"), float("nan")
     if len(steps) - lowest >= 4:  # fewer points have no two bends
         steps, values = steps[lowest:], values[lowest:]
     bends = change_points(steps, values, n_changes=2, scale=scale)
@@ -103,10 +113,18 @@ def rise(
     heights = np.linalg.lstsq(hats, resampled)[0]
     gains = np.diff(heights)
     rising = np.flatnonzero(gains >= max(gains.clip(min=0).sum() / 4, 1e-12))  # not the drift of a plateau
-    if not len(rising) or heights[rising[-1] + 1] - heights[rising[0]] < minimum:
+    if not len(rising) or heights[rising[-1] + 1] - heights[rising[0]] < needed:
         return float("nan"), float("nan")
-    bounds = [float(steps[0]), *bends, float(steps[-1])]
+    bounds = [float(steps[0]), *bends, float("nan")]  # what ends with training was cut off by it
     return bounds[rising[0]], bounds[rising[-1] + 1]
+
+
+def _noise(values: Float[ndarray, " n"]) -> float:
+    """Standard deviation of independent noise in a curve that is straight between most of its neighbouring points.
+
+    From second differences, which are of variance 6; their median, so that a jump or a bend does not count.
+    """
+    return float(np.median(np.abs(np.diff(values, 2))) / (stats.norm.ppf(0.75) * 6**0.5)) if len(values) > 2 else 0.0
 
 
 def first_step(
@@ -214,10 +232,10 @@ def detect(history: pd.DataFrame, baseline: float, column: str = "unification") 
     )
 
 
-def summarise(phases: Sequence[Phases], seed: int = 0) -> pd.DataFrame:
-    """Mean boundary over runs, in steps, with its 95 % bootstrap interval.
+def summarise(phases: Sequence[Phases]) -> pd.DataFrame:
+    """Mean boundary over runs, in steps, with its 95 % interval.
 
-    A row a boundary; columns `mean`, `ci_low`, `ci_high` (percentile bootstrap over the runs that reached it,
+    A row a boundary; columns `mean`, `ci_low`, `ci_high` (`intervals.mean_interval` over the runs that reached it,
     nan for fewer than two), `n` (runs that reached it) and `n_missing` (runs that did not). Where `n_missing`
     is not 0 the mean is of the runs that were fast enough, and too low.
 
@@ -229,7 +247,7 @@ def summarise(phases: Sequence[Phases], seed: int = 0) -> pd.DataFrame:
     rows = {}
     for name, column in table.items():
         reached = column.dropna().to_numpy()
-        low, high = _interval(reached, seed)
+        low, high = mean_interval(reached)[1:] if len(reached) > 1 else (float("nan"), float("nan"))
         rows[name] = {
             "mean": reached.mean() if len(reached) else float("nan"),
             "ci_low": low,
@@ -238,13 +256,6 @@ def summarise(phases: Sequence[Phases], seed: int = 0) -> pd.DataFrame:
             "n_missing": len(column) - len(reached),
         }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("boundary")
-
-
-def _interval(values: Float[ndarray, " n"], seed: int) -> tuple[float, float]:
-    if len(values) < 2:
-        return float("nan"), float("nan")
-    resampled = stats.bootstrap((values,), np.mean, method="percentile", rng=np.random.default_rng(seed))
-    return float(resampled.confidence_interval.low), float(resampled.confidence_interval.high)
 
 
 def _times(steps: Float[ndarray, " n"], scale: str) -> Float[ndarray, " n"]:

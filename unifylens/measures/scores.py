@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 from torch import Tensor
 
@@ -56,24 +56,47 @@ def shuffled(
     return float(pair.shuffled(Partners.of(checked_labels(relation, "relation", pair.n), seed)))
 
 
-def fact_specific(
+def fact_only(
     x: Float[Tensor, "fact d_model"],
     y: Float[Tensor, "fact d_model"],
     relation: Int[Tensor, " fact"],
     subject: Int[Tensor, " fact"],
 ) -> float:
-    """Unification beyond shared words; ours: as `unification`, with what sharing a word buys as the baseline.
+    """Unification of what the words of a fact do not explain; ours. Sums of word vectors score 0.
 
-    The baseline is the mean cosine across languages of different facts of one relation, or of one subject,
-    whichever is larger. nan if no two facts share either, and as for `unification`. Raises as it does.
+    `(mean_i cos(e_i, f_i) - across) / (1 - within)`, where `e` is what an additive fit leaves of a language's states,
+    `x_i = mean + subject's part + relation's part + e_i` (least squares, per language), and `f` that of the other's.
+    `across` is the mean of `cos(e_i, f_j)` over different facts, `within` that of `cos(e_i, e_j)` and `cos(f_i, f_j)`:
+    as rests sum to zero over each subject and each relation, those of different facts point away from each other, by
+    more the fewer they are. With both taken off, unrelated rests score 0 at any size, and where a share of what is left
+    is common to the languages, that share. What is common need not be known: a network that multiplies words, trained
+    or not, scores above 0, so compare with an untrained one.
 
-    >>> states, relation, subject = torch.eye(4), torch.tensor([0, 0, 1, 1]), torch.tensor([0, 1, 0, 1])
-    >>> ul.measures.fact_specific(states, states, relation, subject)
-    1.0
+    Facts that the fit explains whatever their states (such as one alone in its subject or relation) are left out; nan
+    if none is left. Where something could be left of a fact and nothing is, in either language, its cosine counts as 0:
+    so sums of words score 0 and not nan. Raises ValueError as `unification` does.
+
+    >>> relation, subject = torch.tensor([0, 0, 0, 1, 1, 1]), torch.tensor([0, 1, 2, 0, 1, 2])
+    >>> words, facts = torch.eye(5)[relation] + torch.eye(5)[subject + 2], torch.eye(6)
+    >>> [round(ul.measures.fact_only(x, x, relation, subject), 9) for x in (words, facts)]
+    [0.0, 1.0]
     """
     pair = Pair.of(x, y)
-    labels = checked_labels(relation, "relation", pair.n), checked_labels(subject, "subject", pair.n)
-    return float(pair.fact_specific(*map(Groups.of, labels)))
+    return float(pair.fact_only(_additive(relation, subject, pair.n)))
+
+
+def fact_only_by_fact(
+    x: Float[Tensor, "fact d_model"],
+    y: Float[Tensor, "fact d_model"],
+    relation: Int[Tensor, " fact"],
+    subject: Int[Tensor, " fact"],
+) -> Float[Tensor, " fact"]:
+    """What every fact adds to `fact_only`, which is their mean: `(cos(e_i, f_i) - across) / (1 - within)`.
+
+    nan for facts that are left out there. Raises ValueError as `unification` does.
+    """
+    pair = Pair.of(x, y)
+    return pair.fact_only_by_fact(_additive(relation, subject, pair.n))
 
 
 def unification_variants(
@@ -92,7 +115,9 @@ def unification_variants(
       published formula is said to conflict with its prose and is not public; that it counts a state's
       similarity to itself is our reading of the conflict. It tends to `unification` as the facts become many.
     - `centred`: each language's mean state subtracted first, so that a constant language offset does not
-      count.
+      count, and different facts *across* languages as the baseline: `(mean_i cos(x_i, y_i) - across) / (1 - within)`.
+      Subtracting the mean turns different facts away from each other, by 1 / facts; both baselines carry it, so that
+      unrelated states score 0 at any size.
     - `retrieval_at_1`: share of facts whose nearest state in the other language, by cosine, is their own;
       both directions averaged, ties counted as fractions; chance is 1 / facts.
     - `linear_cka`: centred kernel alignment (Kornblith et al. 2019, arXiv 1905.00414). It ignores rotations,
@@ -102,13 +127,13 @@ def unification_variants(
     - `shuffled_within_relation`: control, only where `relation` is given; the other fact is of the same
       relation. Facts alone in their relation have no partner and are left out of the mean; nan if all facts
       are alone.
-    - `fact_specific`: as the function of that name, where `relation` and `subject` are given.
+    - `fact_only`: as the function of that name, where `relation` and `subject` are given.
     - `matched_cosine`, `baseline_cosine`: the two ingredients of `unification`.
 
     All keep the baseline of `unification` but those that name their own. nan and ValueError as for
     `unification`, and ValueError for a `relation` that is not `[fact]`.
     """
-    pair, centred = Pair.of(x, y), Pair(directions(x, centred=True), directions(y, centred=True))
+    pair, centred = Pair.of(x, y), Pair(States(_centred(x)), States(_centred(y)))
     n = pair.n
     # Of the n * n pairs within a language, n pair a state with itself, at cosine 1.
     with_self = (1 + (n - 1) * pair.baseline) / n
@@ -116,7 +141,7 @@ def unification_variants(
         "unification": pair.unification,
         "cross_baseline": _score(pair.matched, pair.across),
         "self_similarity": _score(pair.matched, with_self),
-        "centred": centred.unification,
+        "centred": centred.unbiased,
         "retrieval_at_1": _retrieval_at_1(pair.u, pair.v),
         "linear_cka": _linear_cka(x, y),
         "shuffled": pair.shuffled(Partners.of(np.zeros(n), seed)),
@@ -125,8 +150,7 @@ def unification_variants(
         relation = checked_labels(relation, "relation", n)
         scores["shuffled_within_relation"] = pair.shuffled(Partners.of(relation, seed))
         if subject is not None:
-            subject = checked_labels(subject, "subject", n)
-            scores["fact_specific"] = pair.fact_specific(Groups.of(relation), Groups.of(subject))
+            scores["fact_only"] = pair.fact_only(_additive(relation, subject, n))
     scores |= {"matched_cosine": pair.matched, "baseline_cosine": pair.baseline}
     return {name: float(score) for name, score in scores.items()}
 
@@ -138,10 +162,10 @@ def of_languages(
 
     Raises ValueError for fewer than 2 languages or facts, or states that are not finite.
     """
-    units = _units(checked_states(states.flatten(0, -2), "states")).view(states.shape)
     if min(states.shape[-3:-1]) < 2:
         raise ValueError(f"states has shape {list(states.shape)}; it must hold at least 2 languages and 2 facts")
-    pairs = [Pair(u, v) for u, v in combinations(units.unbind(-3), 2)]
+    rows = checked_states(states.flatten(0, -2), "states").view(states.shape)
+    pairs = [Pair(x, y) for x, y in combinations(map(States, rows.unbind(-3)), 2)]
     return {name: torch.stack([score(pair) for pair in pairs]).mean(0) for name, score in scores.items()}
 
 
@@ -178,15 +202,97 @@ class Partners(NamedTuple):
         return cls(torch.from_numpy(np.concatenate(facts)), torch.from_numpy(np.concatenate(partners)))
 
 
+class Additive(NamedTuple):
+    """What an additive fit of two labels leaves of facts' states, worked out but for the states."""
+
+    fact: Int[Tensor, " left"]
+    """Facts of which something can be left."""
+    groups: Groups
+    """Of these, by the label that has more values."""
+    size: Float[Tensor, "group 1"]
+    basis: Float[Tensor, "left other"]
+    """Orthonormal directions in which the other label explains what differs within groups."""
+
+    @classmethod
+    def of(cls, relation: Int[ndarray, " fact"], subject: Int[ndarray, " fact"]) -> Additive:
+        """Facts of one label share its part."""
+        fact = np.arange(len(relation))
+        fit, left = cls._of_some(fact, relation, subject)
+        # Facts that are explained whatever their states bear on no other fact's rest.
+        return fit if left.all() else cls._of_some(fact[left], relation, subject)[0]
+
+    @classmethod
+    def _of_some(
+        cls, fact: Int[ndarray, " some"], relation: Int[ndarray, " fact"], subject: Int[ndarray, " fact"]
+    ) -> tuple[Additive, Bool[ndarray, " some"]]:
+        """The fit to some facts, and of which of them something can be left."""
+        numbers = [np.unique(label[fact], return_inverse=True)[1] for label in (relation, subject)]
+        few, many = sorted(numbers, key=lambda label: label.max(initial=-1))
+        groups = Groups.of(many)
+        size = np.bincount(many).astype(float)[:, None]
+        hats = np.eye(few.max(initial=-1) + 1)[few]
+        shares = np.zeros((groups.n, hats.shape[1]))
+        np.add.at(shares, many, hats)
+        within = hats - (shares / size)[many]
+        variance, axes = np.linalg.eigh(within.T @ within)
+        found = variance > ROUNDING
+        basis = within @ axes[:, found] / np.sqrt(variance[found])
+        left = 1 - 1 / size[many, 0] - np.square(basis).sum(1) > ROUNDING
+        return cls(torch.from_numpy(fact), groups, torch.from_numpy(size), torch.from_numpy(basis)), left
+
+    def rests(self, states: Float[Tensor, "*lead fact d_model"]) -> Float[Tensor, "*lead left d_model"]:
+        """What the fit leaves, at length one; zero where that is rounding alone."""
+        states = states.index_select(-2, self.fact)
+        means = _sums_by_group(states, self.groups) / self.size
+        rests = states - means.index_select(-2, self.groups.index)
+        rests -= self.basis @ (self.basis.mT @ rests)
+        length = rests.norm(dim=-1, keepdim=True)
+        something = length > ROUNDING * states.norm(dim=-1, keepdim=True)
+        return rests * torch.where(something, 1 / length, 0.0)
+
+
+def _additive(relation: Int[Tensor, " fact"], subject: Int[Tensor, " fact"], n: int) -> Additive:
+    return Additive.of(checked_labels(relation, "relation", n), checked_labels(subject, "subject", n))
+
+
+class States:
+    """One language's states, and what is made of them once, for every pair that the language is in."""
+
+    def __init__(self, rows: Float[Tensor, "*lead fact d_model"]) -> None:
+        """`rows` in double precision."""
+        self.rows = rows
+        self._rests: dict[int, tuple[Additive, States]] = {}
+
+    @classmethod
+    def of_units(cls, units: Float[Tensor, "*lead fact d_model"]) -> States:
+        """Of rows that are of length one, or zero."""
+        states = cls(units)
+        states.units = units
+        return states
+
+    @cached_property
+    def units(self) -> Float[Tensor, "*lead fact d_model"]:
+        """At length one."""
+        return _units(self.rows)
+
+    def rests(self, words: Additive) -> States:
+        """What is left of them when an additive fit is taken off."""
+        if id(words) not in self._rests:
+            self._rests[id(words)] = words, States.of_units(words.rests(self.rows))
+        return self._rests[id(words)][1]
+
+
 class Pair:
     """Two languages' states of the same facts, at length one: what similarity there is, and what to compare it with.
 
     States may have leading dimensions, such as layers, which every result has, too.
     """
 
-    def __init__(self, u: Float[Tensor, "*lead fact d_model"], v: Float[Tensor, "*lead fact d_model"]) -> None:
-        """Rows of `u` and `v` are of length one."""
-        self.u, self.v, self.n = u, v, u.shape[-2]
+    def __init__(self, x: States, y: States) -> None:
+        """Row i of both is the same fact."""
+        self.x, self.y = x, y
+        self.u, self.v = x.units, y.units
+        self.n = self.u.shape[-2]
 
     @classmethod
     def of(cls, x: Float[Tensor, "fact d_model"], y: Float[Tensor, "fact d_model"]) -> Pair:
@@ -196,7 +302,7 @@ class Pair:
             raise ValueError(f"y has shape {list(y.shape)} and x {list(x.shape)}; row i of both must be the same fact")
         if len(x) < 2:
             raise ValueError(f"x and y hold {len(x)} fact(s); a baseline of different facts needs at least 2")
-        return cls(_units(x), _units(y))
+        return cls(States(x), States(y))
 
     @cached_property
     def matched(self) -> Float[Tensor, "*lead"]:
@@ -233,9 +339,28 @@ class Pair:
         u, v = self.u.index_select(-2, partners.fact), self.v.index_select(-2, partners.partner)
         return _score(_dots(u, v) / len(partners.fact), self.baseline)
 
-    def fact_specific(self, relation: Groups, subject: Groups) -> Float[Tensor, "*lead"]:
+    @property
+    def unbiased(self) -> Float[Tensor, "*lead"]:
+        """`(matched - across) / (1 - baseline)`: 0 in the mean for unrelated states that sum to zero, at any size."""
+        return (self.matched - self.across) / _room(self.baseline)
+
+    def fact_only(self, words: Additive) -> Float[Tensor, "*lead"]:
+        """As the function of that name; `words` are the fit of relation and subject."""
+        if not len(words.fact):
+            return torch.full(self.u.shape[:-2], torch.nan, dtype=self.u.dtype)
+        return self._rests(words).unbiased
+
+    def fact_only_by_fact(self, words: Additive) -> Float[Tensor, "*lead fact"]:
         """As the function of that name."""
-        return _score(self.matched, torch.fmax(self.within(relation), self.within(subject)))
+        scores = torch.full(self.u.shape[:-1], torch.nan, dtype=self.u.dtype)
+        if len(words.fact):
+            rests = self._rests(words)
+            own, across, room = (rests.u * rests.v).sum(-1), rests.across, _room(rests.baseline)
+            scores[..., words.fact] = (own - across[..., None]) / room[..., None]
+        return scores
+
+    def _rests(self, words: Additive) -> Pair:
+        return Pair(self.x.rests(words), self.y.rests(words))
 
     def within(self, groups: Groups) -> Float[Tensor, "*lead"]:
         """Mean of `cos(u_i, v_j)` over i != j of one group; nan if every group has one fact."""
@@ -277,8 +402,12 @@ def _sums_by_group(u: Float[Tensor, "*lead fact d_model"], groups: Groups) -> Fl
 
 def _score(similarity: Float[Tensor, "*lead"], baseline: Float[Tensor, "*lead"]) -> Float[Tensor, "*lead"]:
     """What similarity there is beyond the baseline, of what there could be; nan where there could be none."""
+    return (similarity - baseline) / _room(baseline)
+
+
+def _room(baseline: Float[Tensor, "*lead"]) -> Float[Tensor, "*lead"]:
     room = 1 - baseline
-    return (similarity - baseline) / torch.where(room > ROUNDING, room, torch.nan)
+    return torch.where(room > ROUNDING, room, torch.nan)
 
 
 def _retrieval_at_1(u: Float[Tensor, "fact d_model"], v: Float[Tensor, "fact d_model"]) -> float:
@@ -325,7 +454,7 @@ def checkerboard_contrast(
     """
     pair = Pair.of(states_a, states_b)
     groups = Groups.of(checked_labels(relation, "relation", pair.n))
-    within = (Pair(pair.u, pair.u).within(groups) + Pair(pair.v, pair.v).within(groups)) / 2
+    within = (Pair(pair.x, pair.x).within(groups) + Pair(pair.y, pair.y).within(groups)) / 2
     return float(within - pair.matched)
 
 
@@ -340,17 +469,20 @@ def of_all_pairs(
     `partners` is the other fact that each fact is paired with in `centred_shuffled`, for each pair of languages.
     """
     scores = {}
-    for name, centred in (("unification", False), ("centred", True)):
+    for centred in (False, True):
         units = torch.stack([directions(x, centred) for x in states])
         cosines = torch.einsum("and,bmd->abnm", units, units)
         n = cosines.shape[-1]
         own = cosines.diagonal(dim1=0, dim2=1).permute(2, 0, 1)  # [language, fact, fact]
         different = (own.sum((1, 2)) - own.diagonal(dim1=1, dim2=2).sum(1)) / (n * (n - 1))
         baseline = (different[:, None] + different) / 2
-        scores[name] = _score(cosines.diagonal(dim1=2, dim2=3).mean(-1), baseline)
+        matched = cosines.diagonal(dim1=2, dim2=3).mean(-1)
         if centred:
-            scores["centred_shuffled"] = _score(cosines.gather(3, partners[..., None]).mean((2, 3)), baseline)
+            across, room = (cosines.mean((2, 3)) * n - matched) / (n - 1), _room(baseline)
+            scores["centred"] = (matched - across) / room
+            scores["centred_shuffled"] = (cosines.gather(3, partners[..., None]).mean((2, 3)) - across) / room
         else:
+            scores["unification"] = _score(matched, baseline)
             nearest = [cosines >= cosines.amax(dim, keepdim=True) - TIE for dim in (2, 3)]
             shares = [x.diagonal(dim1=2, dim2=3) / x.sum(dim) for dim, x in zip((2, 3), nearest, strict=True)]
             scores["retrieval_at_1"] = (shares[0].mean(-1) + shares[1].mean(-1)) / 2

@@ -72,9 +72,10 @@ def answers(pretrained: Pretrained, facts: Facts, *, progress: bool = True) -> p
 
     Some words are likely whatever is asked, and long ones are unlikely, so `calibrated` asks the same of
     log-probabilities less their mean over the questions of the relation in the language that offer the answer (after
-    Zhao et al. 2021, arXiv 2102.09690, without their neutral prompts). An answer that one prompt alone offers has no
-    such mean, and does not count there; where no right answer has one, or no alternative, `calibrated` is NA (and the
-    column pandas' nullable `boolean`).
+    Zhao et al. 2021, arXiv 2102.09690, without their neutral prompts). Where answers are of unequal frequency, what is
+    taken off is in part knowledge, and `calibrated` may be the lower of the two (`measures.without_prior`): show both.
+    An answer that one prompt alone offers has no such mean, and does not count there; where no right answer has one, or
+    no alternative, `calibrated` is NA (and the column pandas' nullable `boolean`).
 
     Raises ValueError if `facts` is no fact set, a prompt and answer are longer than the model's context, an answer adds
     no token, or a prompt and its answers begin with no token in common.

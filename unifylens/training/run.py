@@ -24,7 +24,7 @@ from unifylens.model import Parameters, shape_of, with_parameters
 from unifylens.patching.stream import Model
 from unifylens.training import disk
 
-DATA_FORMAT = 2
+DATA_FORMAT = 3
 """Part of every run's key. Raise it when training (also under imposed attention) or what is stored changes."""
 
 WEIGHTS, HISTORY, EXPERIMENT, MANIFEST = (
