@@ -195,11 +195,11 @@ def test_ctrl_c_leaves_no_kernel_and_keeps_what_was_recorded(project, two_slots)
             time.sleep(0.05)
         signal.raise_signal(signal.SIGINT)
 
-    before = signal.getsignal(signal.SIGINT)
+    given = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
     threading.Thread(target=press, daemon=True).start()
     with pytest.raises(KeyboardInterrupt):
         reproduce.main([])
-    assert signal.getsignal(signal.SIGINT) is before
+    assert signal.signal(signal.SIGINT, given) is signal.default_int_handler
     assert not psutil.pid_exists(int(pid.read_text()))
     assert [path.name for path in (project / "build").iterdir()] == ["figures"]
     assert (project / "build/figures/claims.json").exists()

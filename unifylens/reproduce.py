@@ -51,17 +51,17 @@ WIDGET = "application/vnd.jupyter.widget-view+json"
 
 SECONDS = {
     "00_quickstart": 30,
-    "01_the_dish": 234,
-    "02_phases": 552,
+    "01_the_dish": 198,
+    "02_phases": 504,
     "03_unification_score": 54,
-    "04_unification_and_transfer": 276,
-    "05_activation_patching": 612,
-    "06_language_subspace": 186,
-    "07_informativeness": 228,
-    "08_extractability": 408,
-    "09_tokenization": 450,
-    "10_turning_transfer_up_and_down": 174,
-    "11_phase_diagram": 270,
+    "04_unification_and_transfer": 222,
+    "05_activation_patching": 426,
+    "06_language_subspace": 120,
+    "07_informativeness": 168,
+    "08_extractability": 270,
+    "09_tokenization": 360,
+    "10_turning_transfer_up_and_down": 120,
+    "11_phase_diagram": 216,
     "90_use_unifylens_on_your_model": 24,
 }
 """What each notebook takes with one core, in order from an empty store (the README's minutes)."""
