@@ -48,7 +48,8 @@ RANGES: dict[str, tuple[float, float]] = {
 FIXED: dict[str, Any] = {"train.batch_size": 160, "train.n_evaluations": 8, "train.n_checkpoints": 1}
 
 STEPS = (300, 400, 600, 800, 1200)
-"""Of a dish: the fewest at which, on a tuning seed, copies of every kind are recalled (`RECALLED`) in all conditions."""
+"""Of a dish: the fewest at which, on a tuning seed, copies of every kind are recalled (`RECALLED`) at no, some and many
+parallel facts; the most where none of them suffices."""
 
 RECALLED = 0.98
 
@@ -93,8 +94,8 @@ def _settings(point: np.ndarray) -> dict[str, Any]:
     return settings | {name: float(f"{value:.2g}") for name, value in numbers.items()} | FIXED
 
 
-def random_dishes() -> Design:
-    """Every condition in every dish; labels dish, condition, seed. Conditions of a seed share facts, words, first weights.
+def across_dishes() -> Design:
+    """Every condition in every dish; labels dish, condition, seed. Conditions of a seed share facts and first weights.
 
     Raises ValueError where a dish has no steps in `random_dishes.toml`.
     """

@@ -52,6 +52,8 @@ class Claim:
     """What the test as it stands changed since the attempt before, in a few words."""
     limits: Mapping[str, float] = field(default_factory=dict)
     """Further numbers that were set before the run, by name."""
+    dish: Mapping[str, Any] = field(default_factory=dict)
+    """What it says of one dish drawn at random: `effect_name`, `threshold` and `direction`."""
 
     @property
     def needs(self) -> str:
@@ -68,6 +70,12 @@ class Claim:
     def passes(self, low: float, high: float) -> bool:
         """Whether the bound of the effect's interval that is nearer to failing passes the threshold."""
         return _passes(low, high, self.direction, self.threshold)
+
+    def passes_in_dish(self, effect: float) -> bool:
+        """Whether a dish's effect passes. Raises ValueError where the ledger has no test of one dish."""
+        if not self.dish:
+            raise ValueError(f"{self.id} has no test of a single dish; allowed: claims with `dish` in the ledger")
+        return _passes(effect, effect, self.dish["direction"], self.dish["threshold"])
 
     def control_passes(self, low: float, high: float) -> bool:
         """The same of the interval of a control with seeds."""
