@@ -39,7 +39,14 @@ class Record:
     `seeds`, `profile`."""
 
     def __repr__(self) -> str:
-        return f"{self.id} {self.verdict if self.holds else 'NOT held'}: {self._found()}"
+        recorded = CLAIMS[self.id]
+        wide = self.seeds < recorded.seeds and not self.holds and recorded.verdict != "not held"
+        rest = (
+            f" (recorded with {recorded.seeds} seeds, which make a shorter interval: {recorded.verdict})"
+            if wide
+            else ""
+        )
+        return f"{self.id} {self.verdict if self.holds else 'NOT held'}: {self._found()}{rest}"
 
     def _found(self) -> str:
         effect = f"{CLAIMS[self.id].effect_name} {self.interval}"
