@@ -47,7 +47,7 @@ __all__ = [
 LEAST_DRAWS = 200
 """Behind the quantile of a permuted control."""
 
-OTHER_SEEDS = "the same test with another number of seeds than is recorded"
+FEWER_SEEDS = "the same test with fewer seeds than are recorded"
 
 SWAP_UNIFIED_AT_LEAST = CLAIMS["B2"].limits["unified_at_least"]
 SWAP_SEPARATE_AT_MOST = CLAIMS["B2"].limits["separate_at_most"]
@@ -117,7 +117,7 @@ def record(
         range=claim.range if passed else "",
     )
     today = datetime.now(UTC).date().isoformat()
-    changed = claim.changed if len(seeds) == claim.seeds else OTHER_SEEDS
+    changed = FEWER_SEEDS if judgement.few else claim.changed
     judgement = replace(judgement, attempts=[attempt(judgement, changed, today)])
     folder = figures_dir()
     save_records([judgement], folder)

@@ -39,14 +39,10 @@ class Record:
     `seeds`, `profile`."""
 
     def __repr__(self) -> str:
-        recorded = CLAIMS[self.id]
-        wide = self.seeds < recorded.seeds and not self.holds and recorded.verdict != "not held"
-        rest = (
-            f" (recorded with {recorded.seeds} seeds, which make a shorter interval: {recorded.verdict})"
-            if wide
-            else ""
-        )
-        return f"{self.id} {self.verdict if self.holds else 'NOT held'}: {self._found()}{rest}"
+        recorded, text = CLAIMS[self.id], f"{self.id} {self.verdict if self.holds else 'NOT held'}: {self._found()}"
+        if self.few and not self.holds and recorded.verdict != "not held":
+            text += f" (recorded with {recorded.seeds} seeds, which make a shorter interval: {recorded.verdict})"
+        return text
 
     def _found(self) -> str:
         effect = f"{CLAIMS[self.id].effect_name} {self.interval}"
@@ -64,6 +60,11 @@ class Record:
         return _interval(self.effect, self.ci_low, self.ci_high)
 
     @property
+    def few(self) -> bool:
+        """Whether it has fewer seeds than are behind what the project has recorded."""
+        return self.seeds < CLAIMS[self.id].seeds
+
+    @property
     def agrees(self) -> bool:
         """Whether the run agrees with what the project has recorded (the ledger's `verdict`).
 
@@ -71,13 +72,12 @@ class Record:
         are wider than thresholds were set for. A control that the record says passes must pass in any case.
         """
         recorded, control = CLAIMS[self.id], self.control
-        few = self.seeds < recorded.seeds
         control_holds = control["holds"]
-        if few and control["kind"] == "seeds":
+        if self.few and control["kind"] == "seeds":
             control_holds = recorded.control_passes(control["value"], control["value"])
         if recorded.verdict == "not held":
             return not self.holds and (control_holds or not recorded.control_holds)
-        return control_holds and (recorded.passes(self.effect, self.effect) if few else self.holds)
+        return control_holds and (recorded.passes(self.effect, self.effect) if self.few else self.holds)
 
     def check(self) -> "Record":
         """Return the record itself, having said what was found and needed if that is not what the project recorded.
