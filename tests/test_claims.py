@@ -172,6 +172,19 @@ def test_records_are_replaced_and_kept_in_the_registry_order(figures):
     assert [p.name for p in figures.iterdir()] == ["claims.json"]
 
 
+def test_a_run_with_fewer_seeds_than_are_recorded_says_so(recorded):
+    recorded(seeds=10, changed="ten seeds")
+    effect = [0.7, 0.95, 0.99]
+    found = record("T1", effect=effect, control=LOW[:3], seeds=range(3))
+    assert not found.holds and found.agrees and found.few
+    assert repr(found).endswith("(recorded with 10 seeds, which make a shorter interval: held)")
+    assert [a["changed"] for a in found.attempts] == ["the same test with fewer seeds than are recorded"]
+    recorded(seeds=3, changed="three seeds")
+    again = record("T1", effect=effect, control=LOW[:3], seeds=range(3))
+    assert not again.few and not again.agrees and "recorded with" not in repr(again)
+    assert again.attempts[-1]["changed"] == "three seeds"
+
+
 def test_every_attempt_is_kept_and_the_same_again_is_none(recorded):
     record("T1", effect=HIGH, control=LOW, seeds=SEEDS)
     record("T1", effect=HIGH, control=LOW, seeds=SEEDS)

@@ -47,6 +47,8 @@ __all__ = [
 LEAST_DRAWS = 200
 """Behind the quantile of a permuted control."""
 
+FEWER_SEEDS = "the same test with fewer seeds than are recorded"
+
 SWAP_UNIFIED_AT_LEAST = CLAIMS["B2"].limits["unified_at_least"]
 SWAP_SEPARATE_AT_MOST = CLAIMS["B2"].limits["separate_at_most"]
 SEPARATE_BELOW = CLAIMS["C3"].limits["separate_below"]
@@ -115,7 +117,8 @@ def record(
         range=claim.range if passed else "",
     )
     today = datetime.now(UTC).date().isoformat()
-    judgement = replace(judgement, attempts=[attempt(judgement, claim.changed, today)])
+    changed = FEWER_SEEDS if judgement.few else claim.changed
+    judgement = replace(judgement, attempts=[attempt(judgement, changed, today)])
     folder = figures_dir()
     save_records([judgement], folder)
     if not reported():

@@ -39,7 +39,10 @@ class Record:
     `seeds`, `profile`."""
 
     def __repr__(self) -> str:
-        return f"{self.id} {self.verdict if self.holds else 'NOT held'}: {self._found()}"
+        recorded, text = CLAIMS[self.id], f"{self.id} {self.verdict if self.holds else 'NOT held'}: {self._found()}"
+        if self.few and not self.holds and recorded.verdict != "not held":
+            text += f" (recorded with {recorded.seeds} seeds, which make a shorter interval: {recorded.verdict})"
+        return text
 
     def _found(self) -> str:
         effect = f"{CLAIMS[self.id].effect_name} {self.interval}"
@@ -57,6 +60,11 @@ class Record:
         return _interval(self.effect, self.ci_low, self.ci_high)
 
     @property
+    def few(self) -> bool:
+        """Whether it has fewer seeds than are behind what the project has recorded."""
+        return self.seeds < CLAIMS[self.id].seeds
+
+    @property
     def agrees(self) -> bool:
         """Whether the run agrees with what the project has recorded (the ledger's `verdict`).
 
@@ -64,13 +72,12 @@ class Record:
         are wider than thresholds were set for. A control that the record says passes must pass in any case.
         """
         recorded, control = CLAIMS[self.id], self.control
-        few = self.seeds < recorded.seeds
         control_holds = control["holds"]
-        if few and control["kind"] == "seeds":
+        if self.few and control["kind"] == "seeds":
             control_holds = recorded.control_passes(control["value"], control["value"])
         if recorded.verdict == "not held":
             return not self.holds and (control_holds or not recorded.control_holds)
-        return control_holds and (recorded.passes(self.effect, self.effect) if few else self.holds)
+        return control_holds and (recorded.passes(self.effect, self.effect) if self.few else self.holds)
 
     def check(self) -> "Record":
         """Return the record itself, having said what was found and needed if that is not what the project recorded.
@@ -230,8 +237,13 @@ def readme_with(readme: str, records: Iterable[Record]) -> str:
 
 
 def shipped_records() -> list[Record]:
-    """Of every claim, in the ledger's order, what the project ships: from the `full` profile where that was run."""
-    by_id = {r.id: r for size in PROFILES for r in load_records(published_dir(size))}
+    """Of every claim, in the ledger's order, what the project ships: from the `full` profile where that was run.
+
+    Its attempts are those of both profiles.
+    """
+    by_id: dict[str, Record] = {}
+    for r in (r for size in PROFILES for r in load_records(published_dir(size))):
+        by_id[r.id] = r.after(by_id[r.id].attempts) if r.id in by_id else r
     return [by_id[i] for i in CLAIMS if i in by_id]
 
 
