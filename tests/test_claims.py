@@ -55,9 +55,10 @@ def test_a_claim_that_holds(figures):
     assert "\n" not in repr(found) and "T1 held: gap 0.92" in repr(found)
     assert set(json.loads((figures / "claims.json").read_text())[0]) == {
         *("id", "statement", "notebook", "profile", "effect", "ci_low", "ci_high", "seeds"),
-        *("control", "threshold", "verdict", "range", "how_far", "attempts"),
+        *("control", "threshold", "verdict", "range", "how_far", "values", "attempts"),
     }
     assert load_records() == [found]
+    assert (found.values, found.control["values"]) == (HIGH, LOW), "so that another interval can be made of them"
 
 
 def test_the_bound_decides_and_not_the_mean():
@@ -355,7 +356,28 @@ def test_the_readme_shows_the_committed_records(monkeypatch):
     shipped = claims.shipped_records()
     assert readme == claims.readme_with(readme, shipped), "run: python -m unifylens.evidence.claims"
     assert [r.id for r in shipped] == [i for i in CLAIMS if i[0] != "T"]
-    assert {r.id for r in shipped if r.profile == "quick"} == {"B4", "C11"} and {r.seeds for r in shipped} == {4, 10}
+    assert {r.profile for r in shipped if r.seeds == 10} == {"full"} and {r.seeds for r in shipped} <= {4, 10}
+
+
+def test_what_is_shipped_of_a_claim_is_of_its_test_as_it_stands(recorded, monkeypatch, tmp_path):
+    monkeypatch.setattr("unifylens.evidence.records.published_dir", lambda size: tmp_path / size)
+
+    def publish(size, effect, seeds):
+        monkeypatch.setenv("UNIFYLENS_PROFILE", size)
+        monkeypatch.setenv("UNIFYLENS_FIGURES", str(tmp_path / size))
+        record("T1", effect=effect, control=LOW, seeds=seeds)
+
+    recorded(seeds=5)
+    publish("full", HIGH, SEEDS)
+    publish("quick", HIGH[:4], SEEDS[:4])
+    (shipped,) = claims.shipped_records()
+    assert (shipped.profile, len(shipped.attempts)) == ("full", 2), "more seeds of the same test"
+    recorded(seeds=4, changed="another schedule")
+    publish("quick", LOW[:4], SEEDS[:4])
+    (shipped,) = claims.shipped_records()
+    told = [(a["profile"], a["changed"]) for a in shipped.attempts]
+    assert shipped.profile == "quick" and shipped.verdict == "not held", "ten seeds of another test decide nothing"
+    assert told[-1] == ("quick", "another schedule") and ("full", "first run") in told
 
 
 def test_folders(monkeypatch, tmp_path):

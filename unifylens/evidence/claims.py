@@ -16,6 +16,7 @@ from unifylens.environment import figures_dir, profile, reported
 from unifylens.evidence import ledger
 from unifylens.evidence.ledger import CLAIMS, Claim
 from unifylens.evidence.records import (
+    FEWER_SEEDS,
     Record,
     attempt,
     claims_table,
@@ -46,8 +47,6 @@ __all__ = [
 
 LEAST_DRAWS = 200
 """Behind the quantile of a permuted control."""
-
-FEWER_SEEDS = "the same test with fewer seeds than are recorded"
 
 SWAP_UNIFIED_AT_LEAST = CLAIMS["B2"].limits["unified_at_least"]
 SWAP_SEPARATE_AT_MOST = CLAIMS["B2"].limits["separate_at_most"]
@@ -115,6 +114,7 @@ def record(
         threshold=claim.needs,
         verdict="not held" if not passed else "held in part" if claim.range else "held",
         range=claim.range if passed else "",
+        values=[] if effect is None else _rounded(values),
     )
     today = datetime.now(UTC).date().isoformat()
     changed = FEWER_SEEDS if judgement.few else claim.changed
@@ -141,7 +141,7 @@ def _control(
         holds, quantile = claim.beyond_chance(effect, values)
         return told | {"value": round(quantile, 6), "draws": len(values), "holds": holds}
     mean, low, high = mean_interval(values, claim.control_within or ANYWHERE)
-    numbers = {"value": round(mean, 6), "ci_low": round(low, 6), "ci_high": round(high, 6)}
+    numbers = {"value": round(mean, 6), "ci_low": round(low, 6), "ci_high": round(high, 6), "values": _rounded(values)}
     return told | numbers | {"holds": claim.control_passes(low, high)}
 
 
@@ -158,6 +158,10 @@ def _values(name: str, values: Sequence[float] | np.ndarray | None) -> Float[np.
     if array.ndim != 1 or len(array) < 2 or not np.isfinite(array).all():
         raise ValueError(f"{name}: got {values!r}; allowed: two or more finite numbers in one dimension")
     return array
+
+
+def _rounded(values: Float[np.ndarray, " n"]) -> list[float]:
+    return [round(float(value), 6) for value in values]
 
 
 if __name__ == "__main__":

@@ -11,6 +11,8 @@ from unifylens.evidence.ledger import CLAIMS, Claim, Verdict, attempts_before, c
 from unifylens.measures.intervals import share_interval
 
 HOW_FAR = "how_far.json"
+FEWER_SEEDS = "the same test with fewer seeds than are recorded"
+"""What changed in an attempt that only has fewer seeds."""
 README_START, README_END = "<!-- claims:start -->", "<!-- claims:end -->"
 
 
@@ -27,13 +29,15 @@ class Record:
     ci_high: float
     seeds: int
     control: dict[str, Any]
-    """`name`, `kind`, `value`, what it `needs` and whether it `holds`; `ci_low` and `ci_high` where it has seeds, the
-    number of `draws` where it is permuted, whose `value` is their quantile."""
+    """`name`, `kind`, `value`, what it `needs` and whether it `holds`; `ci_low`, `ci_high` and `values` where it has
+    seeds, the number of `draws` where it is permuted, whose `value` is their quantile."""
     threshold: str
     verdict: Verdict
     range: str = ""
     how_far: dict[str, float] | None = None
     """Share of randomly drawn dishes in which the claim's test passes (`share`, `ci_low`, `ci_high`, `dishes`)."""
+    values: list[float] = field(default_factory=list)
+    """The effect seed by seed, where it is their mean; a control with seeds has its own `values`."""
     attempts: list[dict[str, Any]] = field(default_factory=list)
     """Outcomes, the first one first: `date`, what `changed`, `effect`, `ci_low`, `ci_high`, `control`, `verdict`,
     `seeds`, `profile`."""
@@ -63,6 +67,11 @@ class Record:
     def few(self) -> bool:
         """Whether it has fewer seeds than are behind what the project has recorded."""
         return self.seeds < CLAIMS[self.id].seeds
+
+    @property
+    def current(self) -> bool:
+        """Whether its last attempt is of the test as it stands now, not of an earlier one."""
+        return self.attempts[-1]["changed"] in (CLAIMS[self.id].changed, FEWER_SEEDS)
 
     @property
     def agrees(self) -> bool:
@@ -237,13 +246,18 @@ def readme_with(readme: str, records: Iterable[Record]) -> str:
 
 
 def shipped_records() -> list[Record]:
-    """Of every claim, in the ledger's order, what the project ships: from the `full` profile where that was run.
+    """Of every claim, in the ledger's order, what the project ships: from the `full` profile where its test was run there.
 
     Its attempts are those of both profiles.
     """
     by_id: dict[str, Record] = {}
     for r in (r for size in PROFILES for r in load_records(published_dir(size))):
-        by_id[r.id] = r.after(by_id[r.id].attempts) if r.id in by_id else r
+        if r.id not in by_id:
+            by_id[r.id] = r
+        elif r.current:
+            by_id[r.id] = r.after(by_id[r.id].attempts)
+        else:
+            by_id[r.id] = by_id[r.id].after(r.attempts)
     return [by_id[i] for i in CLAIMS if i in by_id]
 
 
