@@ -23,10 +23,14 @@ TRUE = {  # transfer, without other answers, without the prior, unification, fac
 COLUMNS = ("transfer", "transfer_choice", "transfer_corrected", "unification", "fact_only")
 
 
-def finals(*tables):
+def learnt(condition):
+    return 1.0
+
+
+def finals(*tables, recall=learnt):
     """Two seeds, which differ by a hair, of dishes with ten objects a relation."""
     return pd.DataFrame(
-        {"dish": dish, "condition": condition, "seed": seed, "n_objects": 10, "recall": 1.0}
+        {"dish": dish, "condition": condition, "seed": seed, "n_objects": 10, **dict.fromkeys(how_far.RECALLS, recall(condition))}
         | {name: value + (0.001 if seed else -0.001) for name, value in zip(COLUMNS, values, strict=True)}
         for dish, table in enumerate(tables)
         for condition, values in table.items()
@@ -53,19 +57,19 @@ FALSE = {
 
 def passes(table):
     found = how_far.effects(finals(table))
-    return dict(zip(found["claim"], found["passes"], strict=True))
+    return {claim_id: outcome == "passes" for claim_id, outcome in zip(found["claim"], found["outcome"], strict=True)}
 
 
 def test_every_claim_passes_in_a_dish_where_it_is_true_and_fails_where_it_is_not():
-    assert passes(TRUE) == dict.fromkeys(how_far.EFFECTS, True)
-    assert FALSE.keys() == how_far.EFFECTS.keys()
+    assert passes(TRUE) == dict.fromkeys(how_far.TESTS, True)
+    assert FALSE.keys() == how_far.TESTS.keys()
     for claim_id, table in FALSE.items():
         assert not passes(table)[claim_id], claim_id
 
 
 def test_the_ledger_says_what_each_test_of_a_dish_asks():
-    assert {i for i, claim in CLAIMS.items() if claim.dish} == set(how_far.EFFECTS)
-    for claim_id in how_far.EFFECTS:
+    assert {i for i, claim in CLAIMS.items() if claim.dish} == set(how_far.TESTS)
+    for claim_id in how_far.TESTS:
         assert CLAIMS[claim_id].dish.keys() == {"effect_name", "threshold", "direction"}
     with pytest.raises(ValueError, match="B2 has no test of a single dish"):
         CLAIMS["B2"].passes_in_dish(1.0)
@@ -74,7 +78,13 @@ def test_the_ledger_says_what_each_test_of_a_dish_asks():
 def test_where_nothing_transfers_nothing_is_shown():
     nowhere = {name: (0.1, 0.1, 0.1, u, f) for name, (_, _, _, u, f) in TRUE.items()}
     found = how_far.effects(finals(nowhere)).set_index("claim")
-    assert np.isnan(found.loc["C3", "effect"]) and not found.loc["C3", "passes"]
+    assert np.isnan(found.loc["C3", "effect"]) and found.loc["C3", "outcome"] == "fails"
+
+
+def test_what_was_not_learnt_or_forgotten_is_not_judged():
+    forgotten = finals(TRUE, recall=lambda condition: 0.5 if condition == "early parallel facts" else 1.0)
+    found = how_far.effects(forgotten).set_index("claim")["outcome"]
+    assert set(found.index[found == "not learnt"]) == {"B1"} and (found.drop("B1") == "passes").all()
 
 
 def test_what_finals_lack_is_named():
@@ -91,6 +101,8 @@ def test_the_parts_of_what_a_force_costs_add_up():
     assert found.loc["exposure", ["in_prior", "in_other_answers"]].abs().max() < 1e-12
     parts = found[["in_representation", "in_prior", "in_other_answers"]].sum(axis=1)
     np.testing.assert_allclose(parts, found["lost"], atol=1e-12)
+    unlearnt = finals(TRUE, recall=lambda condition: 0.5 if condition == "exposure uneven" else 1.0)
+    assert set(how_far.two_ways(unlearnt, forces)["force"]) == {"objects"}
 
 
 def test_the_setting_that_an_effect_follows_is_found_and_chance_is_not():
@@ -108,6 +120,18 @@ def test_the_setting_that_an_effect_follows_is_found_and_chance_is_not():
     assert np.mean(false) <= 0.12
 
 
+def test_one_cut_tells_dishes_apart_only_where_scores_mean_the_same():
+    def scored(offsets):
+        rows = [(d, score + o, t) for d, o in enumerate(offsets) for score, t in ((0.1, 0.0), (0.3, 0.3), (0.5, 0.9))]
+        return pd.DataFrame(rows, columns=["dish", "fact_only", "above_chance"])
+
+    same, apart = how_far.cuts(scored([0, 0, 0])), how_far.cuts(scored([0, 1, 2]))
+    assert same["cut"].tolist() == pytest.approx([0.3] * 3) and (same["accuracy"] == 1).all()
+    assert (apart["accuracy"] == 0.5).all(), "where each dish has a scale of its own, no cut travels"
+    nowhere = scored([0, 0]).assign(above_chance=0.0)
+    assert how_far.cuts(nowhere)["accuracy"].isna().all()
+
+
 # --- the draw ------------------------------------------------------------------------------------------------
 
 
@@ -115,7 +139,7 @@ def test_dishes_are_drawn_once_and_every_one_can_be_trained(monkeypatch):
     monkeypatch.setenv("UNIFYLENS_PROFILE", "full")
     full = ul.designs.across_dishes()
     assert len({labels["dish"] for labels, _ in full}) == 24
-    assert len(full) == 24 * len(dishes.CONDITIONS) * dishes.N_SEEDS
+    assert len(full) == 24 * len(dishes.CONDITIONS) * dishes.N_SEEDS["full"]
     for dish, settings in enumerate(dishes.drawn()):
         for labels, experiment in full:
             if labels["dish"] == dish:
@@ -124,7 +148,7 @@ def test_dishes_are_drawn_once_and_every_one_can_be_trained(monkeypatch):
                 assert 390 <= facts <= 1210
     monkeypatch.setenv("UNIFYLENS_PROFILE", "quick")
     quick = ul.designs.across_dishes()
-    assert quick == [(labels, e) for labels, e in full if labels["dish"] < 12]
+    assert quick == [(labels, e) for labels, e in full if labels["dish"] < 12 and labels["seed"] == 0]
 
 
 def test_settings_of_the_draw_are_nearly_independent():

@@ -50,7 +50,7 @@ from unifylens.designs.informativeness import (
     rare_copies,
 )
 from unifylens.designs.pieces import LEXICAL_DISTANCES, PIECES, TOKENIZERS, lexical_distances, tokenizers
-from unifylens.designs.random_dishes import CONDITIONS, across_dishes, dishes
+from unifylens.designs.random_dishes import CONDITIONS, across_dishes, dishes, drawn
 from unifylens.designs.real_models import ASKED_LANGUAGES, ASKED_RELATIONS, per_relation
 from unifylens.designs.real_words import (
     FORCES,

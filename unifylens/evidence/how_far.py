@@ -7,6 +7,7 @@ ledger (`dish`) and was written before the dishes were trained on the reported s
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -15,10 +16,15 @@ from unifylens.evidence.ledger import CLAIMS
 from unifylens.measures.association import rank_correlation
 
 NONE, AS_DRAWN, MANY = "no parallel facts", "as drawn", "many parallel facts"
+EARLY, LATE = "early parallel facts", "late parallel facts"
+LEARNT = 0.9
+"""Recall that every kind of copy must have in the conditions that a test compares: what was not learnt, or was
+forgotten, tells nothing about transfer."""
 UNIFIED_FROM, SEPARATE_TO = 0.5, 0.1
 """Transfer above chance (0 at chance, 1 where all is right) of conditions that C3 tells apart by their score."""
 
 LABELS = ("dish", "condition", "seed")
+RECALLS = ("recall_monolingual", "recall_majority", "recall_minority")
 Means = pd.DataFrame
 """Of one dish, a row a condition, a column a number of its histories' last rows, and `above_chance`."""
 
@@ -29,7 +35,7 @@ def means_by_dish(finals: pd.DataFrame) -> dict[int, Means]:
     `finals` has columns dish, condition, seed, n_objects and those of `run.history`. Raises ValueError for one that is
     missing.
     """
-    if missing := [name for name in (*LABELS, "n_objects") if name not in finals]:
+    if missing := [name for name in (*LABELS, *RECALLS, "n_objects") if name not in finals]:
         raise ValueError(f"finals lacks the columns {missing}; allowed: runs.final of designs.across_dishes()")
     chance = 1 / finals["n_objects"]
     finals = finals.assign(above_chance=(finals["transfer"] - chance) / (1 - chance))
@@ -53,33 +59,75 @@ def _order(means: Means) -> float:
     return rank_correlation(score, transfer) if min(score.nunique(), transfer.nunique()) > 1 else float("nan")
 
 
-EFFECTS: Mapping[str, Callable[[Means], float]] = {
-    "C1": lambda means: float(means.loc[NONE, "above_chance"]),
-    "B1": lambda means: float(
-        means.loc["early parallel facts", "transfer"] - means.loc["late parallel facts", "transfer"]
-    ),
-    "C8": lambda means: float(means.loc[MANY, "unification"] - means.loc[NONE, "unification"]),
-    "C3": _gap,
-    "C10": _order,
-    "C4": _change("exposure uneven"),
-    "C4-object": _change("objects tied to languages"),
-    "C5": _change("subject words unshared"),
+class DishTest(NamedTuple):
+    """What a claim's test looks at in one dish."""
+
+    compared: tuple[str, ...]
+    """Conditions whose copies must all be learnt."""
+    effect: Callable[[Means], float]
+
+    def learnt(self, means: Means) -> bool:
+        """Whether they are."""
+        return bool(means.loc[list(self.compared), list(RECALLS)].min().min() >= LEARNT)
+
+
+def _against(condition: str) -> DishTest:
+    return DishTest((AS_DRAWN, condition), _change(condition))
+
+
+TESTS: Mapping[str, DishTest] = {
+    "C1": DishTest((NONE,), lambda means: float(means.loc[NONE, "above_chance"])),
+    "B1": DishTest((EARLY, LATE), lambda means: float(means.loc[EARLY, "transfer"] - means.loc[LATE, "transfer"])),
+    "C8": DishTest((NONE, MANY), lambda means: float(means.loc[MANY, "unification"] - means.loc[NONE, "unification"])),
+    "C3": DishTest((AS_DRAWN,), _gap),
+    "C10": DishTest((AS_DRAWN,), _order),
+    "C4": _against("exposure uneven"),
+    "C4-object": _against("objects tied to languages"),
+    "C5": _against("subject words unshared"),
 }
-"""By claim, what its test looks at in one dish."""
+"""By claim."""
+
+OUTCOMES = ("passes", "fails", "not learnt")
 
 
 def effects(finals: pd.DataFrame) -> pd.DataFrame:
-    """Every claim in every dish: columns claim, dish, effect, passes (nan effects do not pass: nothing was shown).
+    """Every claim in every dish: columns claim, dish, effect, outcome, which is one of `OUTCOMES`.
 
-    Raises ValueError as `means_by_dish` does.
+    nan effects do not pass: nothing was shown. Raises ValueError as `means_by_dish` does.
     """
     rows = []
     for dish, means in means_by_dish(finals).items():
-        for claim_id, effect in EFFECTS.items():
-            value = effect(means)
-            passes = bool(np.isfinite(value)) and CLAIMS[claim_id].passes_in_dish(value)
-            rows.append({"claim": claim_id, "dish": dish, "effect": value, "passes": passes})
+        for claim_id, test in TESTS.items():
+            value = test.effect(means)
+            passes = np.isfinite(value) and CLAIMS[claim_id].passes_in_dish(value)
+            outcome = "not learnt" if not test.learnt(means) else "passes" if passes else "fails"
+            rows.append({"claim": claim_id, "dish": dish, "effect": value, "outcome": outcome})
     return pd.DataFrame(rows)
+
+
+def cuts(scored: pd.DataFrame) -> pd.DataFrame:
+    """Does a cut of the score, best in all other dishes, tell what transfers in this one? Columns dish, cut, accuracy.
+
+    `scored` has a row a dish and condition, with columns dish, fact_only and above_chance; those between `SEPARATE_TO`
+    and `UNIFIED_FROM` are left out. `accuracy` is balanced: the mean share told right of those that transfer and of
+    those that do not, 0.5 at chance; nan in a dish without one of both.
+    """
+    clear = scored[(scored["above_chance"] >= UNIFIED_FROM) | (scored["above_chance"] <= SEPARATE_TO)]
+    rows = []
+    for dish in scored["dish"].unique():
+        here = clear["dish"] == dish
+        others = np.sort(clear.loc[~here, "fact_only"].unique())
+        between = (others[1:] + others[:-1]) / 2
+        cut = max(between, key=lambda c: np.nan_to_num(_told_apart(clear[~here], c)), default=float("nan"))
+        rows.append({"dish": dish, "cut": float(cut), "accuracy": _told_apart(clear[here], cut)})
+    return pd.DataFrame(rows)
+
+
+def _told_apart(scored: pd.DataFrame, cut: float) -> float:
+    transfers, above = scored["above_chance"] >= UNIFIED_FROM, scored["fact_only"] >= cut
+    if transfers.all() or not transfers.any():
+        return float("nan")
+    return float((above[transfers].mean() + (~above[~transfers]).mean()) / 2)
 
 
 def settings_that_matter(found: pd.DataFrame, settings: pd.DataFrame, n_permutations: int = 999) -> pd.DataFrame:
@@ -121,11 +169,14 @@ def two_ways(finals: pd.DataFrame, forces: Mapping[str, str]) -> pd.DataFrame:
 
     `in_representation` is the fall of prior-corrected transfer; `in_prior` what falls further where each answer keeps
     its mean log-probability, among the relation's objects in the language asked; `in_other_answers` the rest: answers
-    in another language, or none of these objects. Parts are signed. `forces` names conditions by force.
+    in another language, or none of these objects. Parts are signed. `forces` names conditions by force; a dish whose
+    copies are not all learnt under a force has no row for it.
     """
     columns, rows = ("transfer", "transfer_choice", "transfer_corrected"), []
     for dish, means in means_by_dish(finals).items():
         for force, condition in forces.items():
+            if not _against(condition).learnt(means):
+                continue
             lost, choice, corrected = (-_change(condition, column)(means) for column in columns)
             parts = {
                 "in_representation": corrected,

@@ -248,8 +248,9 @@ def readme_with(readme: str, records: Iterable[Record]) -> str:
 def shipped_records() -> list[Record]:
     """Of every claim, in the ledger's order, what the project ships: from the `full` profile where its test was run there.
 
-    Its attempts are those of both profiles.
+    Its attempts are those of both profiles; how far it holds, too, is of the `full` one where that was measured.
     """
+    far = _read(published_dir("full") / HOW_FAR, {})
     by_id: dict[str, Record] = {}
     for r in (r for size in PROFILES for r in load_records(published_dir(size))):
         if r.id not in by_id:
@@ -258,7 +259,7 @@ def shipped_records() -> list[Record]:
             by_id[r.id] = r.after(by_id[r.id].attempts)
         else:
             by_id[r.id] = by_id[r.id].after(r.attempts)
-    return [by_id[i] for i in CLAIMS if i in by_id]
+    return [replace(by_id[i], how_far=far.get(i, by_id[i].how_far)) for i in CLAIMS if i in by_id]
 
 
 def update_readme() -> None:
