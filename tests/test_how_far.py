@@ -30,7 +30,13 @@ def learnt(condition):
 def finals(*tables, recall=learnt):
     """Two seeds, which differ by a hair, of dishes with ten objects a relation."""
     return pd.DataFrame(
-        {"dish": dish, "condition": condition, "seed": seed, "n_objects": 10, **dict.fromkeys(how_far.RECALLS, recall(condition))}
+        {
+            "dish": dish,
+            "condition": condition,
+            "seed": seed,
+            "n_objects": 10,
+            **dict.fromkeys(how_far.RECALLS, recall(condition)),
+        }
         | {name: value + (0.001 if seed else -0.001) for name, value in zip(COLUMNS, values, strict=True)}
         for dish, table in enumerate(tables)
         for condition, values in table.items()

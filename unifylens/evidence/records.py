@@ -246,7 +246,7 @@ def readme_with(readme: str, records: Iterable[Record]) -> str:
 
 
 def shipped_records() -> list[Record]:
-    """Of every claim, in the ledger's order, what the project ships: from the `full` profile where its test was run there.
+    """Of every claim, in the ledger's order, what is shipped: of the `full` profile where its test was run there.
 
     Its attempts are those of both profiles; how far it holds, too, is of the `full` one where that was measured.
     """
