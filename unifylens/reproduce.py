@@ -62,6 +62,7 @@ SECONDS = {
     "09_tokenization": 360,
     "10_turning_transfer_up_and_down": 120,
     "11_phase_diagram": 216,
+    "14_how_far_it_holds": 900,
     "90_use_unifylens_on_your_model": 24,
 }
 """What each notebook takes with one core, in order from an empty store (the README's minutes)."""
