@@ -40,10 +40,10 @@ def with_values(condition, **columns):
 
 
 FALSE = {
-    "C1": with_values("no parallel facts", transfer=0.4),
+    "C1": with_values("few parallel facts", transfer=0.8),
     "B1": with_values("late parallel facts", transfer=0.74),
     "C8": with_values("many parallel facts", unification=0.1),
-    "C3": with_values("many parallel facts", fact_only=-0.1),
+    "C3": with_values("many parallel facts", fact_only=0.2),
     "C10": {name: (t, c, p, u, -f) for name, (t, c, p, u, f) in TRUE.items()},
     "C4": with_values("exposure uneven", transfer=0.81),
     "C4-object": with_values("objects tied to languages", transfer=0.79),

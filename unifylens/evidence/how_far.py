@@ -14,13 +14,14 @@ import pandas as pd
 from unifylens.evidence.ledger import CLAIMS
 from unifylens.measures.association import rank_correlation
 
-NONE, AS_DRAWN, MANY = "no parallel facts", "as drawn", "many parallel facts"
-UNIFIED_FROM, SEPARATE_TO = 0.5, 0.1
-"""Transfer above chance (0 at chance, 1 where all is right) of conditions that C3 tells apart by their score."""
+NONE, FEW, AS_DRAWN, MANY = "no parallel facts", "few parallel facts", "as drawn", "many parallel facts"
+TRANSFERS_FROM = 0.5
+"""Prior-corrected transfer above chance (0 at chance, 1 all right) from which a condition transfers, for C3."""
 
 LABELS = ("dish", "condition", "seed")
 Means = pd.DataFrame
-"""Of one dish, a row a condition, a column a number of its histories' last rows, and `above_chance`."""
+"""Of one dish, a row a condition, a column a number of its histories' last rows, and transfer above chance, raw and
+prior-corrected: `above_chance`, `corrected_above_chance`."""
 
 
 def means_by_dish(finals: pd.DataFrame) -> dict[int, Means]:
@@ -32,7 +33,8 @@ def means_by_dish(finals: pd.DataFrame) -> dict[int, Means]:
     if missing := [name for name in (*LABELS, "n_objects") if name not in finals]:
         raise ValueError(f"finals lacks the columns {missing}; allowed: runs.final of designs.across_dishes()")
     chance = 1 / finals["n_objects"]
-    finals = finals.assign(above_chance=(finals["transfer"] - chance) / (1 - chance))
+    names = {"transfer": "above_chance", "transfer_corrected": "corrected_above_chance"}
+    finals = finals.assign(**{new: (finals[old] - chance) / (1 - chance) for old, new in names.items()})
     numbers = finals.select_dtypes("number").columns.drop(["dish", "seed"])
     return {dish: rows.groupby("condition")[list(numbers)].mean() for dish, rows in finals.groupby("dish")}
 
@@ -41,25 +43,24 @@ def _change(condition: str, column: str = "transfer") -> Callable[[Means], float
     return lambda means: float(means.loc[condition, column] - means.loc[AS_DRAWN, column])
 
 
-def _gap(means: Means) -> float:
-    """Score of the lowest condition that transfers, less that of the highest that does not; nan without one of both."""
-    score, transfer = means["fact_only"], means["above_chance"]
-    return float(score[transfer >= UNIFIED_FROM].min() - score[transfer <= SEPARATE_TO].max())
+def _lowest_that_transfers(means: Means) -> float:
+    """Lowest score of the conditions that transfer: C3 asks the same of it in every dish; nan where none does."""
+    return float(means.loc[means["corrected_above_chance"] >= TRANSFERS_FROM, "fact_only"].min())
 
 
 def _order(means: Means) -> float:
     """Rank correlation of score and transfer over conditions; nan where one of them is everywhere the same."""
-    score, transfer = means["fact_only"], means["transfer"]
+    score, transfer = means["fact_only"], means["transfer_corrected"]
     return rank_correlation(score, transfer) if min(score.nunique(), transfer.nunique()) > 1 else float("nan")
 
 
 EFFECTS: Mapping[str, Callable[[Means], float]] = {
-    "C1": lambda means: float(means.loc[NONE, "above_chance"]),
+    "C1": lambda means: float(means.loc[FEW, "above_chance"]),
     "B1": lambda means: float(
         means.loc["early parallel facts", "transfer"] - means.loc["late parallel facts", "transfer"]
     ),
     "C8": lambda means: float(means.loc[MANY, "unification"] - means.loc[NONE, "unification"]),
-    "C3": _gap,
+    "C3": _lowest_that_transfers,
     "C10": _order,
     "C4": _change("exposure uneven"),
     "C4-object": _change("objects tied to languages"),
