@@ -263,9 +263,12 @@ def test_how_far_a_claim_holds_stands_beside_it(figures):
     record("T1", effect=HIGH, control=LOW, seeds=SEEDS)
     assert "|  |" in claims_table(load_records())
     claims.how_far("T1", [True] * 18 + [False] * 6)
+    assert "| 0.75 [0.53, 0.90] of 24 |" in claims_table(load_records())
+    claims.how_far("T1", [True] * 18 + [False] * 6, untestable=5)
     (found,) = load_records()
-    assert found.how_far == pytest.approx({"share": 0.75, "ci_low": 0.5329, "ci_high": 0.9023, "dishes": 24}, abs=1e-4)
-    assert "| 0.75 [0.53, 0.90] of 24 |" in claims_table([found])
+    share = {"share": 0.75, "ci_low": 0.5329, "ci_high": 0.9023, "dishes": 24, "untestable": 5}
+    assert found.how_far == pytest.approx(share, abs=1e-4)
+    assert "| 0.75 [0.53, 0.90] of 24; 5 untestable |" in claims_table([found])
     save_records([found], figures)
     (figures / "how_far.json").unlink()
     record("T1", effect=HIGH, control=LOW, seeds=SEEDS)
@@ -273,7 +276,9 @@ def test_how_far_a_claim_holds_stands_beside_it(figures):
     with pytest.raises(ValueError, match="passed is 0 of 0"):
         claims.how_far("T1", [])
     with pytest.raises(ValueError, match="claim_id: got 'T9'"):
-        save_how_far("T9", 1, 2, figures)
+        save_how_far("T9", 1, 2, 0, figures)
+    with pytest.raises(ValueError, match="untestable is 7 of 24, 18 of which passed; allowed: those that did not"):
+        claims.how_far("T1", [True] * 18 + [False] * 6, untestable=7)
 
 
 def test_records_of_before_are_read(figures):

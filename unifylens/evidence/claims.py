@@ -145,12 +145,13 @@ def _control(
     return told | numbers | {"holds": claim.control_passes(low, high)}
 
 
-def how_far(claim_id: str, passed: Sequence[bool] | Bool[np.ndarray, " dishes"]) -> None:
+def how_far(claim_id: str, passed: Sequence[bool] | Bool[np.ndarray, " dishes"], untestable: int = 0) -> None:
     """Keep in which of many dishes, drawn at random, a claim's test passed: the README's table shows their share.
 
-    Raises ValueError for an unknown claim, or no dishes.
+    `untestable` of those that did not could not be asked. Raises ValueError for an unknown claim, no dishes, or more
+    untestable ones than did not pass.
     """
-    save_how_far(claim_id, int(np.sum(passed)), len(passed), figures_dir())
+    save_how_far(claim_id, int(np.sum(passed)), len(passed), untestable, figures_dir())
 
 
 def _values(name: str, values: Sequence[float] | np.ndarray | None) -> Float[np.ndarray, " n"]:

@@ -15,18 +15,20 @@ import pandas as pd
 from unifylens.evidence.ledger import CLAIMS
 from unifylens.measures.association import rank_correlation
 
-NONE, AS_DRAWN, MANY = "no parallel facts", "as drawn", "many parallel facts"
+NONE, FEW, AS_DRAWN, MANY = "no parallel facts", "few parallel facts", "as drawn", "many parallel facts"
 EARLY, LATE = "early parallel facts", "late parallel facts"
 LEARNT = 0.9
 """Recall that every kind of copy must have in the conditions that a test compares: what was not learnt, or was
 forgotten, tells nothing about transfer."""
-UNIFIED_FROM, SEPARATE_TO = 0.5, 0.1
-"""Transfer above chance (0 at chance, 1 where all is right) of conditions that C3 tells apart by their score."""
+TRANSFERS_FROM, SEPARATE_TO = 0.5, 0.1
+"""Prior-corrected transfer above chance (0 at chance, 1 all right) from which a condition transfers, for C3, and up to
+which it does not."""
 
 LABELS = ("dish", "condition", "seed")
 RECALLS = ("recall_monolingual", "recall_majority", "recall_minority")
 Means = pd.DataFrame
-"""Of one dish, a row a condition, a column a number of its histories' last rows, and `above_chance`."""
+"""Of one dish, a row a condition, a column a number of its histories' last rows, and transfer above chance, raw and
+prior-corrected: `above_chance`, `corrected_above_chance`."""
 
 
 def means_by_dish(finals: pd.DataFrame) -> dict[int, Means]:
@@ -38,7 +40,8 @@ def means_by_dish(finals: pd.DataFrame) -> dict[int, Means]:
     if missing := [name for name in (*LABELS, *RECALLS, "n_objects") if name not in finals]:
         raise ValueError(f"finals lacks the columns {missing}; allowed: runs.final of designs.across_dishes()")
     chance = 1 / finals["n_objects"]
-    finals = finals.assign(above_chance=(finals["transfer"] - chance) / (1 - chance))
+    names = {"transfer": "above_chance", "transfer_corrected": "corrected_above_chance"}
+    finals = finals.assign(**{new: (finals[old] - chance) / (1 - chance) for old, new in names.items()})
     numbers = finals.select_dtypes("number").columns.drop(["dish", "seed"])
     return {dish: rows.groupby("condition")[list(numbers)].mean() for dish, rows in finals.groupby("dish")}
 
@@ -47,15 +50,14 @@ def _change(condition: str, column: str = "transfer") -> Callable[[Means], float
     return lambda means: float(means.loc[condition, column] - means.loc[AS_DRAWN, column])
 
 
-def _gap(means: Means) -> float:
-    """Score of the lowest condition that transfers, less that of the highest that does not; nan without one of both."""
-    score, transfer = means["fact_only"], means["above_chance"]
-    return float(score[transfer >= UNIFIED_FROM].min() - score[transfer <= SEPARATE_TO].max())
+def _lowest_that_transfers(means: Means) -> float:
+    """Lowest score of the conditions that transfer: C3 asks the same of it in every dish; nan where none does."""
+    return float(means.loc[means["corrected_above_chance"] >= TRANSFERS_FROM, "fact_only"].min())
 
 
 def _order(means: Means) -> float:
     """Rank correlation of score and transfer over conditions; nan where one of them is everywhere the same."""
-    score, transfer = means["fact_only"], means["transfer"]
+    score, transfer = means["fact_only"], means["transfer_corrected"]
     return rank_correlation(score, transfer) if min(score.nunique(), transfer.nunique()) > 1 else float("nan")
 
 
@@ -76,10 +78,10 @@ def _against(condition: str) -> DishTest:
 
 
 TESTS: Mapping[str, DishTest] = {
-    "C1": DishTest((NONE,), lambda means: float(means.loc[NONE, "above_chance"])),
+    "C1": DishTest((FEW,), lambda means: float(means.loc[FEW, "above_chance"])),
     "B1": DishTest((EARLY, LATE), lambda means: float(means.loc[EARLY, "transfer"] - means.loc[LATE, "transfer"])),
     "C8": DishTest((NONE, MANY), lambda means: float(means.loc[MANY, "unification"] - means.loc[NONE, "unification"])),
-    "C3": DishTest((AS_DRAWN,), _gap),
+    "C3": DishTest((AS_DRAWN,), _lowest_that_transfers),
     "C10": DishTest((AS_DRAWN,), _order),
     "C4": _against("exposure uneven"),
     "C4-object": _against("objects tied to languages"),
@@ -87,20 +89,21 @@ TESTS: Mapping[str, DishTest] = {
 }
 """By claim."""
 
-OUTCOMES = ("passes", "fails", "not learnt")
+OUTCOMES = ("passes", "fails", "untestable")
+"""Untestable: copies that are compared were not learnt, or there is nothing to compare (the effect is nan)."""
 
 
 def effects(finals: pd.DataFrame) -> pd.DataFrame:
     """Every claim in every dish: columns claim, dish, effect, outcome, which is one of `OUTCOMES`.
 
-    nan effects do not pass: nothing was shown. Raises ValueError as `means_by_dish` does.
+    Raises ValueError as `means_by_dish` does.
     """
     rows = []
     for dish, means in means_by_dish(finals).items():
         for claim_id, test in TESTS.items():
             value = test.effect(means)
-            passes = np.isfinite(value) and CLAIMS[claim_id].passes_in_dish(value)
-            outcome = "not learnt" if not test.learnt(means) else "passes" if passes else "fails"
+            testable = np.isfinite(value) and test.learnt(means)
+            outcome = OUTCOMES[2 if not testable else 0 if CLAIMS[claim_id].passes_in_dish(value) else 1]
             rows.append({"claim": claim_id, "dish": dish, "effect": value, "outcome": outcome})
     return pd.DataFrame(rows)
 
@@ -108,11 +111,12 @@ def effects(finals: pd.DataFrame) -> pd.DataFrame:
 def cuts(scored: pd.DataFrame) -> pd.DataFrame:
     """Does a cut of the score, best in all other dishes, tell what transfers in this one? Columns dish, cut, accuracy.
 
-    `scored` has a row a dish and condition, with columns dish, fact_only and above_chance; those between `SEPARATE_TO`
-    and `UNIFIED_FROM` are left out. `accuracy` is balanced: the mean share told right of those that transfer and of
-    those that do not, 0.5 at chance; nan in a dish without one of both.
+    `scored` has a row a dish and condition, with columns dish, fact_only and corrected_above_chance; those between
+    `SEPARATE_TO` and `TRANSFERS_FROM` are left out. `accuracy` is balanced: the mean share told right of those that
+    transfer and of those that do not, 0.5 at chance; nan in a dish without one of both.
     """
-    clear = scored[(scored["above_chance"] >= UNIFIED_FROM) | (scored["above_chance"] <= SEPARATE_TO)]
+    transfer = scored["corrected_above_chance"]
+    clear = scored[(transfer >= TRANSFERS_FROM) | (transfer <= SEPARATE_TO)]
     rows = []
     for dish in scored["dish"].unique():
         here = clear["dish"] == dish
@@ -124,7 +128,7 @@ def cuts(scored: pd.DataFrame) -> pd.DataFrame:
 
 
 def _told_apart(scored: pd.DataFrame, cut: float) -> float:
-    transfers, above = scored["above_chance"] >= UNIFIED_FROM, scored["fact_only"] >= cut
+    transfers, above = scored["corrected_above_chance"] >= TRANSFERS_FROM, scored["fact_only"] >= cut
     if transfers.all() or not transfers.any():
         return float("nan")
     return float((above[transfers].mean() + (~above[~transfers]).mean()) / 2)

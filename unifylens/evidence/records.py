@@ -35,7 +35,8 @@ class Record:
     verdict: Verdict
     range: str = ""
     how_far: dict[str, float] | None = None
-    """Share of randomly drawn dishes in which the claim's test passes (`share`, `ci_low`, `ci_high`, `dishes`)."""
+    """Share of randomly drawn dishes in which the claim's test passes (`share`, `ci_low`, `ci_high`, `dishes`); in how
+    many of them it could not be asked (`untestable`)."""
     values: list[float] = field(default_factory=list)
     """The effect seed by seed, where it is their mean; a control with seeds has its own `values`."""
     attempts: list[dict[str, Any]] = field(default_factory=list)
@@ -156,13 +157,17 @@ def save_records(records: Iterable[Record], folder: Path) -> None:
     write_atomic(folder / "claims.json", json.dumps(entries, indent=2, ensure_ascii=False) + "\n")
 
 
-def save_how_far(claim_id: str, passed: int, dishes: int, folder: Path) -> None:
+def save_how_far(claim_id: str, passed: int, dishes: int, untestable: int, folder: Path) -> None:
     """Keep in how many randomly drawn dishes a claim's test passed, beside the folder's `claims.json`.
 
-    Raises ValueError for an unknown claim, no dishes, or more that passed.
+    Raises ValueError for an unknown claim, no dishes, or more of them than there are.
     """
     share, low, high = share_interval(passed, dishes)
-    found = {"share": share, "ci_low": low, "ci_high": high, "dishes": dishes}
+    if not 0 <= untestable <= dishes - passed:
+        raise ValueError(
+            f"untestable is {untestable} of {dishes}, {passed} of which passed; allowed: those that did not"
+        )
+    found = {"share": share, "ci_low": low, "ci_high": high, "dishes": dishes, "untestable": untestable}
     far = _read(folder / HOW_FAR, {}) | {claim(claim_id).id: found}
     write_atomic(folder / HOW_FAR, json.dumps(far, indent=2) + "\n")
 
@@ -280,7 +285,10 @@ def control_interval(control: dict[str, Any]) -> str:
 
 
 def _how_far(found: dict[str, float] | None) -> str:
-    return f"{_interval(*(found[k] for k in ('share', 'ci_low', 'ci_high')))} of {found['dishes']}" if found else ""
+    if not found:
+        return ""
+    share = f"{_interval(*(found[k] for k in ('share', 'ci_low', 'ci_high')))} of {found['dishes']}"
+    return f"{share}; {found['untestable']} untestable" if found["untestable"] else share
 
 
 def _interval(value: float, low: float, high: float) -> str:
