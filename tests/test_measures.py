@@ -556,8 +556,8 @@ def test_a_score_of_relations_passes_for_one_of_facts_until_it_is_dealt_out_with
     groups = np.stack([model, relation], 1)
     right = draw.random(1600) < 0.2 + 0.6 * (relation < 4)
     of_relations, of_facts = (relation < 4) + draw.normal(0, 0.1, 1600), right + draw.normal(0, 1, 1600)
-    assert m.within_models(of_relations, right, model, 9).low > 0.7
-    assert m.within_models(m.shuffled_within(of_relations, groups), right, model, 9).low > 0.7
+    assert m.within_models(of_relations, right, model, 9).low > 0.65
+    assert m.within_models(m.shuffled_within(of_relations, groups), right, model, 9).low > 0.65
     assert m.within_models(of_facts, right, model, 9).low > 0.65
     assert 0.5 < m.within_models(m.shuffled_within(of_facts, groups), right, model, 9).auc < 0.65
     chance = draw.random(1600) < 0.5
