@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from unifylens import environment as paths
 from unifylens.evidence import claims
@@ -21,7 +22,7 @@ from unifylens.evidence.records import (
     save_how_far,
     save_records,
 )
-from unifylens.measures import rank_correlation, statistic_interval
+from unifylens.measures import chosen_by, rank_correlation, shuffled, statistic_interval, unification
 
 ROOT = Path(__file__).parents[1]
 SEEDS = range(5)
@@ -103,6 +104,49 @@ def test_shuffled_scores_of_models_that_do_not_go_together():
     assert not record("T3", interval=interval, permuted=shuffled, seeds=SEEDS).control["holds"]
     interval = statistic_interval(rank_correlation, score, score + transfer / 2)
     assert record("T3", interval=interval, permuted=shuffled, seeds=SEEDS).holds
+
+
+def test_recall_minus_transfer_means_nothing_where_the_questions_cannot_be_answered():
+    """C1's control: with many parallel facts they are; a model that never transfers fails it."""
+    assert record("C1", effect=HIGH, control=LOW, seeds=SEEDS).holds
+    never = record("C1", effect=HIGH, control=HIGH, seeds=SEEDS)
+    assert not never.control["holds"] and not never.holds
+
+
+def test_relations_that_become_alike_are_no_facts_that_do():
+    """C8's control: the share of the score's rise that pairs of other facts of a relation show."""
+    draw, relation = np.random.default_rng(0), torch.arange(64) % 8
+    of_fact, own_a, own_b = torch.from_numpy(draw.normal(size=(3, 64, 96)))
+    of_relation = torch.from_numpy(draw.normal(size=(2, 8, 96)))
+
+    def rise_and_share(relations, facts):
+        def scores(relations, facts):
+            first, second = of_relation[:, relation]
+            a = first + own_a + facts * of_fact
+            b = relations * first + (1 - relations) * second + own_b + facts * of_fact
+            return unification(a, b), shuffled(a, b, relation)
+
+        (before, other_before), (after, other_after) = scores(0.0, 0.0), scores(relations, facts)
+        return after - before, (other_after - other_before) / (after - before)
+
+    for alike, holds in (((1.0, 0.0), False), ((0.0, 2.0), True)):
+        rise, share = rise_and_share(*alike)
+        found = record("C8", effect=rise + np.array(LOW), control=share + np.array(LOW), seeds=SEEDS)
+        assert rise > 0.25 and found.control["holds"] is holds and found.holds is holds
+
+
+def test_a_score_chooses_well_only_where_another_chooses_badly():
+    """C10-checkpoints' control: where transfer is the same at all late steps any score chooses well, and it fails."""
+    run, rising = np.repeat(np.arange(4), 5), np.tile([0.0, 0.2, 0.6, 0.8, 0.9], 4)
+    plain, fact_only = np.tile([0.0, 0.3, 0.6, 0.5, 0.4], 4), np.tile([0.1, 0.3, 0.6, 0.8, 0.9], 4)
+
+    def judged(score, other, transfer):
+        cost = [(transfer[-1] - chosen_by(by, transfer, run)).to_numpy() for by in (score, other)]
+        return record("C10-checkpoints", effect=cost[0], control=cost[1], seeds=range(4)).holds
+
+    assert judged(fact_only, plain, rising)
+    assert not judged(plain, plain, rising)
+    assert not judged(fact_only, plain, np.tile([0.0, 0.2, 0.9, 0.9, 0.9], 4))
 
 
 def test_at_most_looks_at_the_upper_bound():

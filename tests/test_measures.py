@@ -533,6 +533,59 @@ def test_p_values_within_models_are_as_often_small_as_they_say():
     assert np.mean(np.array(p) <= 0.1) == pytest.approx(0.1, abs=0.05) and np.mean(p) == pytest.approx(0.5, abs=0.06)
 
 
+def test_a_lost_checkerboard_is_told_from_a_diagonal_that_appears():
+    """The control of the checkerboard claim fails where languages part less, whatever their facts do."""
+    draw = np.random.default_rng(0)
+    fact, own_a, own_b = torch.from_numpy(draw.normal(size=(3, 64, 128)))
+    relation, offset = torch.arange(64) % 8, torch.from_numpy(draw.normal(size=(2, 1, 128)))
+
+    def parts(shared, language):
+        a, b = (shared * fact + own + language * o for own, o in zip((own_a, own_b), offset, strict=True))
+        return m.checkerboard_contrast(a, b, relation), m.checkerboard_background(a, b, relation)
+
+    separate, gained, lost = parts(0.0, 1.0), parts(1.0, 1.0), parts(0.0, 0.0)
+    assert separate[0] - gained[0] > 0.15 and separate[1] - gained[1] < 0.2
+    assert separate[0] - lost[0] > 0.15 and separate[1] - lost[1] > 0.4
+    assert separate[0] == pytest.approx(separate[1], abs=0.02) and abs(lost[1]) < 0.02
+
+
+def test_a_score_of_relations_passes_for_one_of_facts_until_it_is_dealt_out_within_them():
+    """The control of a claim on facts: where relations alone tell, another fact of the relation tells as much."""
+    draw = np.random.default_rng(0)
+    model, relation = np.repeat(np.arange(4), 400), np.tile(np.arange(8), 200)
+    groups = np.stack([model, relation], 1)
+    right = draw.random(1600) < 0.2 + 0.6 * (relation < 4)
+    of_relations, of_facts = (relation < 4) + draw.normal(0, 0.1, 1600), right + draw.normal(0, 1, 1600)
+    assert m.within_models(of_relations, right, model, 9).low > 0.65
+    assert m.within_models(m.shuffled_within(of_relations, groups), right, model, 9).low > 0.65
+    assert m.within_models(of_facts, right, model, 9).low > 0.65
+    assert 0.5 < m.within_models(m.shuffled_within(of_facts, groups), right, model, 9).auc < 0.65
+    chance = draw.random(1600) < 0.5
+    same = m.within_models(m.shuffled_within(chance + draw.normal(0, 1, 1600), groups), chance, model, 9)
+    assert 0.47 < same.auc < 0.53
+
+
+def test_shuffled_within_keeps_every_group():
+    values, group = np.arange(12.0), np.tile(["a", "b", "c"], 4)
+    dealt = m.shuffled_within(values, group, seed=3)
+    assert (dealt != values).any()
+    for name in "abc":
+        assert sorted(dealt[group == name]) == sorted(values[group == name])
+    alone = m.shuffled_within(values, np.stack([group, values], 1))
+    np.testing.assert_array_equal(alone, values)
+    with pytest.raises(ValueError, match=r"values, groups have \(12,\), \(3, 1\)"):
+        m.shuffled_within(values, list("abc"))
+
+
+def test_what_a_score_chooses():
+    found = m.chosen_by([0.1, 0.9, 0.4, np.nan, 0.2, 0.2], [1, 2, 3, 9, 5, 6], list("xxxyyy"))
+    assert found.to_dict() == {"x": 2, "y": 5}
+    with pytest.raises(ValueError, match="score is nan in all rows of 'y'; allowed"):
+        m.chosen_by([1.0, np.nan], [0, 0], ["x", "y"])
+    with pytest.raises(ValueError, match="score, value, group have"):
+        m.chosen_by([1.0], [0, 0], ["x", "y"])
+
+
 def test_within_models_refuses():
     with pytest.raises(ValueError, match="right is all alike in each of 2 model"):
         m.within_models([0.1, 0.2, 0.3], [1, 1, 0], ["a", "a", "b"])

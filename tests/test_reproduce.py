@@ -127,21 +127,21 @@ def test_a_notebook_that_fails_is_left_as_it_was(project, capsys, monkeypatch):
 
 def test_a_claim_that_disagrees_with_the_record_fails_the_run_and_is_shown(project, capsys):
     write(project, "01_the_dish.ipynb", "x = 1")
-    record = "from unifylens.evidence.claims import record\nrecord('C9', effect=[0, 0.1], control=[0, 0], seeds=[0, 1])"
+    record = "from unifylens.evidence.claims import record\nrecord('C8', effect=[0, 0.1], control=[0, 0], seeds=[0, 1])"
     write(project, "02_other.ipynb", record)
     assert reproduce.main(["01", "02", "--publish"]) == 1
     out = capsys.readouterr().out
     assert "C1           shipped nothing, yours NOT recorded by 01_the_dish" in out
-    assert re.search(r"C9           shipped nothing, yours 0.05 \[.*\] not held \(2 seeds, quick\): DISAGREES\n", out)
-    assert "unifylens: C9 NOT held: checkerboard contrast of separate" in out
-    assert "C8           shipped nothing, not run\n" in out
+    assert re.search(r"C8           shipped nothing, yours 0.05 \[.*\] not held \(2 seeds, quick\): DISAGREES\n", out)
+    assert "unifylens: C8 NOT held: score with 60 % minus score without" in out
+    assert "C9           shipped nothing, not run\n" in out
     assert "0 of 2 claims agree with the record" in out
     assert "| **not held** |" in (project / "README.md").read_text()
 
 
 def test_an_honest_miss_that_is_recorded_fails_nothing(project, monkeypatch, capsys):
-    monkeypatch.setitem(CLAIMS, "C9", replace(CLAIMS["C9"], verdict="not held"))
-    record = "from unifylens.evidence.claims import record\nrecord('C9', effect=[0, 0.1], control=[0, 0], seeds=[0, 1])"
+    monkeypatch.setitem(CLAIMS, "C8", replace(CLAIMS["C8"], verdict="not held"))
+    record = "from unifylens.evidence.claims import record\nrecord('C8', effect=[0, 0.1], control=[0, 0], seeds=[0, 1])"
     write(project, "03_other.ipynb", record)
     assert reproduce.main([]) == 0
     out = capsys.readouterr().out
@@ -284,11 +284,11 @@ def test_figures_go_where_the_user_says_and_are_then_not_published(shipped, tmp_
 
 
 def test_a_claim_that_fails_stops_the_run_and_is_told_beside_the_shipped_one(shipped, capsys):
-    write(shipped, "01_the_dish.ipynb", DRAW, JUDGE.format(0.5))
+    write(shipped, "01_the_dish.ipynb", DRAW, JUDGE.format(0.4))
     before = files(shipped)
     assert reproduce.main([]) == 1
     output = capsys.readouterr()
-    assert output.out.count(SHIPPED + "yours 0.50 [0.50, 0.50] not held (2 seeds, quick): DISAGREES") == 2
+    assert output.out.count(SHIPPED + "yours 0.40 [0.40, 0.40] not held (2 seeds, quick): DISAGREES") == 2
     assert "stopped at 01_the_dish.ipynb, code cell 2: AssertionError: C1 NOT held" in output.err
     assert files(shipped) == before
 
@@ -299,7 +299,7 @@ def by_hand(project, *command):
     return subprocess.run([sys.executable, "-m", *command], cwd=project, env=env, capture_output=True, text=True)
 
 
-TURNED = (DRAW, JUDGE.format(0.5), "expect(False, 'a sentence of the text')\nprint('went on')")
+TURNED = (DRAW, JUDGE.format(0.4), "expect(False, 'a sentence of the text')\nprint('went on')")
 
 
 def test_a_dial_turned_by_hand_stops_nothing_and_touches_nothing(shipped):

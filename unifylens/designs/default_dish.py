@@ -6,7 +6,7 @@ from typing import Any
 
 from unifylens.config import Experiment
 from unifylens.corpus.exposure import parallel_window
-from unifylens.designs.common import Design, seeds
+from unifylens.designs.common import Design, seeds, small
 from unifylens.environment import profile
 
 PARALLEL_LEVELS = {
@@ -47,6 +47,9 @@ MIXED_DIALS: dict[str, dict[str, Any]] = {
     "weight decay 0.5": {"train.weight_decay": 0.5},
     "three languages": {"language.n_languages": 3, "corpus.parallel": 0.1},
 }
+
+ONE_RECIPE_PARALLEL = 0.2
+"""Share of parallel facts at which models of one recipe differ in transfer by much."""
 
 UNIFIED_AND_SEPARATE = {"unified": 0.6, "separate": 0.0}
 """Shares of parallel facts that give models of the two kinds for certain (notebook 01)."""
@@ -114,6 +117,14 @@ def mixed_dials() -> Design:
         ({"dial": name, "seed": seed}, base.replace(seed=seed, **changes))
         for name, changes in MIXED_DIALS.items()
         for seed in seeds()[: len(seeds()) // 2]
+    ]
+
+
+def one_recipe() -> Design:
+    """Models of the smaller dish that differ in nothing but their seed, six for each reported seed."""
+    return [
+        ({"seed": seed}, small(**{"corpus.parallel": ONE_RECIPE_PARALLEL, "seed": seed}))
+        for seed in range(6 * len(seeds()))
     ]
 
 

@@ -1,17 +1,20 @@
 from . import answers, association, information, intervals, phases, probes, scores
 from .answers import ANSWER_TYPES, FOUR_ANSWERS, AnswerType, answer_types, object_choice, without_prior
 from .association import (
+    chosen_by,
     mantel,
     mediation,
     partial_rank_correlation,
     rank_correlation,
     rank_step,
+    shuffled_within,
     square,
     within_models,
 )
 from .intervals import mean_interval, share_interval, statistic_interval
 from .probes import language_probe
 from .scores import (
+    checkerboard_background,
     checkerboard_contrast,
     directions,
     fact_only,
@@ -29,7 +32,9 @@ __all__ = [
     "answer_types",
     "answers",
     "association",
+    "checkerboard_background",
     "checkerboard_contrast",
+    "chosen_by",
     "directions",
     "fact_only",
     "fact_only_by_fact",
@@ -48,6 +53,7 @@ __all__ = [
     "scores",
     "share_interval",
     "shuffled",
+    "shuffled_within",
     "similarity_matrix",
     "square",
     "statistic_interval",

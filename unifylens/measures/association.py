@@ -148,6 +148,47 @@ def within_models(
     return WithinModels(auc, low, high, float(p), k, len(names) - k)
 
 
+def shuffled_within(
+    values: Float[ndarray, " row"], groups: Shaped[ndarray, "row *labels"], seed: int = 0
+) -> Float[ndarray, " row"]:
+    """Values dealt out anew among the rows of one group; a control that keeps all that groups explain.
+
+    `groups` are labels, one a row or several (`table[["model", "relation"]]`). A group of one row keeps its value.
+    Raises ValueError for lengths that differ.
+
+    >>> ul.measures.shuffled_within([1.0, 1.0, 2.0, 2.0], ["a", "a", "b", "b"]).tolist()
+    [1.0, 1.0, 2.0, 2.0]
+    """
+    values, labels = np.asarray(values, dtype=np.float64), pd.DataFrame(np.asarray(groups))
+    if values.ndim != 1 or len(labels) != len(values):
+        raise ValueError(f"values, groups have {values.shape}, {labels.shape}; allowed: one group for each of [row]")
+    out, draw = values.copy(), np.random.default_rng(seed)
+    for rows in labels.groupby(list(labels), sort=False).indices.values():
+        out[rows] = draw.permutation(values[rows])
+    return out
+
+
+def chosen_by(
+    score: Float[ndarray, " row"], value: Float[ndarray, " row"], group: Shaped[ndarray, " row"]
+) -> pd.Series:
+    """In each group the value of the row that a score would choose: its highest, the first of equal ones.
+
+    Groups are runs, of which it chooses a checkpoint, or recipes, of which it chooses a model; what the choice costs is
+    the best value, or the last, less this. Rows without a score are never chosen. Raises ValueError for lengths that
+    differ, and groups without a score.
+
+    >>> ul.measures.chosen_by([0.1, 0.5, 0.3], [0.0, 0.6, 0.9], ["run", "run", "run"]).to_dict()
+    {'run': 0.6}
+    """
+    score, value, group = np.asarray(score, dtype=np.float64), np.asarray(value), np.asarray(group)
+    if score.ndim != 1 or not score.shape == value.shape == group.shape:
+        raise ValueError(f"score, value, group have {score.shape}, {value.shape}, {group.shape}; allowed: equal [row]")
+    table = pd.DataFrame({"score": score, "value": value, "group": group})
+    if (least := table.groupby("group")["score"].count()).eq(0).any():
+        raise ValueError(f"score is nan in all rows of {least.idxmin()!r}; allowed: a number in each group")
+    return table.loc[table.groupby("group")["score"].idxmax()].set_index("group")["value"]
+
+
 def square(values: pd.Series) -> pd.DataFrame:
     """A symmetric table `[language, language]` of what is given by pair (index of two levels); the diagonal is nan.
 

@@ -458,6 +458,22 @@ def checkerboard_contrast(
     return float(within - pair.matched)
 
 
+def checkerboard_background(
+    states_a: Float[Tensor, "fact d_model"], states_b: Float[Tensor, "fact d_model"], relation: Int[Tensor, " fact"]
+) -> float:
+    """The part of `checkerboard_contrast` that different facts show: how far language parts them; in cosines.
+
+    Mean cosine of different facts of one relation within a language, less that of different facts of one relation
+    across languages. The contrast is this less the diagonal, by which the same fact stands out across languages.
+
+    nan and ValueError as for `checkerboard_contrast`.
+    """
+    pair = Pair.of(states_a, states_b)
+    groups = Groups.of(checked_labels(relation, "relation", pair.n))
+    within = (Pair(pair.x, pair.x).within(groups) + Pair(pair.y, pair.y).within(groups)) / 2
+    return float(within - pair.within(groups))
+
+
 # --- answers -----------------------------------------------------------------------------------------------
 
 
