@@ -18,7 +18,7 @@ from unifylens.corpus.corpus import Corpus
 from unifylens.corpus.factsets import Facts, check
 from unifylens.corpus.language import Language, lexical_distance
 from unifylens.measures import scores
-from unifylens.measures.association import mantel, square
+from unifylens.measures.association import Mantel, mantel, mantel_over_cuts, square
 from unifylens.measures.information import conditional_mutual_information
 
 
@@ -154,6 +154,44 @@ def halves(facts: Facts, seed: int = 0) -> tuple[list[str], list[str]]:
         [fact for order in drawn.values() for fact in order[: len(order) // 2]],
         [fact for order in drawn.values() for fact in order[len(order) // 2 :]],
     )
+
+
+def cuts(facts: Facts, n: int, seed: int = 0) -> tuple[list[str], list[list[str]]]:
+    """A third of a fact set to choose on, and the rest in `n` parts to report on: no fact is in two of them.
+
+    Each has its share of every relation's facts. Raises ValueError where a relation has too few to give one to each.
+    """
+    draw, table = np.random.default_rng(seed), check(facts)
+    drawn = {r: draw.permutation(sorted(rows["fact"].unique())).tolist() for r, rows in table.groupby("relation")}
+    few = [r for r, order in drawn.items() if len(order) - len(order) // 3 < n or len(order) < 3]
+    if n < 1 or few:
+        told = f"n is {n}" if n < 1 else f"{few[0]!r} has {len(drawn[few[0]])} facts for n={n}"
+        raise ValueError(f"{told}; allowed: one part or more, and facts for each")
+    chosen = [fact for order in drawn.values() for fact in order[: len(order) // 3]]
+    return chosen, [[f for order in drawn.values() for f in order[len(order) // 3 :][part::n]] for part in range(n)]
+
+
+def correlation_over_cuts(
+    tables: Sequence[pd.DataFrame],
+    x: str,
+    y: str,
+    given: Sequence[Sequence[pd.Series]] = (),
+    *,
+    ranks: bool = True,
+    languages_out: bool = False,
+    n_permutations: int = 9999,
+) -> Mantel:
+    """`mantel_over_cuts` of two columns of `states_and_answers`: a table of one layer for each cut.
+
+    `given` are numbers by pair to regress out, a list for each cut.
+    """
+    asked = []
+    for table, others in zip(tables, given or [()] * len(tables), strict=True):
+        first = square(table.set_index(["first", "second"])[x])
+        names = first.index
+        second = square(table.set_index(["first", "second"])[y]).loc[names, names].to_numpy()
+        asked.append((first.to_numpy(), second, [square(other).loc[names, names].to_numpy() for other in others]))
+    return mantel_over_cuts(asked, ranks=ranks, languages_out=languages_out, n_permutations=n_permutations)
 
 
 def states_and_answers(

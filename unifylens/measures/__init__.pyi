@@ -2,6 +2,7 @@ from . import answers, association, information, intervals, phases, probes, scor
 from .answers import ANSWER_TYPES, FOUR_ANSWERS, AnswerType, answer_types, object_choice, without_prior
 from .association import (
     mantel,
+    mantel_over_cuts,
     mediation,
     partial_rank_correlation,
     rank_correlation,
@@ -37,6 +38,7 @@ __all__ = [
     "intervals",
     "language_probe",
     "mantel",
+    "mantel_over_cuts",
     "mean_interval",
     "mediation",
     "object_choice",
