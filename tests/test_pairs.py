@@ -257,8 +257,15 @@ def test_correlations_over_cuts_are_of_tables_by_pair():
     tables = []
     for seed in range(2):
         x, y = np.random.default_rng(seed).normal(size=(2, len(names)))
-        tables.append(pd.DataFrame({"first": [a for a, _ in names], "second": [b for _, b in names], "x": x, "y": x + y}))
+        tables.append(
+            pd.DataFrame({"first": [a for a, _ in names], "second": [b for _, b in names], "x": x, "y": x + y})
+        )
     found = pairs.correlation_over_cuts(tables, "x", "y", n_permutations=19)
     assert found.by_cut.tolist() == pytest.approx([spearmanr(t["x"], t["y"]).statistic for t in tables])
-    given = [[t.set_index(["first", "second"])["y"] + 1e-3 * np.arange(len(t))] for t in tables]
+    given = [[t.set_index(["first", "second"])["y"] + np.random.default_rng(9).normal(size=len(t))] for t in tables]
     assert pairs.correlation_over_cuts(tables, "x", "y", given, n_permutations=19).r < found.r
+    r, low, high = pairs.interval_over_cuts(tables, "x", "y")
+    assert r == pytest.approx(found.r) and low < r < high
+    assert pairs.interval_over_cuts(tables[:1] * 2, "x", "y")[1:] == pytest.approx(
+        pairs.interval_over_cuts(tables[:1], "x", "y")[1:]
+    ), "the same cut twice tells nothing more"

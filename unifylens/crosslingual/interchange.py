@@ -244,7 +244,7 @@ def language_swap(
 
     A row an ordered pair of languages. Shares of the `n` facts: `right` object in the target language; `flipped`, any
     of the relation's objects there; `unchanged` answers. Controls, shares of right answers: `random`, a shift of random
-    direction and the same length; `mismatched`, the next group's shift, which is a shift from language to language, too.
+    direction and the same length; `mismatched`, the next group's shift, from language to language as well.
     And `others transfer`: of the fit facts, learnt in the source language as well, the share that is right when the
     target language is asked straight; nan without any. It is of other facts than the swap, so that the two do not go
     together for being about the same ones. Raises ValueError for an unknown `by` or layer.
@@ -409,7 +409,7 @@ def own_objects(
         others = torch.cat([other for k, other in enumerate(differences) if k != language])
         spaces = {("own", k): subspaces.beyond(own, others, k) for k in ranks}
         spaces |= {("random", k): subspaces.random(fitted.shape[-1], k, seed) for k in ranks}
-        edits = [Edit({"space": "none", "rank": 0}, lambda batch: [(name, hooks.keep)])]
+        edits = [Edit({"space": "none", "rank": 0}, lambda batch: [])]
         edits += [
             Edit(
                 {"space": kind, "rank": rank},

@@ -20,6 +20,7 @@ from unifylens.corpus.language import Language, lexical_distance
 from unifylens.measures import scores
 from unifylens.measures.association import Mantel, mantel, mantel_over_cuts, square
 from unifylens.measures.information import conditional_mutual_information
+from unifylens.measures.intervals import statistic_interval
 
 
 def script(language: Language) -> str:
@@ -185,13 +186,47 @@ def correlation_over_cuts(
 
     `given` are numbers by pair to regress out, a list for each cut.
     """
-    asked = []
+    squares = _squares(tables, x, y, given)
+    return mantel_over_cuts(squares, ranks=ranks, languages_out=languages_out, n_permutations=n_permutations)
+
+
+def interval_over_cuts(
+    tables: Sequence[pd.DataFrame],
+    x: str,
+    y: str,
+    given: Sequence[Sequence[pd.Series]] = (),
+    *,
+    ranks: bool = True,
+    languages_out: bool = False,
+) -> tuple[float, float, float]:
+    """Mean correlation of `correlation_over_cuts` and its 95 % interval: every language is left out once, in all cuts.
+
+    Cuts are no repeats of languages, so languages and not cuts are what the interval is over.
+    """
+    squares = _squares(tables, x, y, given)
+
+    def mean(kept: Int[np.ndarray, " language"]) -> float:
+        some = [(_of(x, kept), _of(y, kept), [_of(other, kept) for other in others]) for x, y, others in squares]
+        return mantel_over_cuts(some, ranks=ranks, languages_out=languages_out, n_permutations=0).r
+
+    return statistic_interval(mean, np.arange(len(squares[0][0])), within=(-1, 1))
+
+
+def _of(table: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    return table[np.ix_(kept, kept)]
+
+
+def _squares(
+    tables: Sequence[pd.DataFrame], x: str, y: str, given: Sequence[Sequence[pd.Series]]
+) -> list[tuple[np.ndarray, np.ndarray, list[np.ndarray]]]:
+    cuts = []
     for table, others in zip(tables, given or [()] * len(tables), strict=True):
-        first = square(table.set_index(["first", "second"])[x])
+        by_pair = table.set_index(["first", "second"])
+        first = square(by_pair[x])
         names = first.index
-        second = square(table.set_index(["first", "second"])[y]).loc[names, names].to_numpy()
-        asked.append((first.to_numpy(), second, [square(other).loc[names, names].to_numpy() for other in others]))
-    return mantel_over_cuts(asked, ranks=ranks, languages_out=languages_out, n_permutations=n_permutations)
+        rest = [square(values).loc[names, names].to_numpy() for values in (by_pair[y], *others)]
+        cuts.append((first.to_numpy(), rest[0], rest[1:]))
+    return cuts
 
 
 def states_and_answers(

@@ -219,11 +219,11 @@ def mantel_over_cuts(
         where = f" of cut {number}" if len(cuts) > 1 else ""
         for name, table in {"x": x, "y": y, **{f"given[{i}]": t for i, t in enumerate(given)}}.items():
             if np.shape(table) != (n, n) or n < 4:
-                raise ValueError(f"{name}{where} has shape {np.shape(table)}; allowed: [language, language], four or more")
-            if not np.isfinite(np.asarray(table)[np.triu_indices(n, 1)]).all():
                 raise ValueError(
-                    f"{name}{where} has a pair of languages without a number; allowed: one for every pair"
+                    f"{name}{where} has shape {np.shape(table)}; allowed: [language, language], four or more"
                 )
+            if not np.isfinite(np.asarray(table)[np.triu_indices(n, 1)]).all():
+                raise ValueError(f"{name}{where} has a pair of languages without a number; allowed: one for every pair")
     upper = np.triu_indices(n, 1)
     before, after = (np.asarray, stats.rankdata) if languages_out else (stats.rankdata, np.asarray)
     if not ranks:

@@ -88,9 +88,7 @@ def span(vectors: Float[Tensor, "vector d_model"], rank: int | None = None) -> S
     return Subspace(directions[: rank or n].to(torch.promote_types(vectors.dtype, torch.float32)))
 
 
-def beyond(
-    own: Float[Tensor, "vector d_model"], other: Float[Tensor, "vector d_model"], rank: int
-) -> Subspace:
+def beyond(own: Float[Tensor, "vector d_model"], other: Float[Tensor, "vector d_model"], rank: int) -> Subspace:
     """The `rank` directions in which `own` vectors are longer, in the mean square, than `other` ones by most.
 
     Eigenvectors of the difference of second moments. Where both lie alike, what is left is how few they are: compare a

@@ -119,7 +119,9 @@ def save_imposed(experiment: Experiment, step: int, reference: Experiment, histo
     with disk.scratch_folder(imposed_folder() / key_of(experiment)) as folder:
         history.to_parquet(folder / HISTORY, index=False)
         digest = hashlib.sha256((folder / HISTORY).read_bytes()).hexdigest()[:16]
-        os.replace(folder / HISTORY, imposed_folder() / f"{_imposed_name(experiment, step, reference)}-{digest}.parquet")
+        os.replace(
+            folder / HISTORY, imposed_folder() / f"{_imposed_name(experiment, step, reference)}-{digest}.parquet"
+        )
 
 
 def load_imposed(experiment: Experiment, step: int, reference: Experiment) -> pd.DataFrame | None:
