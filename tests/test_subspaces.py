@@ -230,7 +230,7 @@ def test_what_is_longer_in_one_is_found_and_what_is_alike_is_not():
     own = normal(200, 2, seed=1) @ (5 * shared) + normal(200, 2, seed=2) @ alone
     other = normal(200, 2, seed=1) @ (5 * shared)
     assert torch.allclose(subspaces.beyond(own, other, 2).basis.abs().sum(0)[2:4], torch.tensor([1.0, 1.0]), atol=0.6)
-    assert subspaces.beyond(own, other, 2).project(alone).norm(dim=1).min() > 0.95
+    assert subspaces.beyond(own, other, 2).project(alone).norm(dim=1).min() > 0.9
     assert subspaces.span(own, 2).project(alone).norm(dim=1).max() < 0.3, "the strongest directions are the shared ones"
     with pytest.raises(ValueError, match="rank=1: own vectors are longer in 0 directions"):
         subspaces.beyond(other, 2 * other, 1)
