@@ -418,11 +418,11 @@ def test_objects_of_a_languages_own_are_lost_there_and_nowhere_else():
     for copies, rank in ((True, 5), (False, 2)):
         table = interchange.own_objects(planted(corpus, copies=copies), corpus, [rank]).set_index("space")
         assert len(table) == 6 and set(table["rank"]) == {0, rank}
-        assert (table.loc["none", ["home", "transfer", "elsewhere"]] == 1).all(axis=None)
+        assert (table.loc["none", ["home", "transfer", "elsewhere"]] > 0.999).all(axis=None)
         own = table.loc["own"]
         if copies:
-            assert (own["home"] < 0.85).all() and (own["elsewhere"] == 1).all()
-            assert (own["transfer"] == 1).all(), "asked elsewhere, the fact is read from the other copy"
+            assert (own["home"] < 0.85).all() and (own["elsewhere"] > 0.999).all()
+            assert (own["transfer"] > 0.999).all(), "asked elsewhere, the fact is read from the other copy"
         else:
             assert (own["home"] - own["transfer"]).abs().max() < 0.05, "what is lost is lost alike"
             assert (own["home"] - own["elsewhere"]).abs().max() < 0.15
