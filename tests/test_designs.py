@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import unifylens as ul
-from unifylens.designs import LATE_READING, LATE_READING_POSITIONS
+from unifylens.designs import FOUR_LAYERS, LANGUAGE_TOKEN, LATE_READING, LATE_READING_POSITIONS
 
 
 @pytest.fixture(params=["quick", "full"])
@@ -65,7 +65,7 @@ def initial(experiment):
     return ul.build_model(experiment.model, corpus.d_vocab, corpus.n_ctx, experiment.seed), corpus
 
 
-@pytest.mark.parametrize("changes", [{}, LATE_READING], ids=["default", "late reading"])
+@pytest.mark.parametrize("changes", [{}, LATE_READING, FOUR_LAYERS], ids=["default", "late reading", "four layers"])
 def test_members_of_one_seed_start_from_the_same_weights(changes):
     by_seed = {}
     for labels, experiment in ul.designs.unified_and_separate(**changes):
@@ -74,6 +74,13 @@ def test_members_of_one_seed_start_from_the_same_weights(changes):
     for one, other in by_seed.values():
         assert one.keys() == other.keys() and all(torch.equal(p, other[name]) for name, p in one.items())
     assert not torch.equal(by_seed[0][0]["embed.W_E"], by_seed[1][0]["embed.W_E"])
+
+
+def test_a_token_of_its_own_alone_tells_the_language():
+    (_, experiment), *_ = ul.designs.unified_and_separate(**LANGUAGE_TOKEN)
+    corpus = ul.Corpus.build(experiment)
+    one, other = corpus.prompts().unflatten(0, (2, -1))
+    assert ((one != other).sum(1) == 1).all()
 
 
 def test_many_models_are_those_of_the_other_designs(profile):

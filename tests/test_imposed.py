@@ -299,6 +299,28 @@ def test_what_was_trained_once_is_read_and_goes_with_its_run(monkeypatch):
     assert set(ul.store.clear(run)["key"]) == {run.folder.name, name} and ul.store.runs().empty
 
 
+def test_the_attention_of_a_model_of_other_data_may_be_imposed(run):
+    """Same weights at the start, other facts: what is imposed is the reference's, and what is trained the run's."""
+    other = quietly(tiny(**{"corpus.parallel": 0.0}))[0]
+    found = train_with_attention([run], [40], references=[other], progress=False)
+    assert found["seed"].tolist() == [run.experiment.seed] * len(run.history)
+    own, theirs = attend([run], [40]), attend([other], [40])
+    assert found["loss"].iloc[-1] != pytest.approx(own["loss"].iloc[-1], abs=1e-6)
+    assert found["loss"].iloc[-1] != pytest.approx(theirs["loss"].iloc[-1], abs=1e-6)
+    again = train_with_attention([run], [40], references=[other], progress=False)
+    pd.testing.assert_frame_equal(again, found)
+    itself = train_with_attention([run], [40], references=[run], progress=False)
+    pd.testing.assert_frame_equal(itself, own)
+    names = set(ul.store.runs().query("state == 'history under imposed attention'")["key"])
+    assert any(name.startswith(f"{run.folder.name}-by-{other.folder.name}-40-") for name in names)
+    assert ul.store.runs().query("state == 'no history'").empty
+    with pytest.raises(ValueError, match="references has 2 entries; allowed: one for each of 1 runs"):
+        train_with_attention([run], [40], references=[run, other])
+    unlike = quietly(tiny(**{"train.lr": 1e-3}))[0]
+    with pytest.raises(ValueError, match="runs differ in model, train"):
+        train_with_attention([run], [40], references=[unlike])
+
+
 def test_a_damaged_history_is_told_and_trained_again():
     run = quietly(tiny(**SHORT))[0]
     first = attend([run], run.steps[:1])

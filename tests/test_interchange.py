@@ -36,17 +36,19 @@ def learnt(tmp_path_factory):
         return quietly(tiny(**{"train.steps": 300, "train.lr": 1e-2}))[0]
 
 
-def planted(corpus, language_by="all"):
+def planted(corpus, language_by="all", copies=False):
     """A model that knows every fact in every language, and how its last position holds what it answers.
 
     Directions, one each: objects (those of the subject), relations, and languages, for all relations the same ones or
-    for each its own. Block 0 brings what stands at the subject to the last position; block 1 does nothing.
+    for each its own. Block 0 brings what stands at the subject to the last position; block 1 does nothing. With
+    `copies` each language has object directions of its own, which its words for subjects point along.
     """
     world, n_languages = corpus.world, corpus.n_languages
     n_objects, n_relations = world.n_objects, world.n_relations
     first = n_objects + n_relations
     by = 1 if language_by == "relation" else 0
-    width = first + n_languages * (n_relations if by else 1)
+    private = first + n_languages * (n_relations if by else 1)
+    width = private + (n_languages - 1) * n_objects * copies
     shape = ul.ModelConfig(d_model=width, n_layers=2, n_heads=1, d_mlp=4, normalization=None)
     model = ul.build_model(shape, corpus.d_vocab, corpus.n_ctx)
     with torch.no_grad():
@@ -58,11 +60,13 @@ def planted(corpus, language_by="all"):
             named = (language.subjects, language.relations, language.objects)
             subjects, relations, objects = (torch.tensor(corpus.tokenizer.encode(names, index)) for names in named)
             model.embed.W_E[subjects] = 0
-            model.embed.W_E[subjects[world.subject], world.object] = 1
+            own = private + (index - 1) * n_objects if copies and index else 0  # the first has the shared ones
+            model.embed.W_E[subjects[world.subject], own + world.object] = 1
             of_object = torch.from_numpy(world.object_relation)
             model.embed.W_E[relations, n_objects + torch.arange(n_relations)] = 1
             model.embed.W_E[relations, first + by * n_languages * torch.arange(n_relations) + index] = 1
-            model.unembed.W_U[torch.arange(n_objects), objects] = 1
+            for start in [0, *range(private, width, n_objects)]:
+                model.unembed.W_U[start + torch.arange(n_objects), objects] = 1
             model.unembed.W_U[n_objects + of_object, objects] = 1
             model.unembed.W_U[first + by * n_languages * of_object + index, objects] = 1
     return model
@@ -192,8 +196,9 @@ def test_what_is_patched_decides_which_of_the_four_is_answered(corpus):
 def test_the_subject_alone_carries_its_object_into_another_language(n_languages):
     corpus = build(**{"language.n_languages": n_languages})
     table = subject_patch(planted(corpus), corpus, [SUBJECT], seed=4).set_index("layer")
-    assert table.index.tolist() == [0, 1, 2] and list(table) == ["right", "shuffled", "ceiling"]
+    assert table.index.tolist() == [0, 1, 2] and list(table) == ["right", "shuffled", "asked", "known", "ceiling"]
     assert table["right"].tolist() == [1, 0, 0], "after block 0 the last position has read the subject"
+    assert (table["asked"] == 1).all() and table["known"].tolist() == [1, 0, 0]
     assert table["ceiling"].tolist() == [1, 0, 0]
     same = []
     for a in range(n_languages):
@@ -201,6 +206,34 @@ def test_the_subject_alone_carries_its_object_into_another_language(n_languages)
             some = pairs(corpus, a, b, moved="subject", n_pairs=100, seed=4)
             same.append(np.mean(corpus.world.object[some.due_fact] == corpus.world.object[some.shuffled(4).due_fact]))
     assert table.loc[0, "shuffled"] == pytest.approx(np.mean(same)) and np.mean(same) < 0.5
+
+
+@pytest.mark.parametrize("n_languages", [2, 3])
+def test_a_state_that_serves_in_its_own_language_alone_fails_where_the_fact_is_known(n_languages):
+    """Separate copies, each read in its own language alone: the ceiling is whole, the foreign state is of no use."""
+    corpus = build(**{"language.n_languages": n_languages, "language.shared_subjects": 0.0})
+    unified, separate = (planted(corpus, copies=copies) for copies in (False, True))
+    known = subject_patch(unified, corpus, [SUBJECT], layers=[0])["known"]
+    assert known.tolist() == [1], "words of another language serve, where they stand for the same"
+    n = corpus.world.n_objects
+    width = separate.cfg.d_model - (n_languages - 1) * n
+    with torch.no_grad():  # objects answer in their own language alone, whatever the prompt's
+        for index, language in enumerate(corpus.languages):
+            objects = torch.tensor(corpus.tokenizer.encode(language.objects, index))
+            for k, start in enumerate([0, *range(width, separate.cfg.d_model, n)]):
+                if k != index:
+                    separate.unembed.W_U[start + torch.arange(n), objects] = -2
+    row = subject_patch(separate, corpus, [SUBJECT], layers=[0]).iloc[0]
+    assert row["ceiling"] == 1 and row["asked"] == 1 and row["known"] == row["right"] == 0
+
+
+def test_pairs_known_in_the_target_were_never_seen_in_the_source(corpus):
+    for moved in ("fact", "subject"):
+        some = pairs(corpus, 0, 2, moved=moved, known="target")
+        assert (corpus.home[some.due_fact] == 2).all() and not corpus.seen[0, some.due_fact].any()
+        assert (corpus.world.subject[some.source_fact] == corpus.world.subject[some.due_fact]).all()
+    with pytest.raises(ValueError, match="known='both'; allowed: 'source', 'target'"):
+        pairs(corpus, known="both")
 
 
 def test_patching_all_positions_gives_the_sources_own_answer(corpus):
@@ -276,6 +309,26 @@ def test_facts_whose_group_has_no_fit_facts_are_not_swapped():
     assert table["n"].sum() == both.sum() and (table["right"] == 1).all()
 
 
+def test_another_relations_shift_does_it_where_the_language_has_one_direction(corpus):
+    """The control of B2 can fail: any relation's shift is as good where all of them are one."""
+    passed = {}
+    for language_by in ("all", "relation"):
+        table = language_swap(planted(corpus, language_by), corpus)
+        effect, control = table["right"].to_numpy(), table["mismatched"].to_numpy()
+        passed[language_by] = ul.claims.CLAIMS["B2"].control_passes(control.mean(), control.mean())
+        assert (effect == 1).all()
+    assert passed == {"all": False, "relation": True}
+
+
+def test_transfer_beside_a_swap_is_of_other_facts(learnt):
+    fit, _ = halves(learnt.corpus)
+    table = language_swap(learnt.model, learnt.corpus)
+    for row in table.itertuples(index=False):
+        a, b = ("ab".index(name) for name in (row.source, row.target))
+        facts = fit[learnt.corpus.home[fit] == a]
+        assert row[-1] == pytest.approx(answered(learnt.model, learnt.corpus, b, facts).mean())
+
+
 def test_the_layer_of_a_swap(corpus):
     model = planted(corpus)
     tables = {layer: language_swap(model, corpus, layer) for layer in (None, 0, 1, 2)}
@@ -293,11 +346,11 @@ def test_the_layer_of_a_swap(corpus):
 
 @pytest.mark.parametrize("by", interchange.SHIFTS)
 def test_swaps_in_real_models_are_shares_and_an_untrained_one_swaps_nothing(learnt, by):
-    columns = ["right", "flipped", "unchanged", "random", "mismatched"]
+    columns = ["right", "flipped", "unchanged", "random", "mismatched", "others transfer"]
     for model in (learnt.model, ul.untrained_like(learnt.model)):
         table = language_swap(model, learnt.corpus, by=by)
         assert list(table) == ["source", "target", "n", *columns]
-        shares = table[columns[:-1] if by == "all" else columns]
+        shares = table[[name for name in columns if by != "all" or name != "mismatched"]]
         assert shares.to_numpy().min() >= 0 and (shares.to_numpy() <= 1).all()
         assert (table["right"] <= table["flipped"]).all()
     assert (shares < 0.25).all(axis=None)
@@ -357,6 +410,25 @@ def test_without_a_dimension_that_matters_nothing_is_lost_and_without_any_everyt
     for space in ("objects", "whole"):
         assert table.loc[space, ["home", "transfer"]].max() < 0.6, "one answer a relation and language, or one in all"
     assert table.loc["whole", ["home", "transfer"]].max() < 0.2
+
+
+def test_objects_of_a_languages_own_are_lost_there_and_nowhere_else():
+    """Planted copies, one a language: the sentence "no private copy" fails there, and passes where there is one."""
+    corpus = build(**{"language.shared_subjects": 0.0, "corpus.parallel": 0.0, "world.n_subjects": 90})
+    for copies, rank in ((True, 5), (False, 2)):
+        table = interchange.own_objects(planted(corpus, copies=copies), corpus, [rank]).set_index("space")
+        assert len(table) == 6 and set(table["rank"]) == {0, rank}
+        assert (table.loc["none", ["home", "transfer", "elsewhere"]] > 0.999).all(axis=None)
+        own = table.loc["own"]
+        if copies:
+            assert (own["home"] < 0.85).all() and (own["elsewhere"] > 0.999).all()
+            assert (own["transfer"] > 0.999).all(), "asked elsewhere, the fact is read from the other copy"
+        else:
+            assert (own["home"] - own["transfer"]).abs().max() < 0.05, "what is lost is lost alike"
+            assert (own["home"] - own["elsewhere"]).abs().max() < 0.15
+    nothing = build(**{"corpus.parallel": 1.0})
+    with pytest.raises(ValueError, match="monolingual facts; allowed: at least 2"):
+        interchange.own_objects(planted(nothing), nothing, [1])
 
 
 @pytest.mark.parametrize("layer", [None, 0, 2])

@@ -7,7 +7,7 @@ import torch
 from conftest import tiny
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import spearmanr
+from scipy.stats import rankdata, spearmanr
 
 import unifylens as ul
 from unifylens.config import RealConfig
@@ -178,3 +178,94 @@ def test_a_direction_with_few_facts_weighs_little():
     answers["right"] = ((answers["language"] == "y") & (answers["fact"] != known[-1])) | (answers["fact"] == known[0])
     assert answers.loc[answers["original"] == "y"].query("language == 'y'")["right"].sum() == 10
     assert pairs.answer_pairs(answers).loc[("x", "y"), "transfer"] == pytest.approx(1 / 11)
+
+
+# --- several cuts of one set ---------------------------------------------------------------------------------
+
+
+def test_one_cut_is_mantels_own_test():
+    x, y, z = (symmetric(seed) for seed in (0, 1, 2))
+    found = pairs.mantel_over_cuts([(x, y, [z])], n_permutations=99)
+    assert (found.r, found.p) == pairs.mantel(x, y, [z], n_permutations=99) and len(found.chance) == 99
+    assert found.by_cut.tolist() == [found.r]
+    values = pairs.mantel_over_cuts([(x, y, [])], ranks=False, n_permutations=1).r
+    upper = np.triu_indices(7, 1)
+    assert values == pytest.approx(np.corrcoef(x[upper], y[upper])[0, 1])
+
+
+def test_cuts_of_the_same_facts_are_no_more_evidence_than_one():
+    """The counter-example: four cuts alike. Their joint p is that of one; Fisher's sum would make it tiny."""
+    x, y = symmetric(4), symmetric(5)
+    one, four = (pairs.mantel_over_cuts([(x, y, [])] * n, n_permutations=199) for n in (1, 4))
+    assert four.r == pytest.approx(one.r) and four.p == one.p
+    # many sets without anything in them: the joint p is small no more often than it says
+    p = []
+    for seed in range(40):
+        noise = [symmetric(1000 * seed + k + 1) for k in range(4)]
+        x, y = symmetric(7 * seed), symmetric(7 * seed + 90_000)
+        p.append(pairs.mantel_over_cuts([(x + 0.3 * e, y + 0.3 * e.T, []) for e in noise], n_permutations=19).p)
+    assert np.mean(np.array(p) <= 0.1) < 0.25
+
+
+def test_what_each_language_brings_alone_is_taken_out_and_what_pairs_have_is_not():
+    """Languages known well and like all others: by ranks a strong correlation, with main effects out none."""
+    draw = np.random.default_rng(0)
+    one = draw.normal(size=12)
+    alone = 5 * (one[:, None] + one)
+    x, y = alone + symmetric(1, 12) / 5, alone + symmetric(2, 12) / 5
+    for ranks in (True, False):
+        raw = pairs.mantel_over_cuts([(x, y, [])], ranks=ranks, n_permutations=199)
+        own = pairs.mantel_over_cuts([(x, y, [])], ranks=ranks, languages_out=True, n_permutations=199)
+        assert raw.r > 0.9 and raw.p <= 0.01 and abs(own.r) < 0.3 and own.p > 0.05, "nothing is left"
+    upper = np.triu_indices(12, 1)
+    languages = np.stack([((upper[0] == k) | (upper[1] == k)).astype(float) for k in range(12)], 1)
+    bent = [r - languages @ np.linalg.lstsq(languages, r)[0] for r in (rankdata(t[upper]) for t in (x, y))]
+    assert np.corrcoef(*bent)[0, 1] > 0.8, "which is why languages are taken off before ranks, and not after"
+    shared = symmetric(3, 12)
+    x, y = alone + shared, 0.2 * draw.normal(size=12)[:, None]
+    y = y + y.T + shared
+    assert pairs.mantel_over_cuts([(x, y, [])], ranks=False, languages_out=True, n_permutations=99).r > 0.95
+    with pytest.raises(ValueError, match="does not vary over pairs"):
+        pairs.mantel_over_cuts([(alone, shared, [])], ranks=False, languages_out=True)
+
+
+def test_cuts_that_cannot_be_compared_are_refused():
+    x = symmetric(0)
+    with pytest.raises(ValueError, match="cuts is empty; allowed: one or more"):
+        pairs.mantel_over_cuts([])
+    with pytest.raises(ValueError, match=r"x of cut 1 has shape \(6, 6\)"):
+        pairs.mantel_over_cuts([(x, x, []), (symmetric(0, 6), symmetric(1, 6), [])])
+
+
+def test_no_fact_is_both_chosen_on_and_reported():
+    facts = a_fact_set(n=12)
+    chosen, parts = pairs.cuts(facts, 4, seed=3)
+    every = [*chosen, *(fact for part in parts for fact in part)]
+    assert sorted(every) == sorted(set(facts["fact"])) and len(every) == 24
+    assert len(chosen) == 8 and {len(part) for part in parts} == {4}
+    for part in (chosen, *parts):
+        assert {fact[0] for fact in part} == {"p", "q"}, "of both relations"
+    assert pairs.cuts(facts, 4, seed=3) == (chosen, parts) != pairs.cuts(facts, 4, seed=4)
+    with pytest.raises(ValueError, match="'p' has 12 facts for n=9; allowed: one part or more, and facts for each"):
+        pairs.cuts(facts, 9)
+    with pytest.raises(ValueError, match="n is 0"):
+        pairs.cuts(facts, 0)
+
+
+def test_correlations_over_cuts_are_of_tables_by_pair():
+    names = [(a, b) for i, a in enumerate("abcdef") for b in "abcdef"[i + 1 :]]
+    tables = []
+    for seed in range(2):
+        x, y = np.random.default_rng(seed).normal(size=(2, len(names)))
+        tables.append(
+            pd.DataFrame({"first": [a for a, _ in names], "second": [b for _, b in names], "x": x, "y": x + y})
+        )
+    found = pairs.correlation_over_cuts(tables, "x", "y", n_permutations=19)
+    assert found.by_cut.tolist() == pytest.approx([spearmanr(t["x"], t["y"]).statistic for t in tables])
+    given = [[t.set_index(["first", "second"])["y"] + np.random.default_rng(9).normal(size=len(t))] for t in tables]
+    assert pairs.correlation_over_cuts(tables, "x", "y", given, n_permutations=19).r < found.r
+    r, low, high = pairs.interval_over_cuts(tables, "x", "y")
+    assert r == pytest.approx(found.r) and low < r < high
+    assert pairs.interval_over_cuts(tables[:1] * 2, "x", "y")[1:] == pytest.approx(
+        pairs.interval_over_cuts(tables[:1], "x", "y")[1:]
+    ), "the same cut twice tells nothing more"

@@ -220,3 +220,19 @@ def test_refusals_name_what_does_not_fit(call, told):
     with pytest.raises(ValueError) as error:
         call()
     assert not [part for part in told if not re.search(re.escape(part), str(error.value))], error.value
+
+
+# --- what one has and the other has not ----------------------------------------------------------------------
+
+
+def test_what_is_longer_in_one_is_found_and_what_is_alike_is_not():
+    shared, alone = torch.eye(6)[:2], torch.eye(6)[2:4]
+    own = normal(200, 2, seed=1) @ (5 * shared) + normal(200, 2, seed=2) @ alone
+    other = normal(200, 2, seed=1) @ (5 * shared)
+    assert torch.allclose(subspaces.beyond(own, other, 2).basis.abs().sum(0)[2:4], torch.tensor([1.0, 1.0]), atol=0.6)
+    assert subspaces.beyond(own, other, 2).project(alone).norm(dim=1).min() > 0.9
+    assert subspaces.span(own, 2).project(alone).norm(dim=1).max() < 0.3, "the strongest directions are the shared ones"
+    with pytest.raises(ValueError, match="rank=1: own vectors are longer in 0 directions"):
+        subspaces.beyond(other, 2 * other, 1)
+    with pytest.raises(ValueError, match=r"own, other have \[200, 6\], \[3, 5\]"):
+        subspaces.beyond(own, normal(3, 5), 1)

@@ -6,7 +6,7 @@ which language, and what every answer means.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import permutations
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from unifylens import patching
 from unifylens.corpus.corpus import Corpus
-from unifylens.crosslingual.evaluate import main_layer, model_and_corpus, states
+from unifylens.crosslingual.evaluate import main_layer, model_and_corpus, run_prompts, states
 from unifylens.crosslingual.roles import prompts
 from unifylens.measures.answers import FOUR_ANSWERS as ANSWERS
 from unifylens.patching import hooks, subspaces
@@ -111,17 +111,19 @@ def pairs(
     target_language: int | str = 1,
     *,
     moved: str = "fact",
+    known: str = "source",
     n_pairs: int = 500,
     seed: int = 0,
 ) -> Pairs:
     """Random pairs whose due fact was learnt in the source language and never seen in the target language.
 
+    With `known="target"` it is the other way round: learnt in the target language and never seen in the source's.
     `moved="fact"`: the due fact is the source fact; the target asks for the same relation of another subject. With
     `moved="subject"` the source prompt asks another relation: the due fact is of its subject and the target's relation.
     Target facts are seen in the target language and have another object. Where both languages are one (a ceiling), the
     due fact is seen in it.
 
-    Raises ValueError for a language that does not exist, an unknown `moved`, or no such facts.
+    Raises ValueError for a language that does not exist, an unknown `moved` or `known`, or no such facts.
 
     >>> pairs = ul.interchange.pairs(run.corpus, source_language=0, target_language=1, n_pairs=5)
     >>> pairs.source.shape == pairs.target.shape, list(pairs.answers())[:2]
@@ -131,15 +133,18 @@ def pairs(
     target_language = corpus.language_number(target_language, "target_language")
     if moved not in ("fact", "subject"):
         raise ValueError(f"moved={moved!r}; allowed: 'fact', 'subject'.")
+    if known not in ("source", "target"):
+        raise ValueError(f"known={known!r}; allowed: 'source', 'target'.")
+    home = source_language if known == "source" else target_language
     world, draw = corpus.world, rng(seed, f"pairs {source_language} {target_language} {moved}")
-    due = np.flatnonzero(~corpus.parallel & (corpus.home == source_language))
-    known = np.flatnonzero(corpus.seen[target_language])
+    due = np.flatnonzero(~corpus.parallel & (corpus.home == home))
+    in_target = np.flatnonzero(corpus.seen[target_language])
     if not len(due) or world.n_relations < 1 + (moved == "subject"):
         raise ValueError(
-            f"no facts to patch from language {source_language}: none is seen there alone, or too few relations."
+            f"no facts to patch from language {source_language}: none is seen in {home} alone, or too few relations."
         )
     due = draw.permutation(due)[:n_pairs]
-    by_relation = [draw.permutation(known[world.relation[known] == r]) for r in range(world.n_relations)]
+    by_relation = [draw.permutation(in_target[world.relation[in_target] == r]) for r in range(world.n_relations)]
     target = np.array([_another(by_relation[world.relation[f]], world.object, f, draw) for f in due])
     kept = target >= 0
     due, target = due[kept], target[kept]
@@ -177,9 +182,11 @@ def subject_patch(
     relation and language; the fact of source subject and target relation was never seen in the target language.
 
     A row a layer (numbered as in `unifylens.states`): `right`, share of pairs that name that fact's object in the
-    target language; controls `shuffled` (another pair's object) and `ceiling` (source and target in one language, in
-    which the fact is known). Means over all ordered pairs of languages, `n_pairs` of each. Raises ValueError as `pairs`
-    does.
+    target language; `asked`, the share that do when the target language is asked for it straight, which is what a swap
+    of the subject's word alone gives; controls `shuffled` (another pair's object) and `ceiling` (source and target in
+    one language, in which the fact is known). And `known`: the same for facts that the target language has seen and the
+    source's never, so that only a state that serves in another language than its own is needed, and no fact that is
+    carried over. Means over all ordered pairs of languages, `n_pairs` of each. Raises ValueError as `pairs` does.
     """
     model, corpus = model_and_corpus(model, corpus)
     layers = range(model.cfg.n_layers + 1) if layers is None else layers
@@ -187,15 +194,20 @@ def subject_patch(
         patching.patch_at(patching.residual(model, layer), {"layer": layer}, positions=positions) for layer in layers
     ]
 
-    def right(a: int, b: int) -> pd.DataFrame:
-        some = pairs(corpus, a, b, moved="subject", n_pairs=n_pairs, seed=seed)
+    def right(a: int, b: int, known: str = "source") -> pd.DataFrame:
+        some = pairs(corpus, a, b, moved="subject", known=known, n_pairs=n_pairs, seed=seed)
         metrics = {"right": some.shares()[ANSWERS[0]], "shuffled": some.shuffled(seed).shares()[ANSWERS[0]]}
-        return patching.experiment(model, some.target, edits, metrics, source=some.source, progress=False)
+        found = patching.experiment(model, some.target, edits, metrics, source=some.source, progress=False)
+        return found.assign(asked=_asked(model, Swap(corpus, a, b, some.due_fact)))
+
+    def mean(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
+        return pd.concat(tables).groupby("layer").mean()
 
     languages = range(corpus.n_languages)
-    across = pd.concat([right(a, b) for a, b in permutations(languages, 2)]).groupby("layer").mean()
-    within = pd.concat([right(a, a) for a in languages]).groupby("layer").mean()
-    return across.assign(ceiling=within["right"]).reset_index()
+    across = mean(right(a, b) for a, b in permutations(languages, 2))
+    known = mean(right(a, b, "target") for a, b in permutations(languages, 2))
+    within = mean(right(a, a) for a in languages)
+    return across.assign(known=known["right"], ceiling=within["right"]).reset_index()
 
 
 # --- language swap -------------------------------------------------------------------------------------------
@@ -232,7 +244,10 @@ def language_swap(
 
     A row an ordered pair of languages. Shares of the `n` facts: `right` object in the target language; `flipped`, any
     of the relation's objects there; `unchanged` answers. Controls, shares of right answers: `random`, a shift of random
-    direction and the same length; `mismatched`, the next group's shift. Raises ValueError for an unknown `by` or layer.
+    direction and the same length; `mismatched`, the next group's shift, from language to language as well.
+    And `others transfer`: of the fit facts, learnt in the source language as well, the share that is right when the
+    target language is asked straight; nan without any. It is of other facts than the swap, so that the two do not go
+    together for being about the same ones. Raises ValueError for an unknown `by` or layer.
 
     >>> table = ul.interchange.language_swap(run.model, run.corpus)
     >>> table[["right", "flipped", "unchanged", "random"]].shape
@@ -248,6 +263,7 @@ def language_swap(
     fitted, of_fit = np.unique(group[fit], return_inverse=True)
     test = test[np.isin(group[test], fitted)]
     shifts = subspaces.language_shifts(states(model, corpus, fit)[layer], torch.from_numpy(of_fit))
+    others = {(swap.source, swap.target): swap for swap in swaps(corpus, fit)}
     records = []
     for swap in swaps(corpus, test):
         own = torch.from_numpy(np.searchsorted(fitted, group[swap.facts]))
@@ -267,9 +283,19 @@ def language_swap(
                 **by_shift.loc["swap"],
                 "random": by_shift.loc["random", "right"],
                 "mismatched": by_shift.loc["mismatched", "right"] if len(shifts) > 1 else float("nan"),
+                "others transfer": _asked(model, others.get((swap.source, swap.target))),
             }
         )
     return pd.DataFrame(records)
+
+
+def _asked(model: Model, swap: Swap | None) -> float:
+    """Share of facts whose answer is right in the target language, asked straight."""
+    if swap is None:
+        return float("nan")
+    logits, _ = run_prompts(model, swap.prompts(swap.target))
+    due = swap.corpus.answers[swap.target * swap.corpus.n_facts + swap.facts]
+    return float((logits.argmax(-1) == due).double().mean())
 
 
 def subspace_swap(
@@ -327,14 +353,9 @@ def ablate(
     due = torch.from_numpy(corpus.world.object[fact])
     right, meant = corpus.answers[rows], corpus.token_object
 
-    def share(of: Tensor) -> Metric:
-        """Right answers among some rows, as a mean over all."""
-        weight = of.double() / of.double().mean()
-        return Metric(lambda logits, token, w: (logits.argmax(-1) == token) * w, right, weight)
-
     metrics = {
-        "home": share(home),
-        "transfer": share(~home),
+        "home": _share(right, home),
+        "transfer": _share(right, ~home),
         "wrong language": Metric(lambda x, d, r: (meant[x.argmax(-1)] == d) & (x.argmax(-1) != r), due, right),
     }
     edits = [
@@ -347,6 +368,67 @@ def ablate(
         for label, space in spaces.items()
     ]
     return patching.experiment(model, corpus.prompts(rows), edits, metrics, batch_size=batch_size, progress=False)
+
+
+def own_objects(
+    model: Model, corpus: Corpus, ranks: Sequence[int], layer: int | None = None, *, seed: int = 0
+) -> pd.DataFrame:
+    """Ablate the object directions that one language has and the others do not: who loses its facts?
+
+    For each language, on the facts it alone has seen: the directions in which its objects (within relations) differ by
+    more than those of the other languages do at home (`subspaces.beyond`). In two separate copies they carry one of
+    them; where facts have one representation, no direction is a language's own. Component, states and facts asked are
+    those of `ablate`.
+
+    A row a language, space (`own`, or a `random` one of the same rank) and rank (0: nothing is ablated): shares of
+    right answers to its own facts at `home`, to the same facts in the other languages (`transfer`), and to the other
+    languages' facts at their home (`elsewhere`). Raises ValueError where a language has no facts of its own.
+    """
+    model, corpus = model_and_corpus(model, corpus)
+    layer = main_layer(model.cfg.n_layers) if layer is None else layer
+    fit, test = halves(corpus, seed)
+    name, fitted = patching.residual(model, layer), states(model, corpus, fit)[layer]
+    world, around = corpus.world, fitted.mean((0, 1))
+    differences = []
+    for language in range(corpus.n_languages):
+        own = corpus.home[fit] == language
+        if not own.any() or not (corpus.home[test] == language).any():
+            raise ValueError(f"language {language} alone has seen no fact to fit on, or none to test on.")
+        groups = world.object[fit[own]], world.relation[fit[own]]
+        differences.append(subspaces.group_differences(fitted[language, own][None], *groups))
+    rows = corpus.rows(test)
+    asked, fact = np.divmod(rows, corpus.n_facts)
+    home, right = corpus.home[fact], corpus.answers[rows]
+    tables = []
+    for language, own in enumerate(differences):
+        groups = {
+            "home": (home == language) & (asked == language),
+            "transfer": (home == language) & (asked != language),
+            "elsewhere": (home != language) & (asked == home),
+        }
+        others = torch.cat([other for k, other in enumerate(differences) if k != language])
+        spaces = {("own", k): subspaces.beyond(own, others, k) for k in ranks}
+        spaces |= {("random", k): subspaces.random(fitted.shape[-1], k, seed) for k in ranks}
+        edits = [Edit({"space": "none", "rank": 0}, lambda batch: [])]
+        edits += [
+            Edit(
+                {"space": kind, "rank": rank},
+                lambda batch, space=space: [
+                    (name, partial(hooks.project_out, subspace=space, around=around, positions=-1))
+                ],
+            )
+            for (kind, rank), space in spaces.items()
+        ]
+        metrics = {label: _share(right, torch.from_numpy(chosen)) for label, chosen in groups.items()}
+        found = patching.experiment(model, corpus.prompts(rows), edits, metrics, progress=False)
+        tables.append(found.assign(language=corpus.languages[language].name))
+    return pd.concat(tables, ignore_index=True)
+
+
+def _share(right: Int[Tensor, " row"], of: Tensor) -> Metric:
+    """Right answers among some rows, as a mean over all."""
+    weight = of.double() / of.double().mean()
+    return Metric(lambda logits, token, w: (logits.argmax(-1) == token) * w, right, weight)
 
 
 @dataclass(frozen=True)

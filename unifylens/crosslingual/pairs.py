@@ -18,8 +18,9 @@ from unifylens.corpus.corpus import Corpus
 from unifylens.corpus.factsets import Facts, check
 from unifylens.corpus.language import Language, lexical_distance
 from unifylens.measures import scores
-from unifylens.measures.association import mantel, square
+from unifylens.measures.association import Mantel, mantel, mantel_over_cuts, square
 from unifylens.measures.information import conditional_mutual_information
+from unifylens.measures.intervals import statistic_interval
 
 
 def script(language: Language) -> str:
@@ -154,6 +155,78 @@ def halves(facts: Facts, seed: int = 0) -> tuple[list[str], list[str]]:
         [fact for order in drawn.values() for fact in order[: len(order) // 2]],
         [fact for order in drawn.values() for fact in order[len(order) // 2 :]],
     )
+
+
+def cuts(facts: Facts, n: int, seed: int = 0) -> tuple[list[str], list[list[str]]]:
+    """A third of a fact set to choose on, and the rest in `n` parts to report on: no fact is in two of them.
+
+    Each has its share of every relation's facts. Raises ValueError where a relation has too few to give one to each.
+    """
+    draw, table = np.random.default_rng(seed), check(facts)
+    drawn = {r: draw.permutation(sorted(rows["fact"].unique())).tolist() for r, rows in table.groupby("relation")}
+    few = [r for r, order in drawn.items() if len(order) - len(order) // 3 < n or len(order) < 3]
+    if n < 1 or few:
+        told = f"n is {n}" if n < 1 else f"{few[0]!r} has {len(drawn[few[0]])} facts for n={n}"
+        raise ValueError(f"{told}; allowed: one part or more, and facts for each")
+    chosen = [fact for order in drawn.values() for fact in order[: len(order) // 3]]
+    return chosen, [[f for order in drawn.values() for f in order[len(order) // 3 :][part::n]] for part in range(n)]
+
+
+def correlation_over_cuts(
+    tables: Sequence[pd.DataFrame],
+    x: str,
+    y: str,
+    given: Sequence[Sequence[pd.Series]] = (),
+    *,
+    ranks: bool = True,
+    languages_out: bool = False,
+    n_permutations: int = 9999,
+) -> Mantel:
+    """`mantel_over_cuts` of two columns of `states_and_answers`: a table of one layer for each cut.
+
+    `given` are numbers by pair to regress out, a list for each cut.
+    """
+    squares = _squares(tables, x, y, given)
+    return mantel_over_cuts(squares, ranks=ranks, languages_out=languages_out, n_permutations=n_permutations)
+
+
+def interval_over_cuts(
+    tables: Sequence[pd.DataFrame],
+    x: str,
+    y: str,
+    given: Sequence[Sequence[pd.Series]] = (),
+    *,
+    ranks: bool = True,
+    languages_out: bool = False,
+) -> tuple[float, float, float]:
+    """Mean correlation of `correlation_over_cuts` and its 95 % interval: every language is left out once, in all cuts.
+
+    Cuts are no repeats of languages, so languages and not cuts are what the interval is over.
+    """
+    squares = _squares(tables, x, y, given)
+
+    def mean(kept: Int[np.ndarray, " language"]) -> float:
+        some = [(_of(x, kept), _of(y, kept), [_of(other, kept) for other in others]) for x, y, others in squares]
+        return mantel_over_cuts(some, ranks=ranks, languages_out=languages_out, n_permutations=0).r
+
+    return statistic_interval(mean, np.arange(len(squares[0][0])), within=(-1, 1))
+
+
+def _of(table: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    return table[np.ix_(kept, kept)]
+
+
+def _squares(
+    tables: Sequence[pd.DataFrame], x: str, y: str, given: Sequence[Sequence[pd.Series]]
+) -> list[tuple[np.ndarray, np.ndarray, list[np.ndarray]]]:
+    cuts = []
+    for table, others in zip(tables, given or [()] * len(tables), strict=True):
+        by_pair = table.set_index(["first", "second"])
+        first = square(by_pair[x])
+        names = first.index
+        rest = [square(values).loc[names, names].to_numpy() for values in (by_pair[y], *others)]
+        cuts.append((first.to_numpy(), rest[0], rest[1:]))
+    return cuts
 
 
 def states_and_answers(

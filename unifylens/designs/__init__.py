@@ -8,6 +8,8 @@ from unifylens.designs.common import SMALL, Design, seeds, small
 from unifylens.designs.default_dish import (
     BOUNDARIES,
     CRITICAL_PARALLEL,
+    FOUR_LAYERS,
+    LANGUAGE_TOKEN,
     LATE_READING,
     LATE_READING_POSITIONS,
     MIXED_DIALS,

@@ -68,6 +68,12 @@ is known of the subject stands at two positions, its own and the next, mixed wit
 LATE_READING_POSITIONS = (2, 3)
 
 
+FOUR_LAYERS: dict[str, Any] = {"model.n_layers": 4}
+
+LANGUAGE_TOKEN: dict[str, Any] = {"language.language_token": True, "language.shared_relations": 1.0}
+"""A token of its own in front of the prompt tells the language, and no other word of the prompt does."""
+
+
 def unified_and_separate(**changes: Any) -> Design:
     """Models of both kinds for interventions, in the default dish with some settings changed."""
     base = Experiment().replace(**changes)

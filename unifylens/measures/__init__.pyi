@@ -3,6 +3,7 @@ from .answers import ANSWER_TYPES, FOUR_ANSWERS, AnswerType, answer_types, objec
 from .association import (
     chosen_by,
     mantel,
+    mantel_over_cuts,
     mediation,
     partial_rank_correlation,
     rank_correlation,
@@ -42,6 +43,7 @@ __all__ = [
     "intervals",
     "language_probe",
     "mantel",
+    "mantel_over_cuts",
     "mean_interval",
     "mediation",
     "object_choice",

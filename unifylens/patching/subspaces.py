@@ -19,6 +19,7 @@ from unifylens.patching.tensors import as_tensor, at_least_single, holds_numbers
 
 __all__ = [
     "Subspace",
+    "beyond",
     "discriminant",
     "group_differences",
     "group_means",
@@ -85,6 +86,27 @@ def span(vectors: Float[Tensor, "vector d_model"], rank: int | None = None) -> S
     if rank is not None and not 1 <= rank <= n:
         raise ValueError(f"rank={rank}: the vectors span {n} dimensions; allowed: 1 to {n}.")
     return Subspace(directions[: rank or n].to(torch.promote_types(vectors.dtype, torch.float32)))
+
+
+def beyond(own: Float[Tensor, "vector d_model"], other: Float[Tensor, "vector d_model"], rank: int) -> Subspace:
+    """The `rank` directions in which `own` vectors are longer, in the mean square, than `other` ones by most.
+
+    Eigenvectors of the difference of second moments. Where both lie alike, what is left is how few they are: compare a
+    random subspace. Raises ValueError for widths that differ, no vectors, or more directions than `own` is longer in.
+
+    >>> own, other = torch.tensor([[3.0, 1.0, 0.0]]), torch.tensor([[3.0, 0.0, 0.0]])
+    >>> bool(ul.subspaces.beyond(own, other, 1).basis[0, 1].abs() > 0.9)
+    True
+    """
+    own, other = _floats(own, "own", "[vector, d_model]"), _floats(other, "other", "[vector, d_model]")
+    if own.ndim != 2 or other.ndim != 2 or own.shape[1] != other.shape[1] or not (len(own) and len(other)):
+        raise ValueError(f"own, other have {list(own.shape)}, {list(other.shape)}; allowed: [vector, d_model] of both.")
+    moments = [vectors.double().T @ vectors.double() / len(vectors) for vectors in (own, other)]
+    more, directions = torch.linalg.eigh(moments[0] - moments[1])  # from the least to the most
+    n = int((more > _NEGLIGIBLE**2 * more.abs().max()).sum())
+    if not 1 <= rank <= n:
+        raise ValueError(f"rank={rank}: own vectors are longer in {n} directions; allowed: 1 to {n}.")
+    return Subspace(directions.flip(1).T[:rank].float())
 
 
 def random(d_model: int, rank: int, seed: int = 0) -> Subspace:

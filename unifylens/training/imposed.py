@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from unifylens.config import Experiment
 from unifylens.hardware import device, limited_threads
 from unifylens.model import Shape, shape_of
 from unifylens.training import store, workers
@@ -26,23 +27,31 @@ from unifylens.training.trainer import Monitor, train_stack
 
 __all__ = ["train_with_attention"]
 
-Member = tuple[Run, int]
-"""A run, and the step after which its attention is imposed."""
+Member = tuple[Run, int, Run]
+"""A run, a step, and the run whose attention after that step is imposed."""
 
 
-def train_with_attention(runs: Sequence[Run], steps: Sequence[int], *, progress: bool = True) -> pd.DataFrame:
+def train_with_attention(
+    runs: Sequence[Run], steps: Sequence[int], *, references: Sequence[Run] | None = None, progress: bool = True
+) -> pd.DataFrame:
     """Train every run's experiment anew, attending as the run did after each of `steps`; one history a run and step.
 
     Weights start, and batches come, as in the run itself; only attention differs, so its own history is the comparison.
+    With `references`, one for each run, it attends as the reference did: models of other data with the same weights at
+    the start tell whether it matters whose attention it is.
     Columns: `attention_step`, `seed`, and those of `run.history`. Histories are kept in the store beside the runs;
     models are not.
 
-    Raises ValueError for no run, runs of different shapes or one that is not stacked, or a step that was not kept;
-    OSError where a kept history cannot be read.
+    Raises ValueError for no run, another number of references, runs of different shapes or one that is not stacked, or
+    a step that was not kept; OSError where a kept history cannot be read.
     """
     if not runs or not steps:
         raise ValueError(f"runs has {len(runs)} entries and steps {len(steps)}; allowed: one or more of both.")
-    shapes = {(r.experiment.model, r.experiment.train, r.corpus.d_vocab, *r.corpus.sequences.shape) for r in runs}
+    references = runs if references is None else references
+    if len(references) != len(runs):
+        raise ValueError(f"references has {len(references)} entries; allowed: one for each of {len(runs)} runs.")
+    everyone = [*runs, *references]
+    shapes = {(r.experiment.model, r.experiment.train, r.corpus.d_vocab, *r.corpus.sequences.shape) for r in everyone}
     if len(shapes) > 1:
         raise ValueError(
             "runs differ in model, train, vocabulary or prompts; allowed: runs that differ in seed and in which facts "
@@ -50,16 +59,22 @@ def train_with_attention(runs: Sequence[Run], steps: Sequence[int], *, progress:
         )
     for run in runs:
         run.corpus.position("answer")  # refuses prompts of several lengths
-    members = list(dict.fromkeys((run, step) for run in runs for step in steps))
-    histories = {member: store.load_imposed(member[0].experiment, member[1]) for member in members}
+    paired = zip(runs, references, strict=True)
+    members = list(dict.fromkeys((run, step, reference) for run, reference in paired for step in steps))
+    histories = {member: store.load_imposed(*_experiments(member)) for member in members}
     missing = [member for member, history in histories.items() if history is None]
     if missing:
         histories |= _train_all(missing, progress)
     tables = []
-    for (run, step), history in histories.items():
+    for (run, step, _), history in histories.items():
         labels = pd.DataFrame({"attention_step": step, "seed": run.experiment.seed}, history.index)
         tables.append(labels.join(history))
     return pd.concat(tables, ignore_index=True)
+
+
+def _experiments(member: Member) -> tuple[Experiment, int, Experiment]:
+    run, step, reference = member
+    return run.experiment, step, reference.experiment
 
 
 def _train_all(members: list[Member], progress: bool) -> dict[Member, pd.DataFrame]:
@@ -74,15 +89,15 @@ def _train_all(members: list[Member], progress: bool) -> dict[Member, pd.DataFra
 
 
 def _train(members: list[Member], bar: tqdm) -> dict[Member, pd.DataFrame]:
-    references = stack_parameters([run.parameters(step) for run, step in members], device())
+    references = stack_parameters([reference.parameters(step) for _, step, reference in members], device())
     experiment, corpus = members[0][0].experiment, members[0][0].corpus
     shape = shape_of(experiment.model, corpus.d_vocab, corpus.n_ctx)
     network = Imposed(shape, references, bfloat16=experiment.train.precision == "bfloat16")
-    results = train_stack([run.experiment for run, _ in members], _Bar(bar, len(members)), network=network)
+    results = train_stack([run.experiment for run, *_ in members], _Bar(bar, len(members)), network=network)
     histories = {member: result.history for member, result in zip(members, results, strict=True)}
     try:
-        for (run, step), history in histories.items():
-            store.save_imposed(run.experiment, step, history)
+        for member, history in histories.items():
+            store.save_imposed(*_experiments(member), history)
     except OSError as error:  # what was trained is given back all the same
         warnings.warn(f"histories under imposed attention are not kept: {error}", stacklevel=2)
     return histories

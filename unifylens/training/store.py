@@ -110,8 +110,8 @@ def imposed_folder() -> Path:
     return environment.home() / "imposed"
 
 
-def save_imposed(experiment: Experiment, step: int, history: pd.DataFrame) -> None:
-    """Keep the history of a model trained under the attention of an experiment's run after a step, whole or not at all.
+def save_imposed(experiment: Experiment, step: int, reference: Experiment, history: pd.DataFrame) -> None:
+    """Keep the history of a model trained under the attention of a reference's run after a step, whole or not at all.
 
     Raises OSError, with the remedy, if it cannot be written.
     """
@@ -119,15 +119,17 @@ def save_imposed(experiment: Experiment, step: int, history: pd.DataFrame) -> No
     with disk.scratch_folder(imposed_folder() / key_of(experiment)) as folder:
         history.to_parquet(folder / HISTORY, index=False)
         digest = hashlib.sha256((folder / HISTORY).read_bytes()).hexdigest()[:16]
-        os.replace(folder / HISTORY, imposed_folder() / f"{_imposed_name(experiment, step)}-{digest}.parquet")
+        os.replace(
+            folder / HISTORY, imposed_folder() / f"{_imposed_name(experiment, step, reference)}-{digest}.parquet"
+        )
 
 
-def load_imposed(experiment: Experiment, step: int) -> pd.DataFrame | None:
+def load_imposed(experiment: Experiment, step: int, reference: Experiment) -> pd.DataFrame | None:
     """What `save_imposed` kept, or None. What is damaged is reported by name, set aside, and not used.
 
     Raises OSError, naming the file, where the disk does not let it be read.
     """
-    for place in sorted(imposed_folder().glob(f"{_imposed_name(experiment, step)}-*.parquet")):
+    for place in sorted(imposed_folder().glob(f"{_imposed_name(experiment, step, reference)}-*.parquet")):
         seen = disk.identity(place)
         try:
             content = place.read_bytes()
@@ -142,8 +144,9 @@ def load_imposed(experiment: Experiment, step: int) -> pd.DataFrame | None:
     return None
 
 
-def _imposed_name(experiment: Experiment, step: int) -> str:
-    return f"{key_of(experiment)}-{int(step)}"
+def _imposed_name(experiment: Experiment, step: int, reference: Experiment) -> str:
+    whose = "" if reference == experiment else f"-by-{key_of(reference)}"
+    return f"{key_of(experiment)}{whose}-{int(step)}"
 
 
 _TRIES = 100
@@ -345,7 +348,7 @@ def _items() -> list[_Item]:
     return items
 
 
-_IMPOSED = re.compile(r"(?P<key>[0-9a-f]+)-\d+-[0-9a-f]{16}\.parquet")
+_IMPOSED = re.compile(r"(?P<key>[0-9a-f]+)(-by-[0-9a-f]+)?-\d+-[0-9a-f]{16}\.parquet")
 
 
 def _listed(folder: Path) -> list[Path]:
