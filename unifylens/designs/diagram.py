@@ -53,7 +53,7 @@ DIAGRAM_VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
 
 
 DECAYS = {"quick": (0.25, 1.0, 2.0, 4.0), "full": (0.1, 0.25, 0.5, 1.0, 2.0, 4.0)}
-RATES = {"quick": (1.5e-3, 3e-3, 6e-3), "full": (1.5e-3, 3e-3, 6e-3)}
+RATES = {"quick": (3e-3, 6e-3), "full": (1.5e-3, 3e-3, 6e-3)}
 """Weight decays and learning rates of B7."""
 
 DECAY_AND_RATE: dict[str, Any] = {"corpus.parallel": 0.3, "train.n_evaluations": 2, "train.n_checkpoints": 1}
