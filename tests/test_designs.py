@@ -148,10 +148,14 @@ def test_families_of_informativeness_share_their_dish_and_move_one_dial(profile)
         assert {labels["seed"] for labels, _ in design} == {e.seed for _, e in design} == set(range(n_seeds))
         assert len({e for _, e in design}) == len(design)
         rest = {"seed": 0, "train.batch_size": 256, "corpus": ul.CorpusConfig()}
+        if family.endswith("longer"):
+            assert {e.train.steps for _, e in design} == {ul.designs.LONGER * balanced.train.steps}
+            rest["train.steps"] = balanced.train.steps
         assert {e.replace(**rest) for _, e in design} == {balanced.replace(**rest)}
-    for family in set(families) - {"same exposure", "same information"}:
+    for family in set(families) - {"same exposure", "same information", "exposure imbalance, longer"}:
         assert balanced in [e for _, e in families[family]], "every family is measured against balanced copies"
-    assert len({labels["level"] for labels, _ in families["exposure imbalance"]}) >= 6
+    levels = {labels["level"] for labels, _ in families["exposure imbalance"]}
+    assert len(levels) >= 5 and levels >= {labels["level"] for labels, _ in families["exposure imbalance, longer"]}
     parallel = {e: int(told(e)["parallel facts"]) for f, d in families.items() for _, e in d if e.seed == 0}
     assert {n for e, n in parallel.items() if e.corpus.parallel == 0.2} == {320}
 
@@ -236,7 +240,8 @@ def test_dials_of_extractability_move_what_they_say_and_nothing_else(profile):
 
 def test_levels_of_extractability_rise_in_what_they_give_away(profile):
     tables = statistics_of_dials()
-    assert len(tables["subject words"]) >= 5, "what C5 asks for"
+    judged = [f"{share:.0%} shared" for share in (1.0, ul.designs.JUDGED_SHARED)]
+    assert {*judged} <= {*tables["subject words"].index}, "what C5 asks for"
     for dial in ("subject words", "function words", "language token", "relation words"):
         assert tables[dial]["revealing"].is_monotonic_increasing and tables[dial]["revealing"].is_unique, dial
     assert tables["object words"]["revealing"].nunique() == 1, "answers stand outside the prompt"
@@ -245,6 +250,32 @@ def test_levels_of_extractability_rise_in_what_they_give_away(profile):
     assert cues["bits"].is_monotonic_decreasing and cues["bits"].is_unique
     for dial, table in tables.items():
         np.testing.assert_allclose(table["informativeness"], table["informativeness"].iloc[0], err_msg=dial)
+
+
+def test_fewer_parallel_facts_are_as_many_as_have_shared_words(profile):
+    dial = ul.designs.extractability_dials()["subject words"]
+    for labels, experiment in ul.designs.fewer_parallel():
+        few, many = (
+            ul.Corpus.build(e)
+            for e in (experiment, ul.designs.small(seed=labels["seed"], **dial[f"{labels['level']:.0%} shared"]))
+        )
+        of = many.languages
+        same = np.array(of[0].subjects) == np.array(of[1].subjects)
+        with_shared_words = many.parallel & same[many.world.subject]
+        assert experiment.language.shared_subjects == 1.0
+        assert few.parallel.sum() == pytest.approx(with_shared_words.sum(), rel=0.2)
+
+
+def test_weight_decay_and_rate_are_all_that_differs_within_a_seed(profile):
+    design = ul.designs.decay_and_rate()
+    assert len(design) == len(ul.designs.DECAYS[profile]) * len(ul.designs.RATES[profile]) * len(ul.designs.seeds())
+    for labels, experiment in design:
+        train = {f"train.{name}": labels[name] for name in ("weight_decay", "lr")}
+        base = {"seed": labels["seed"], **train, **ul.designs.DECAY_AND_RATE}
+        assert experiment == ul.Experiment().replace(**base)
+    # the default dish is one of the cells, and products of decay and rate meet on several
+    default = ul.TrainConfig()
+    assert default.weight_decay in ul.designs.DECAYS[profile] and default.lr in ul.designs.RATES[profile]
 
 
 def test_the_phase_diagram_has_its_corners_and_enough_seeds(profile):
@@ -258,8 +289,8 @@ def test_the_phase_diagram_has_its_corners_and_enough_seeds(profile):
     n_seeds = {"quick": 4, "full": 10}[profile]
     for skew, shared in ul.designs.DIAGRAM_CORNERS.values():
         for parallel in ul.designs.DIAGRAM_PARALLEL[profile]:
-            assert seeds[skew, shared, parallel] == list(range(n_seeds))
-    assert min(map(len, seeds.values())) >= {"quick": 2, "full": 5}[profile]
+            assert (skew, shared, parallel) in seeds
+    assert all(found == list(range(n_seeds)) for found in seeds.values())
     variants = ul.designs.diagram_variants()
     easy = [e for labels, e in variants if labels["variant"] == "as in the diagram"]
     assert set(easy) <= {e for _, e in design}

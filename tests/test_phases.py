@@ -14,6 +14,7 @@ from unifylens.measures.phases import (
     detect,
     first_step,
     half_transfer,
+    learnt,
     rise,
     sharpness,
     summarise,
@@ -237,3 +238,17 @@ def test_sharpness_finds_the_width_of_a_logistic(scale):
     assert three - quarter == pytest.approx(2 * np.log(3) * scale)
     with pytest.raises(ValueError, match="above 0"):
         sharpness(np.array([0.0, 0.1]), np.array([0.0, 1.0]), chance)
+
+
+def test_levels_count_as_learnt_only_where_every_kind_of_copy_is_known():
+    table = pd.DataFrame(
+        {
+            "level": [2, 2, 1, 1, 3, 3],
+            "at_home": [1.0, 1.0, 0.9, 1.0, 1.0, 1.0],  # level 1: 0.95 in the mean
+            "away": [np.nan, np.nan, 1.0, 1.0, 0.5, 1.0],  # level 2 has no such copies, level 3 does not know them
+        }
+    )
+    assert learnt(table, "level", ["at_home", "away"], 0.95) == [2, 1]
+    assert learnt(table, "level", ["at_home"], 0.96) == [2, 3]
+    with pytest.raises(KeyError, match="elsewhere"):
+        learnt(table, "level", ["elsewhere"], 0.95)

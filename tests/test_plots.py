@@ -162,6 +162,9 @@ def test_bands_are_the_intervals_of_the_claims():
     means = [mean_interval(rows["y"]) for _, rows in data.groupby("x")]
     np.testing.assert_allclose(band(), [(low, high) for _, low, high in means])
     assert np.abs(np.subtract(band(), band(errorbar=("ci", 95)))).max() > 0.1, "the comparison can fail"
+    assert min(low for low, _ in band()) < -0.2
+    cut = [mean_interval(rows["y"], within=(-0.2, 9)) for _, rows in data.groupby("x")]
+    np.testing.assert_allclose(band(within=(-0.2, 9)), [(low, high) for _, low, high in cut])
     ax = plots.points(data, "x", "y", ax=plt.figure().subplots())
     drawn = [
         line.get_ydata()

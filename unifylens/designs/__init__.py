@@ -25,29 +25,38 @@ from unifylens.designs.default_dish import (
     unified_and_separate,
 )
 from unifylens.designs.diagram import (
+    DECAY_AND_RATE,
+    DECAYS,
     DIAGRAM,
     DIAGRAM_CORNERS,
     DIAGRAM_PARALLEL,
     DIAGRAM_SHARED,
     DIAGRAM_SKEWS,
     DIAGRAM_VARIANTS,
+    RATES,
+    decay_and_rate,
     diagram_cell,
     diagram_variants,
     phase_diagram,
 )
 from unifylens.designs.extractability import (
     EXTRACTABILITY_PARALLEL,
+    FEWER_PARALLEL,
+    JUDGED_SHARED,
     LANGUAGE_CUES,
     SHARED_FUNCTION_WORDS,
     SHARED_SUBJECTS,
     SHARED_WORDS,
     extractability,
     extractability_dials,
+    fewer_parallel,
 )
 from unifylens.designs.informativeness import (
     EXPOSURE_BALANCES,
     INFORMATION_DIALS,
     INFORMATION_PARALLEL,
+    LONGER,
+    LONGER_BALANCES,
     MATCHED_BALANCES,
     as_informative,
     informativeness,

@@ -1,4 +1,4 @@
-"""The phase diagram: informativeness by extractability by parallel share (notebook 11)."""
+"""The boundary of transfer: informativeness by extractability by parallel share; weight decay by rate (notebook 11)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DIAGRAM_PARALLEL = {
 
 DIAGRAM_SKEWS = {"quick": (0.0, 1.0), "full": (0.0, 0.25, 0.5, 0.75, 1.0)}
 
-DIAGRAM_SHARED = {"quick": (1.0, 0.85, 0.7), "full": (1.0, 0.925, 0.85, 0.775, 0.7)}
+DIAGRAM_SHARED = {"quick": (1.0, 0.7), "full": (1.0, 0.925, 0.85, 0.775, 0.7)}
 
 DIAGRAM_CORNERS = {"easy": (0.0, 1.0), "hard": (1.0, 0.7)}
 """Object skew and share of subject words that are shared, where both forces are weakest and strongest."""
@@ -30,7 +30,6 @@ DIAGRAM_CORNERS = {"easy": (0.0, 1.0), "hard": (1.0, 0.7)}
 DIAGRAM_VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "quick": {
         "d_model 48": {"model.d_model": 48, "model.d_mlp": 192},
-        "weight decay 2": {"train.weight_decay": 2.0},
         "3 languages": {"language.n_languages": 3},
         "480 facts": {"world.n_subjects": 60},
     },
@@ -53,11 +52,16 @@ DIAGRAM_VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
 """What the easy corner is varied in, one thing at a time."""
 
 
-def phase_diagram() -> Design:
-    """Object skew by shared subject words by parallel share; labels skew, shared, parallel, seed.
+DECAYS = {"quick": (0.25, 1.0, 2.0, 4.0), "full": (0.1, 0.25, 0.5, 1.0, 2.0, 4.0)}
+RATES = {"quick": (3e-3, 6e-3), "full": (1.5e-3, 3e-3, 6e-3)}
+"""Weight decays and learning rates of B7."""
 
-    In `quick` the two corners that the claim compares have all `seeds`, other cells two.
-    """
+DECAY_AND_RATE: dict[str, Any] = {"corpus.parallel": 0.3, "train.n_evaluations": 2, "train.n_checkpoints": 1}
+"""What B7 changes in the default dish."""
+
+
+def phase_diagram() -> Design:
+    """Object skew by shared subject words by parallel share; labels skew, shared, parallel, seed."""
     return [
         (
             {"skew": skew, "shared": shared, "parallel": parallel, "seed": seed},
@@ -66,7 +70,7 @@ def phase_diagram() -> Design:
         for skew in DIAGRAM_SKEWS[profile()]
         for shared in DIAGRAM_SHARED[profile()]
         for parallel in DIAGRAM_PARALLEL[profile()]
-        for seed in (seeds() if (skew, shared) in DIAGRAM_CORNERS.values() else few_seeds(2))
+        for seed in seeds()
     ]
 
 
@@ -88,3 +92,20 @@ def diagram_cell(skew: float, shared: float, parallel: float, seed: int) -> Expe
     """One model of the phase diagram."""
     dials = {"corpus.object_skew": skew, "language.shared_subjects": shared, "corpus.parallel": parallel, "seed": seed}
     return small(**{**DIAGRAM, **dials})
+
+
+def decay_and_rate() -> Design:
+    """Weight decay by learning rate in the default dish; labels weight_decay, lr, seed.
+
+    Models of a seed share their data and first weights.
+    """
+    base = Experiment().replace(**DECAY_AND_RATE)
+    return [
+        (
+            {"weight_decay": decay, "lr": lr, "seed": seed},
+            base.replace(**{"train.weight_decay": decay, "train.lr": lr, "seed": seed}),
+        )
+        for lr in RATES[profile()]
+        for decay in DECAYS[profile()]
+        for seed in seeds()
+    ]

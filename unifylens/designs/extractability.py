@@ -11,10 +11,16 @@ EXTRACTABILITY_PARALLEL = {"subject": 0.25, "shared": 0.15}
 """Parallel share of the dials of extractability, lower where relation words are shared too: none at its ceiling."""
 
 SHARED_SUBJECTS = {
-    "quick": (1.0, 0.9, 0.8, 0.7, 0.5, 0.3),
+    "quick": (1.0, 0.7, 0.5, 0.3),
     "full": (1.0, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5, 0.3, 0.0),
 }
 """The main dial of extractability (C5): shares of subject words that the languages share."""
+
+JUDGED_SHARED = 0.5
+"""The level at which C5 is judged, against all words shared."""
+
+FEWER_PARALLEL = {"quick": (0.7, 0.5, 0.3), "full": (0.9, 0.8, 0.7, 0.6, 0.5, 0.3)}
+"""Levels of the main dial that are compared with as few parallel facts of shared subject words, and no other."""
 
 SHARED_WORDS = {"quick": (1.0, 0.5, 0.0), "full": (1.0, 0.75, 0.5, 0.25, 0.0)}
 
@@ -50,6 +56,20 @@ def extractability_dials() -> dict[str, dict[str, dict[str, Any]]]:
         "relation words": sharing(told, "relations", SHARED_WORDS[size]),
         "cue": cues,
     }
+
+
+def fewer_parallel() -> Design:
+    """All subject words shared, and as many parallel facts as have shared ones at a level of the main dial.
+
+    Label `level` is that level's share of subject words: facts whose own words are shared stand beside equally many
+    parallel ones of their kind, here with no others around.
+    """
+    parallel = EXTRACTABILITY_PARALLEL["subject"]
+    return [
+        ({"level": level, "seed": seed}, small(**{"corpus.parallel": parallel * level, "seed": seed}))
+        for level in FEWER_PARALLEL[profile()]
+        for seed in seeds()
+    ]
 
 
 def extractability() -> Design:

@@ -12,10 +12,16 @@ from unifylens.measures.information import entropy
 INFORMATION_PARALLEL = 0.2
 
 EXPOSURE_BALANCES = {
-    "quick": (1.0, 0.6, 0.4, 0.2, 0.1, 0.02),
+    "quick": (1.0, 0.6, 0.4, 0.2, 0.1),
     "full": (1.0, 0.8, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.04, 0.02),
 }
 """Exposure of a parallel fact's copy away from home, in units of a balanced one: from 50:50 to 99:1."""
+
+LONGER_BALANCES = {"quick": (1.0, 0.4, 0.2), "full": (1.0, 0.6, 0.4, 0.2, 0.1, 0.04)}
+"""Those that are trained three times as long, too: whether what transfers less only transfers later."""
+
+LONGER = 3
+"""How many times the steps."""
 
 MATCHED_BALANCES = {"quick": (0.4,), "full": (0.6, 0.4, 0.3, 0.2)}
 """Those at which exposure and information are taken apart."""
@@ -33,13 +39,18 @@ def informativeness() -> dict[str, Design]:
     """One dial of the data's information about its language at a time, by family; labels family, level, seed.
 
     All families share the dish with balanced copies. In `exposure imbalance` the level is the exposure of a parallel
-    fact's copies away from home, in units of a balanced copy's. `same exposure` has, for some of these levels, both
+    fact's copies away from home, in units of a balanced copy's; `exposure imbalance, longer` has `LONGER` times the
+    steps. `same exposure` has, for some of these levels, both
     copies at that exposure; `same information` both at the exposure that gives the same I(fact; language).
     """
     base = small(**{"corpus.parallel": INFORMATION_PARALLEL})
     matched = MATCHED_BALANCES[profile()]
     families = {
         "exposure imbalance": {b: base.replace(**{"corpus.exposure_balance": b}) for b in EXPOSURE_BALANCES[profile()]},
+        "exposure imbalance, longer": {
+            b: base.replace(**{"corpus.exposure_balance": b, "train.steps": LONGER * base.train.steps})
+            for b in LONGER_BALANCES[profile()]
+        },
         "same exposure": {b: rare_copies(base, b) for b in matched},
         "same information": {b: rare_copies(base, as_informative(base, b)) for b in matched},
         **{

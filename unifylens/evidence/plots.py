@@ -5,6 +5,7 @@ Nothing here computes a result; the only statistics are the means and bands that
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from matplotlib.ticker import NullLocator, ScalarFormatter
 from numpy import ndarray
 
 from unifylens import environment
-from unifylens.measures.intervals import mean_interval
+from unifylens.measures.intervals import ANYWHERE, mean_interval
 
 __all__ = [
     "checkerboard",
@@ -169,14 +170,20 @@ def phase_spans(summary: pd.DataFrame, ax: Axes) -> Axes:
 
 
 def points(
-    data: pd.DataFrame, x: str, y: str, hue: str | None = None, ax: Axes | None = None, **options: object
+    data: pd.DataFrame,
+    x: str,
+    y: str,
+    hue: str | None = None,
+    ax: Axes | None = None,
+    within: tuple[float, float] = ANYWHERE,
+    **options: object,
 ) -> Axes:
     """Mean of column `y` at each category of `x` and `hue` with its 95 % interval.
 
-    The interval is that of `measures.mean_interval`; two rows have none, as one that holds the truth would dwarf the
-    figure. `options` go to `seaborn.pointplot`.
+    The interval is that of `measures.mean_interval`, cut to `within`, such as `(0, 1)` for shares; two rows have none,
+    as one that holds the truth would dwarf the figure. `options` go to `seaborn.pointplot`.
     """
-    return sns.pointplot(data, x=x, y=y, hue=hue, ax=ax, **_band(options))
+    return sns.pointplot(data, x=x, y=y, hue=hue, ax=ax, **_band(options, within))
 
 
 def shares(data: pd.DataFrame, ax: Axes) -> Axes:
@@ -213,31 +220,37 @@ def heatmap(
 
 
 def curve(
-    data: pd.DataFrame, x: str, y: str, hue: str | None = None, ax: Axes | None = None, **options: object
+    data: pd.DataFrame,
+    x: str,
+    y: str,
+    hue: str | None = None,
+    ax: Axes | None = None,
+    within: tuple[float, float] = ANYWHERE,
+    **options: object,
 ) -> Axes:
     """Mean of column `y` over the rows that share `x` and `hue`, with its 95 % interval as a band.
 
-    The interval is that of `measures.mean_interval`; two rows have none, as one that holds the truth would dwarf the
-    figure. `options` go to `seaborn.lineplot`.
+    The interval is that of `measures.mean_interval`, cut to `within`, such as `(0, 1)` for shares; two rows have none,
+    as one that holds the truth would dwarf the figure. `options` go to `seaborn.lineplot`.
 
     >>> runs = ul.sweep(exp, over={"corpus.parallel": [0, 0.5], "seed": range(2)}, progress=False)
     >>> ul.plots.curve(runs.final, "corpus.parallel", "transfer").get_xlabel()
     'corpus.parallel'
     """
-    return sns.lineplot(data, x=x, y=y, hue=hue, ax=ax, **_band(options))
+    return sns.lineplot(data, x=x, y=y, hue=hue, ax=ax, **_band(options, within))
 
 
-def _band(options: dict[str, object]) -> dict[str, object]:
+def _band(options: dict[str, object], within: tuple[float, float]) -> dict[str, object]:
     """Options of seaborn with the interval of the claims for a mean; another estimator or band is seaborn's own."""
     if {"estimator", "errorbar", "units", "n_boot", "weights"}.isdisjoint(options):
-        return {"errorbar": _interval, **options}
+        return {"errorbar": partial(_interval, within=within), **options}
     # a fixed seed, as a bootstrap would differ from one drawing to the next
     return {"errorbar": ("ci", 95), "seed": 0, **options}
 
 
-def _interval(values: pd.Series) -> tuple[float, float]:
+def _interval(values: pd.Series, within: tuple[float, float]) -> tuple[float, float]:
     values = values.dropna().to_numpy()
-    return mean_interval(values)[1:] if len(values) > 2 else (np.nan, np.nan)
+    return mean_interval(values, within)[1:] if len(values) > 2 else (np.nan, np.nan)
 
 
 def scatter(

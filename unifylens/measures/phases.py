@@ -23,6 +23,7 @@ __all__ = [
     "detect",
     "first_step",
     "half_transfer",
+    "learnt",
     "rise",
     "sharpness",
     "summarise",
@@ -200,6 +201,18 @@ def when_reached(history: pd.DataFrame, column: str, by: str, level: float) -> f
         return float("nan")
     step = first_step(told["step"].to_numpy(), told[by].to_numpy(), level, "above")
     return float(np.interp(step, told["step"], told[column]))
+
+
+def learnt(table: pd.DataFrame, by: str, recalls: Sequence[str], least: float) -> list:
+    """Levels of column `by` at which every recall is at least `least` in the mean over rows, in the table's order.
+
+    What was never learnt cannot transfer: only such levels may be compared. A kind of copy that a level has not got
+    (empty cells) asks nothing of it. Raises KeyError for missing columns.
+    """
+    if missing := [name for name in (by, *recalls) if name not in table.columns]:
+        raise KeyError(f"table has no column {missing}; it has {list(table.columns)}")
+    means = table.groupby(by, sort=False)[list(recalls)].mean()
+    return means.index[((means >= least) | means.isna()).all(axis=1)].tolist()
 
 
 def detect(history: pd.DataFrame, baseline: float, column: str = "unification") -> Phases:

@@ -112,8 +112,9 @@ def unification_variants(
     - `cross_baseline`: the same, with the baseline over different facts *across* languages, `cos(x_i, y_j)`,
       i != j.
     - `self_similarity`: the same, with a within-language baseline over all pairs *including* i = j. The
-      published formula is said to conflict with its prose and is not public; that it counts a state's
-      similarity to itself is our reading of the conflict. It tends to `unification` as the facts become many.
+      paper's formula is said in its reviews to conflict with its prose (we worked from abstract and reviews); that
+      it counts a state's similarity to itself is our reading of the conflict. It tends to `unification` as the facts
+      become many.
     - `centred`: each language's mean state subtracted first, so that a constant language offset does not
       count, and different facts *across* languages as the baseline: `(mean_i cos(x_i, y_i) - across) / (1 - within)`.
       Subtracting the mean turns different facts away from each other, by 1 / facts; both baselines carry it, so that
@@ -443,7 +444,7 @@ def checkerboard_contrast(
 
     Mean cosine of different facts of one relation within a language, less that of the same fact across languages.
     Above 0 sharing the language counts for more than being the same fact (a checkerboard); below 0 the fact wins.
-    The contrast is ours: how the heatmaps of arXiv 2508.11017 were arranged and judged is not public.
+    The contrast is ours: abstract and reviews of arXiv 2508.11017 do not say how its heatmaps were judged.
 
     nan if a state is zero or no relation has two facts. Raises ValueError as `unification` does.
 

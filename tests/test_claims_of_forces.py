@@ -1,0 +1,51 @@
+"""What the claims of notebooks 07, 08, 09 and 11 must not take for a result: planted counter-examples."""
+
+import numpy as np
+import pytest
+
+from unifylens import claims
+
+SEEDS = [0, 1, 2, 3]
+NEAR = np.array([0.0, 0.01, -0.01, 0.0])
+
+
+@pytest.fixture(autouse=True)
+def figures(monkeypatch, tmp_path):
+    monkeypatch.setenv("UNIFYLENS_FIGURES", str(tmp_path))
+
+
+# by claim: an effect and a control that pass, and controls that must not
+PLANTED = {
+    "C4": (0.3, 0.01, [0.25]),  # all of the fall is output prior
+    "C4-object": (0.15, 1.0, [0.7]),  # copies away from home are forgotten
+    "C5": (0.4, 0.125, [0.5]),  # facts without a shared word transfer, too: it is not about their words
+    "C5-words": (0.6, 0.99, [0.8]),  # not learnt
+    "B3": (0.6, 0.99, [0.94]),  # the first run
+    "B7": (0.6, 1.0, [0.9]),  # not at equal recall
+}
+
+
+@pytest.mark.parametrize("claim_id", PLANTED)
+def test_controls_fail_on_planted_counter_examples(claim_id):
+    effect, control, bad = PLANTED[claim_id]
+    passes = claims.record(claim_id, effect=effect + NEAR, control=control + NEAR / 10, seeds=SEEDS)
+    assert passes.control["holds"] and passes.holds
+    for value in bad:
+        found = claims.record(claim_id, effect=effect + NEAR, control=value + NEAR, seeds=SEEDS)
+        assert not found.control["holds"] and not found.holds
+    nothing = claims.record(claim_id, effect=NEAR, control=control + NEAR / 10, seeds=SEEDS)
+    assert nothing.control["holds"] and not nothing.holds
+
+
+def test_mixture_alone_is_no_c5():
+    # half of the facts fall to chance and the others stay: the mean falls by 0.4, and C5 must see nothing
+    shared, unshared = np.array([0.92, 0.9, 0.91, 0.93]), np.full(4, 0.125)
+    assert (shared - (shared + unshared) / 2).min() > 0.35
+    found = claims.record("C5", effect=shared - shared[::-1], control=unshared, seeds=SEEDS)
+    assert found.control["holds"] and not found.holds
+
+
+def test_one_force_alone_is_no_b3():
+    informative, extractable = np.array([0.7, 0.8, 0.75, 0.7]), np.array([0.02, -0.05, 0.03, 0.0])
+    found = claims.record("B3", effect=np.minimum(informative, extractable), control=1 + NEAR / 10, seeds=SEEDS)
+    assert not found.holds
