@@ -12,12 +12,15 @@ from unifylens.designs.default_dish import (
     LATE_READING_POSITIONS,
     MIXED_DIALS,
     PARALLEL_LEVELS,
+    PLASTIC,
+    PLASTIC_BOUNDARIES,
     SCHEDULES,
     UNIFIED_AND_SEPARATE,
     critical_period,
     many_models,
     mixed_dials,
     parallel_levels,
+    plasticity,
     unified_and_separate,
 )
 from unifylens.designs.diagram import (
