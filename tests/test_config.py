@@ -410,7 +410,29 @@ def test_constant_stays_at_the_peak():
     assert set(lrs(schedule="constant")[10:]) == {2e-3}
 
 
-@pytest.mark.parametrize("schedule", ["cosine", "constant"])
+def test_a_line_falls_from_the_peak_to_its_end_value():
+    rates = lrs(schedule="linear", final_lr=0.1)
+    assert rates[10] == 2e-3
+    np.testing.assert_allclose(np.diff(rates[10:]), -0.9 * 2e-3 / 90, rtol=1e-9)
+
+
+def test_once_is_one_cycle_of_the_cosine_and_then_its_last_rate():
+    rates = lrs(cycles=2, schedule="once", final_lr=0.1)
+    assert (rates[:50] == lrs(cycles=2)[:50]).all()
+    np.testing.assert_allclose(rates[50:], 0.1 * 2e-3, rtol=1e-12)
+    assert (lrs(schedule="once") == lrs()).all()
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "constant", "once"])
+def test_the_decay_that_is_left_is_what_shrinks_a_weight(schedule):
+    config = TrainConfig(steps=100, warmup=10, lr=2e-3, weight_decay=3.0, schedule=schedule, cycles=2)
+    weight = np.prod([1 - config.lr_at(step) * 3.0 for step in range(60, 100)])
+    assert config.decay_left(60) == pytest.approx(-np.log(weight), rel=1e-12)
+    assert config.decay_left(100) == 0 and TrainConfig(weight_decay=0.0).decay_left(0) == 0
+    assert config.decay_left(0) > config.decay_left(60)
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])
 def test_cycles_repeat_exactly(schedule):
     rates = lrs(cycles=2, schedule=schedule)
     assert (rates[:50] == rates[50:]).all() and rates[0] < rates[10]

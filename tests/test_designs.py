@@ -48,6 +48,20 @@ def test_copies_of_the_critical_period_are_expected_equally_often(profile):
             np.testing.assert_allclose(exposure, exposures[0], atol=1e-12)
 
 
+def test_late_copies_differ_in_what_is_left_of_training(profile):
+    cells = {
+        (la["schedule"], la["condition"], la["boundary"]): e for la, e in ul.designs.plasticity() if not la["seed"]
+    }
+    exposures = [ul.Corpus.build(e).exposure for (_, condition, _), e in cells.items() if condition != "never"]
+    for exposure in exposures[1:]:
+        np.testing.assert_allclose(exposure, exposures[0], atol=1e-12)
+    restart, no_restart = (cells[name, "late", 1 / 2] for name in ("restart", "no restart"))
+    half = restart.train.steps // 2
+    assert restart.changes == no_restart.changes and restart.changes[0].step == half
+    assert all(restart.train.lr_at(step) == no_restart.train.lr_at(step) for step in range(half))
+    assert no_restart.train.decay_left(half) < restart.train.decay_left(half) / 4
+
+
 def test_models_of_both_kinds_differ_in_nothing_but_parallel_facts(profile):
     design = ul.designs.unified_and_separate(**{"model.d_model": 32})
     n_seeds = {"quick": 4, "full": 10}[profile]

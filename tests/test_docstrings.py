@@ -64,7 +64,7 @@ def test_settings_explain_themselves(kind):
     [
         (ul.TrainConfig, "lr = 0.003 (number above 0 to 1,000,000)"),
         (ul.TrainConfig, "betas = (0.9, 0.98) (tuple, 2 of: number from 0 below 1)"),
-        (ul.TrainConfig, "schedule = 'cosine' ('cosine' or 'constant')"),
+        (ul.TrainConfig, "schedule = 'cosine' ('cosine' or 'linear' or 'constant' or 'once')"),
         (ul.LanguageConfig, "lexical_distance = None (number from 0 to 1 or None)"),
         (ul.LanguageConfig, "templates = ('plain',) (tuple, 1 to 1,000 of: text of up to 10,000 letters)"),
         (ul.RealConfig, "sources = sources() (text)"),

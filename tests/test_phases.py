@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import unifylens as ul
 from unifylens.config import TrainConfig
 from unifylens.measures.intervals import mean_interval
 from unifylens.measures.phases import (
@@ -252,3 +253,48 @@ def test_levels_count_as_learnt_only_where_every_kind_of_copy_is_known():
     assert learnt(table, "level", ["at_home"], 0.96) == [2, 3]
     with pytest.raises(KeyError, match="elsewhere"):
         learnt(table, "level", ["elsewhere"], 0.95)
+
+
+def cells_of(transfer, seed=0):
+    """The late cells of one seed of `designs.plasticity`, whose transfer is planted."""
+    cells = [(e.train, labels["boundary"]) for labels, e in ul.designs.plasticity() if labels["condition"] == "late"]
+    cells = cells[: len(ul.designs.PLASTIC) * len(ul.designs.PLASTIC_BOUNDARIES)]
+    steps = np.array([round(train.steps * (1 - boundary)) for train, boundary in cells])
+    left = np.array([train.decay_left(train.steps - n) for (train, _), n in zip(cells, steps, strict=True)])
+    noise = np.random.default_rng(seed).normal(0, 0.02, len(left))
+    return pd.DataFrame({"seed": seed, "decay": left, "steps": steps, "transfer": transfer(left, steps) + noise})
+
+
+@pytest.mark.parametrize(
+    ("transfer", "holds", "control_holds"),
+    [
+        (lambda decay, steps: 1 - np.exp(-decay), True, True),  # what the claim says
+        (lambda decay, steps: steps / 267, False, False),  # what closes the window is that steps run out
+        (lambda decay, steps: 0 * decay, False, False),  # late facts do nothing
+    ],
+)
+def test_the_window_and_its_control_fail_where_they_should(transfer, holds, control_holds, tmp_path, monkeypatch):
+    monkeypatch.setenv("UNIFYLENS_FIGURES", str(tmp_path))
+    table = pd.concat([cells_of(transfer, seed) for seed in range(4)])
+    decay, steps = (ul.phases.within_seeds(table, name, "transfer") for name in ("decay", "steps"))
+    found = ul.claims.record("B1-window", effect=decay, control=decay - steps, seeds=range(4))
+    assert (found.ci_low >= 0.8) == holds and found.control["holds"] == control_holds
+
+
+def test_a_rank_correlation_within_seeds_needs_five_rows():
+    with pytest.raises(ValueError, match="a seed has 4 rows; allowed: 5 or more"):
+        ul.phases.within_seeds(cells_of(lambda decay, steps: decay)[:4], "decay", "transfer")
+
+
+def test_the_order_is_kept_from_the_step_at_which_it_is_there():
+    rows = [
+        {"seed": seed, "step": step, "parallel": share, "unification": (share if step > 20 else -share) * (1 + seed)}
+        for seed in range(2)
+        for step in (0, 20, 50, 100)
+        for share in (0.0, 0.1, 0.3)
+    ]
+    history = pd.DataFrame(rows)
+    assert ul.phases.order_kept(history, 49).tolist() == pytest.approx([-1, -1])
+    assert ul.phases.order_kept(history, 50).tolist() == pytest.approx([1, 1])
+    with pytest.raises(ValueError, match="before the first evaluation"):
+        ul.phases.order_kept(history, -1)

@@ -73,12 +73,12 @@ class TrainConfig(Config):
     """AdamW's decay of the running means of gradients and of their squares, per step."""
     warmup: Annotated[Whole, Field(ge=0, lt=MANY)] = 50
     """Number of steps in which the learning rate rises linearly to `lr`."""
-    schedule: Literal["cosine", "constant"] = "cosine"
-    """What the learning rate does after the warm-up."""
+    schedule: Literal["cosine", "linear", "constant", "once"] = "cosine"
+    """What the learning rate does after the warm-up; `once` is one cycle of the cosine, then its last rate."""
     final_lr: Share = 0.1
-    """Learning rate at the end of the cosine, as a share of `lr`."""
+    """Learning rate at the end of the cosine or the line, as a share of `lr`."""
     cycles: Annotated[Whole, Field(ge=1, le=MANY)] = 1
-    """Number of times that the schedule, warm-up included, runs over (cosine with warm restarts)."""
+    """Number of times that the schedule, warm-up included, runs over (warm restarts); `once` stops after the first."""
     loss: Literal["answer", "full"] = "answer"
     """Cross-entropy on the answer's tokens alone, or on every token after the first."""
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -107,12 +107,23 @@ class TrainConfig(Config):
         """Learning rate of 0-based step `step`."""
         length = self.steps / self.cycles
         within = step % length
+        if self.schedule == "once" and step >= length:
+            return self.lr * self.final_lr
         if within < self.warmup:
             return self.lr * min(1.0, (within + 1) / self.warmup)  # a cycle may start between two steps
         if self.schedule == "constant":
             return self.lr
         progress = (within - self.warmup) / (length - self.warmup)
-        return self.lr * (self.final_lr + (1 - self.final_lr) * 0.5 * (1 + np.cos(np.pi * progress)))
+        left = 1 - progress if self.schedule == "linear" else 0.5 * (1 + np.cos(np.pi * progress))
+        return self.lr * (self.final_lr + (1 - self.final_lr) * left)
+
+    def decay_left(self, step: int) -> float:
+        """Weight decay that is still to come from 0-based step `step` on: a matrix shrinks to `exp(-decay_left)` by it.
+
+        It is the sum of learning rates to come times `weight_decay`, to first order.
+        """
+        rates = np.array([self.lr_at(later) for later in range(step, self.steps)])
+        return float(-np.log1p(-rates * self.weight_decay).sum())
 
     def _log_spaced(self, first: int, n: int) -> list[int]:
         spaced = np.geomspace(min(first, self.steps), self.steps, n) if n > 1 else np.array([self.steps])

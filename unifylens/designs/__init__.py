@@ -15,6 +15,8 @@ from unifylens.designs.default_dish import (
     MIXED_DIALS,
     ONE_RECIPE_PARALLEL,
     PARALLEL_LEVELS,
+    PLASTIC,
+    PLASTIC_BOUNDARIES,
     SCHEDULES,
     UNIFIED_AND_SEPARATE,
     critical_period,
@@ -22,6 +24,7 @@ from unifylens.designs.default_dish import (
     mixed_dials,
     one_recipe,
     parallel_levels,
+    plasticity,
     unified_and_separate,
 )
 from unifylens.designs.diagram import (

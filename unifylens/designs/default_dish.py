@@ -25,6 +25,22 @@ SCHEDULES = {
 
 CRITICAL_PARALLEL = 0.4
 
+PLASTIC_BOUNDARIES = (1 / 3, 1 / 2)
+
+PLASTIC: dict[str, dict[str, Any]] = {
+    "cosine": {},
+    "linear": {"train.schedule": "linear"},
+    "constant at half": {"train.schedule": "constant", "train.lr": 3e-3},
+    "restart": {"train.cycles": 2},
+    "no restart": {"train.cycles": 2, "train.schedule": "once"},
+    "weight decay halved": {"train.weight_decay": 2.0},
+    "weight decay quartered": {"train.weight_decay": 1.0},
+}
+"""What is left of training after a boundary: schedules of the smaller dish, and weight decays under its cosine.
+
+With and without a restart the first half of training is the same: the cosine comes to its end there.
+"""
+
 MIXED_DIALS: dict[str, dict[str, Any]] = {
     "subject words 70 % shared": {"language.shared_subjects": 0.7},
     "subject words 30 % shared": {"language.shared_subjects": 0.3},
@@ -111,6 +127,31 @@ def critical_period() -> Design:
                 conditions["early", boundary] = parallel_window(always, 0, step)
                 conditions["late", boundary] = parallel_window(always, step, steps)
             for (condition, boundary), experiment in conditions.items():
+                labels = {"schedule": schedule, "condition": condition, "boundary": boundary, "seed": seed}
+                design.append((labels, experiment))
+    return design
+
+
+def plasticity() -> Design:
+    """Parallel copies that come late in the smaller dish, by schedule, weight decay and boundary.
+
+    Beside them, under some schedules, copies that come always or never.
+    """
+    base = small(**{"corpus.parallel": CRITICAL_PARALLEL})
+    steps = base.train.steps
+    design: Design = []
+    for seed in seeds():
+        for schedule, changes in PLASTIC.items():
+            always = base.replace(seed=seed, **changes)
+            cells: dict[tuple[str, float | None], Experiment] = {
+                ("late", boundary): parallel_window(always, round(boundary * steps), steps)
+                for boundary in PLASTIC_BOUNDARIES
+            }
+            if schedule == "cosine":
+                cells["always", None] = always
+            if schedule in ("restart", "no restart"):
+                cells["never", None] = always.replace(**{"corpus.parallel": 0.0})
+            for (condition, boundary), experiment in cells.items():
                 labels = {"schedule": schedule, "condition": condition, "boundary": boundary, "seed": seed}
                 design.append((labels, experiment))
     return design

@@ -15,6 +15,7 @@ from ruptures.costs import CostCLinear
 from scipy import optimize, stats
 from scipy.special import expit
 
+from unifylens.measures.association import rank_correlation
 from unifylens.measures.intervals import mean_interval
 
 __all__ = [
@@ -24,10 +25,12 @@ __all__ = [
     "first_step",
     "half_transfer",
     "learnt",
+    "order_kept",
     "rise",
     "sharpness",
     "summarise",
     "when_reached",
+    "within_seeds",
 ]
 
 RECALL_COMPLETE = 0.98
@@ -213,6 +216,38 @@ def learnt(table: pd.DataFrame, by: str, recalls: Sequence[str], least: float) -
         raise KeyError(f"table has no column {missing}; it has {list(table.columns)}")
     means = table.groupby(by, sort=False)[list(recalls)].mean()
     return means.index[((means >= least) | means.isna()).all(axis=1)].tolist()
+
+
+def order_kept(history: pd.DataFrame, step: float, by: str = "parallel", column: str = "unification") -> pd.Series:
+    """Rank correlation, for each seed, of a column at the last evaluation up to `step` with the column at the end.
+
+    It is over the settings in `by`, from a history of several models with columns `seed` and `step`. Raises ValueError
+    if there is no evaluation up to `step`.
+    """
+    if not (history["step"] <= step).any():
+        raise ValueError(f"step={step} is before the first evaluation; allowed: {history['step'].min()} or more.")
+    seen = history.loc[history["step"] <= step, "step"].max()
+    kept = {}
+    for seed, group in history.groupby("seed"):
+        table = group.pivot(index="step", columns=by, values=column)
+        kept[seed] = rank_correlation(table.loc[seen].to_numpy(), table.iloc[-1].to_numpy())
+    return pd.Series(kept, name="rank correlation")
+
+
+def within_seeds(table: pd.DataFrame, predictor: str, outcome: str) -> pd.Series:
+    """Rank correlation, for each seed, of two columns over the rows of that seed.
+
+    Raises ValueError for a seed with fewer than 5 rows.
+
+    >>> table = pd.DataFrame({"seed": 5 * [0] + 5 * [1], "rate": 2 * [1, 2, 3, 4, 5], "transfer": 2 * [2, 4, 5, 7, 9]})
+    >>> ul.phases.within_seeds(table, "rate", "transfer").round(2).tolist()
+    [1.0, 1.0]
+    """
+    fewest = table.groupby("seed").size().min()
+    if fewest < 5:
+        raise ValueError(f"a seed has {fewest} rows; allowed: 5 or more for a rank correlation.")
+    rows = table.groupby("seed")[[predictor, outcome]]
+    return rows.apply(lambda of: rank_correlation(of[predictor].to_numpy(), of[outcome].to_numpy()))
 
 
 def detect(history: pd.DataFrame, baseline: float, column: str = "unification") -> Phases:
