@@ -44,7 +44,7 @@ def repairs(run: Trained, donor: Trained, *, seed: int = 0) -> dict[str, float]:
       what guesses gain by a bias.
 
     The models need the same facts, in any words. Raises ValueError if they differ in their facts, answers have several
-    tokens, a language lacks facts that both saw, or a relation has fewer than two held-out ones.
+    tokens, a language lacks facts that both saw or facts that neither saw, or a relation has a single one of these.
     """
     model, corpus = model_and_corpus(run)
     giver, other = model_and_corpus(donor)
@@ -65,7 +65,10 @@ def repairs(run: Trained, donor: Trained, *, seed: int = 0) -> dict[str, float]:
             "states": ridge(its_apart, apart),
             "states shuffled": ridge(its_apart, apart[_shuffled(relation[known], draw)]),
         }
-        for fit, test in _halves(np.flatnonzero(held_out[language]), relation, draw):
+        asked = np.flatnonzero(held_out[language])
+        if not len(asked):
+            raise ValueError(f"language {language}: no fact is held out there for both models; allowed: at least two.")
+        for fit, test in _halves(asked, relation, draw):
             rows, of = language * n + test, torch.from_numpy(relation[test])
             bias = output_bias(patching.last_logits(model, corpus.prompts(language * n + fit)), corpus, language, fit)
             mixed = bias.clone()
@@ -160,7 +163,7 @@ def _halves(
     for name in np.unique(relation[facts]):
         rows = draw.permutation(np.flatnonzero(relation[facts] == name))
         if len(rows) < 2:
-            raise ValueError(f"relation {name} has {len(rows)} held-out fact; allowed: at least 2, to fit and to test.")
+            raise ValueError(f"relation {name} has one held-out fact; allowed: two or more, to fit and to test.")
         number[rows[::2]] = 1
     for fit in (0, 1):
         yield facts[number == fit], facts[number != fit]
