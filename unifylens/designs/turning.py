@@ -91,7 +91,7 @@ def dial_ends() -> dict[str, tuple[str, Experiment, Experiment]]:
         },
         "08": {
             "half of subject words unshared": (own, told["subject words"]["50% shared"]),
-            "object words unshared (all shared before)": (told["object words"]["100% shared"], own),
+            "object words unshared": (told["object words"]["100% shared"], own),
             "function words unshared": tuple(told["function words"].values()),
             "language token": (own, told["language token"]["token"]),
             "relation words unshared": (told["relation words"]["100% shared"], told["relation words"]["0% shared"]),

@@ -223,7 +223,7 @@ def forests(tables: Mapping[str, pd.DataFrame], xlabel: str) -> Figure:
     index = next(iter(tables.values())).index
     grouped = index.nlevels > 1
     names = [str(name[-1]) if grouped else str(name) for name in index]
-    fig, ax = plt.subplots(figsize=(4.6, 0.9 + 0.062 * len(index) * (len(tables) + 1)))
+    fig, ax = plt.subplots(figsize=(4.6, 0.9 + 0.07 * len(index) * (len(tables) + 1)))
     ax.axvline(0, color="grey", linewidth=1)
     others = iter(sns.color_palette("colorblind")[4:])
     for number, (name, table) in enumerate(tables.items()):
@@ -233,7 +233,8 @@ def forests(tables: Mapping[str, pd.DataFrame], xlabel: str) -> Figure:
         ax.errorbar(table["value"], heights, xerr=bars, fmt="o", markersize=3, linewidth=1.2, color=colour, label=name)
     ax.set_yticks(range(len(index)), names, fontsize=8)
     ax.set_ylim(len(index) - 0.4, -0.6)
-    ax.set_xlabel(xlabel)
+    ax.set_xlabel(xlabel, fontsize=9)
+    ax.tick_params(axis="x", labelsize=8)
     for row in range(1, len(index)):
         apart = grouped and index[row][0] != index[row - 1][0]
         ax.axhline(row - 0.5, color="black" if apart else "0.9", linewidth=1 if apart else 0.5, zorder=0)
