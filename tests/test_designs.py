@@ -140,6 +140,24 @@ def test_interventions_are_applied_alone_to_one_base_and_move_it(profile):
         assert named.count(1) >= 3 and named.count(-1) >= 1
 
 
+def test_both_ends_of_every_dial_are_models_of_other_notebooks(profile):
+    design = ul.designs.two_ways()
+    others = [*ul.designs.informativeness().values(), ul.designs.extractability(), ul.designs.phase_diagram()]
+    trained = {e for other in others for _, e in other}
+    own = [labels for labels, e in design if e not in trained]
+    assert all(labels["notebook"] == "11" and labels["seed"] >= 2 for labels in own), "only seeds that it leaves out"
+    forces = {labels["force"] for labels, _ in design}
+    assert forces == set(ul.designs.dial_ends()) and len(design) == 2 * len(forces) * len(ul.designs.seeds())
+    assert all(
+        len({e for labels, e in design if labels["force"] == force and labels["seed"] == 0}) == 2 for force in forces
+    )
+    by_seed = {labels["seed"]: e for labels, e in ul.designs.separate_donors()}
+    facts = [
+        ul.Corpus.build(e).world.object.tolist() for e in (by_seed[0], ul.designs.dial_ends()["exposure uneven"][2])
+    ]
+    assert facts[0] == facts[1], "a donor has the facts of the run"
+
+
 def exposures(experiment):
     """How often each kind of copy is expected in one batch, by name."""
     corpus = ul.Corpus.build(experiment)

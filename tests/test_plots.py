@@ -179,3 +179,22 @@ def test_two_values_make_no_band_that_dwarfs_the_figure():
     ax = plots.curve(data, "x", "y", ax=plt.figure().subplots())
     low, high = ax.get_ylim()
     assert 0 < low < high < 0.6
+
+
+def test_forests_draw_every_table_beneath_the_other_within_its_line():
+    index = pd.MultiIndex.from_tuples([("07", "x"), ("07", "y"), ("08", "x")])
+    first = pd.DataFrame({"value": [0.3, -0.2, 0.1], "low": 0.0, "high": 0.4}, index=index)
+    first["low"] = first["value"] - 0.1
+    tables = {"in the output prior": first, "a bias": first + 0.2, "another": first + 0.3}
+    ax = plots.forests(tables, "share").axes[0]
+    assert [text.get_text() for text in ax.get_yticklabels()] == ["x", "y", "x"]
+    assert [text.get_text() for text in ax.texts] == ["notebook 07", "notebook 08"]
+    heights = []
+    for container, table in zip(ax.containers, tables.values(), strict=True):
+        x, y = container.lines[0].get_data()
+        np.testing.assert_allclose(x, table["value"])
+        assert (np.round(y) == [0, 1, 2]).all()
+        heights.append(y[0])
+    assert heights == sorted(heights), "in the order given, from the top"
+    colours = [container.lines[0].get_color() for container in ax.containers]
+    assert colours[0] == colours[1] != colours[2], "a way and its repair have one colour"

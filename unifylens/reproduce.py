@@ -60,7 +60,7 @@ SECONDS = {
     "07_informativeness": 168,
     "08_extractability": 270,
     "09_tokenization": 360,
-    "10_turning_transfer_up_and_down": 120,
+    "10_turning_transfer_up_and_down": 150,
     "11_phase_diagram": 216,
     "14_how_far_it_holds": 900,
     "90_use_unifylens_on_your_model": 24,
@@ -72,6 +72,7 @@ TRAINED_BY = {
     "03_unification_score": "01_the_dish",
     "04_unification_and_transfer": "02_phases",
     "06_language_subspace": "04_unification_and_transfer",
+    "10_turning_transfer_up_and_down": "08_extractability",
 }
 """The notebook that trains models which another one reads. Started beside it, the other would wait for them."""
 

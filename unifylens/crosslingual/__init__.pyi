@@ -1,5 +1,6 @@
-from . import evaluate, interchange, pairs, roles
+from . import evaluate, interchange, pairs, repair, roles
 from .evaluate import by_fact, held_out, states, transfer, unification
+from .repair import repairs
 from .roles import prompts
 
 __all__ = [
@@ -9,6 +10,8 @@ __all__ = [
     "interchange",
     "pairs",
     "prompts",
+    "repair",
+    "repairs",
     "roles",
     "states",
     "transfer",

@@ -78,4 +78,13 @@ from unifylens.designs.real_words import (
     real_forces,
     real_levels,
 )
-from unifylens.designs.turning import TURNING, TURNS, Turn, turning
+from unifylens.designs.turning import (
+    TURNING,
+    TURNS,
+    TWO_WAYS,
+    Turn,
+    dial_ends,
+    separate_donors,
+    turning,
+    two_ways,
+)

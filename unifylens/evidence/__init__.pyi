@@ -1,8 +1,9 @@
-from . import claims, ledger, plots, records
+from . import claims, ledger, plots, records, two_ways
 
 __all__ = [
     "claims",
     "ledger",
     "plots",
     "records",
+    "two_ways",
 ]

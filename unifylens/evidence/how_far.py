@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from unifylens.evidence.ledger import CLAIMS
+from unifylens.evidence.two_ways import COLUMNS, parts
 from unifylens.measures.association import rank_correlation
 
 NONE, FEW, AS_DRAWN, MANY = "no parallel facts", "few parallel facts", "as drawn", "many parallel facts"
@@ -171,21 +172,14 @@ def _unit(columns: np.ndarray) -> np.ndarray:
 def two_ways(finals: pd.DataFrame, forces: Mapping[str, str]) -> pd.DataFrame:
     """What each force costs in a dish: `lost`, the fall of transfer, and the three parts that it is the sum of.
 
-    `in_representation` is the fall of prior-corrected transfer; `in_prior` what falls further where each answer keeps
-    its mean log-probability, among the relation's objects in the language asked; `in_other_answers` the rest: answers
-    in another language, or none of these objects. Parts are signed. `forces` names conditions by force; a dish whose
-    copies are not all learnt under a force has no row for it.
+    The parts are those of `two_ways.parts`. `forces` names conditions by force; a dish whose copies are not all learnt
+    under a force has no row for it.
     """
-    columns, rows = ("transfer", "transfer_choice", "transfer_corrected"), []
+    rows = []
     for dish, means in means_by_dish(finals).items():
         for force, condition in forces.items():
-            if not _against(condition).learnt(means):
-                continue
-            lost, choice, corrected = (-_change(condition, column)(means) for column in columns)
-            parts = {
-                "in_representation": corrected,
-                "in_prior": choice - corrected,
-                "in_other_answers": lost - choice,
-            }
-            rows.append({"force": force, "dish": dish, "lost": lost, **parts})
-    return pd.DataFrame(rows)
+            if _against(condition).learnt(means):
+                falls = {column: -_change(condition, column)(means) for column in COLUMNS}
+                rows.append({"force": force, "dish": dish, **falls})
+    found = pd.DataFrame(rows, columns=["force", "dish", *COLUMNS])
+    return pd.concat([found[["force", "dish"]], parts(found)], axis=1)

@@ -28,6 +28,7 @@ __all__ = [
     "checkerboard_animation",
     "curve",
     "forest",
+    "forests",
     "heatmap",
     "phase_spans",
     "points",
@@ -208,6 +209,48 @@ def forest(data: pd.DataFrame, ax: Axes, hue: str | None = None) -> Axes:
     ax.set_ylim(len(data) - 0.5, -0.5)
     ax.grid(axis="y", alpha=0.4)
     return ax
+
+
+PART_COLOURS = {
+    "all that is lost": "black",
+    "in the representation": "#0173b2",
+    "in the output prior": "#de8f05",
+    "in other answers": "#949494",
+    "a unified model's states": "#0173b2",
+    "a bias": "#de8f05",
+}
+"""One colour for one way to lose transfer, and for its repair."""
+
+
+def forests(tables: Mapping[str, pd.DataFrame], xlabel: str) -> Figure:
+    """Several values a line, one beneath the other: tables as `forest` takes them, of one index, by name.
+
+    An index of two levels is drawn in groups of the first, which are ruled apart and named at the right.
+    """
+    index = next(iter(tables.values())).index
+    grouped = index.nlevels > 1
+    names = [str(name[-1]) if grouped else str(name) for name in index]
+    fig, ax = plt.subplots(figsize=(4.6, 0.9 + 0.07 * len(index) * (len(tables) + 1)))
+    ax.axvline(0, color="grey", linewidth=1)
+    others = iter(sns.color_palette("colorblind")[4:])
+    for number, (name, table) in enumerate(tables.items()):
+        heights = np.arange(len(table)) + 0.8 * ((number + 0.5) / len(tables) - 0.5)
+        bars = [table["value"] - table["low"], table["high"] - table["value"]]
+        colour = PART_COLOURS[name] if name in PART_COLOURS else next(others)
+        ax.errorbar(table["value"], heights, xerr=bars, fmt="o", markersize=3, linewidth=1.2, color=colour, label=name)
+    ax.set_yticks(range(len(index)), names, fontsize=8)
+    ax.set_ylim(len(index) - 0.4, -0.6)
+    ax.set_xlabel(xlabel, fontsize=9)
+    ax.tick_params(axis="x", labelsize=8)
+    for row in range(1, len(index)):
+        apart = grouped and index[row][0] != index[row - 1][0]
+        ax.axhline(row - 0.5, color="black" if apart else "0.9", linewidth=1 if apart else 0.5, zorder=0)
+    if grouped:
+        for group in dict.fromkeys(index.get_level_values(0)):
+            middle = np.flatnonzero(index.get_level_values(0) == group).mean()
+            place = {"transform": ax.get_yaxis_transform(), "rotation": 270, "va": "center", "fontsize": 8}
+            ax.text(1.02, middle, f"notebook {group}", **place)
+    return fig
 
 
 def heatmap(
