@@ -60,7 +60,7 @@ SECONDS = {
     "07_informativeness": 168,
     "08_extractability": 270,
     "09_tokenization": 360,
-    "10_turning_transfer_up_and_down": 150,
+    "10_turning_transfer_up_and_down": 120,
     "11_phase_diagram": 216,
     "14_how_far_it_holds": 900,
     "90_use_unifylens_on_your_model": 24,

@@ -92,7 +92,7 @@ def dial_ends() -> dict[str, tuple[str, Experiment, Experiment]]:
         "08": {
             "half of subject words unshared": (own, told["subject words"]["50% shared"]),
             "object words unshared": (told["object words"]["100% shared"], own),
-            "function words unshared": tuple(told["function words"].values()),
+            "function words unshared": (told["function words"]["100% shared"], told["function words"]["0% shared"]),
             "language token": (own, told["language token"]["token"]),
             "relation words unshared": (told["relation words"]["100% shared"], told["relation words"]["0% shared"]),
             **{f"language told by {name}": (cue["token"], cue[name]) for name in ("first", "vote", "pair")},
