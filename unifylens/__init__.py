@@ -19,6 +19,6 @@ import lazy_loader
 # Before torch loads OpenMP: its threads spin while they wait, which beside another busy process costs a factor of 30.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
-__version__ = "0.4.1"
+__version__ = "0.5.0"
 
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
