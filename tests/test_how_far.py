@@ -85,6 +85,7 @@ def test_where_nothing_transfers_nothing_is_shown():
     nowhere = {name: (0.1, 0.1, 0.1, u, f) for name, (_, _, _, u, f) in TRUE.items()}
     found = how_far.effects(finals(nowhere)).set_index("claim")
     assert np.isnan(found.loc["C3", "effect"]) and found.loc["C3", "outcome"] == "untestable"
+    assert found.loc["C1", "outcome"] == "untestable", "where many parallel facts do not help either, few show nothing"
 
 
 def test_what_was_not_learnt_or_forgotten_is_not_judged():

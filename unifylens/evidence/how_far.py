@@ -56,6 +56,11 @@ def _lowest_that_transfers(means: Means) -> float:
     return float(means.loc[means["corrected_above_chance"] >= TRANSFERS_FROM, "fact_only"].min())
 
 
+def _transfer_at_few(means: Means) -> float:
+    """Transfer with few parallel facts; nan where many do not make facts transfer either, as that shows nothing."""
+    return float(means.loc[FEW, "above_chance"]) if means.loc[MANY, "above_chance"] >= TRANSFERS_FROM else float("nan")
+
+
 def _order(means: Means) -> float:
     """Rank correlation of score and transfer over conditions; nan where one of them is everywhere the same."""
     score, transfer = means["fact_only"], means["transfer_corrected"]
@@ -68,6 +73,7 @@ class DishTest(NamedTuple):
     compared: tuple[str, ...]
     """Conditions whose copies must all be learnt."""
     effect: Callable[[Means], float]
+    """nan where there is nothing to see."""
 
     def learnt(self, means: Means) -> bool:
         """Whether they are."""
@@ -79,7 +85,7 @@ def _against(condition: str) -> DishTest:
 
 
 TESTS: Mapping[str, DishTest] = {
-    "C1": DishTest((FEW,), lambda means: float(means.loc[FEW, "above_chance"])),
+    "C1": DishTest((FEW, MANY), _transfer_at_few),
     "B1": DishTest((EARLY, LATE), lambda means: float(means.loc[EARLY, "transfer"] - means.loc[LATE, "transfer"])),
     "C8": DishTest((NONE, MANY), lambda means: float(means.loc[MANY, "unification"] - means.loc[NONE, "unification"])),
     "C3": DishTest((AS_DRAWN,), _lowest_that_transfers),
