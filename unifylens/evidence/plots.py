@@ -213,7 +213,7 @@ def forest(data: pd.DataFrame, ax: Axes, hue: str | None = None) -> Axes:
 
 PART_COLOURS = {
     "all that is lost": "black",
-    "in the representation": "#0173b2",
+    "beyond the output prior": "#0173b2",
     "in the output prior": "#de8f05",
     "in other answers": "#949494",
     "a unified model's states": "#0173b2",

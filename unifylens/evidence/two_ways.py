@@ -17,9 +17,10 @@ SHUFFLED = ("bias shuffled", "states shuffled", "separate donor")
 def parts(lost: pd.DataFrame) -> pd.DataFrame:
     """What a fall of transfer is the sum of, from the falls of `COLUMNS`: columns lost and `PARTS`.
 
-    `in_representation` is the fall of prior-corrected transfer; `in_prior` what falls further where each answer keeps
-    its mean log-probability, among the relation's objects in the language asked; `in_other_answers` the rest: answers
-    in another language, or none of these objects. Parts are signed.
+    `in_representation` is what falls beyond the output prior, the fall of prior-corrected transfer: a remainder, which
+    does not say where in the model it is lost. `in_prior` is what falls further where each answer keeps its mean
+    log-probability, among the relation's objects in the language asked; `in_other_answers` the rest: answers in another
+    language, or none of these objects. Parts are signed.
     """
     raw, choice, corrected = (lost[name] for name in COLUMNS)
     values = (raw, corrected, choice - corrected, raw - choice)
