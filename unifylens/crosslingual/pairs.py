@@ -149,12 +149,17 @@ def answer_pairs(answers: pd.DataFrame) -> pd.DataFrame:
 
 def halves(facts: Facts, seed: int = 0) -> tuple[list[str], list[str]]:
     """Two random halves of a fact set, each with half of every relation's facts: choose on one, report on the other."""
-    draw, table = np.random.default_rng(seed), check(facts)
-    drawn = {r: draw.permutation(sorted(rows["fact"].unique())).tolist() for r, rows in table.groupby("relation")}
+    drawn = _in_random_order(facts, seed)
     return (
         [fact for order in drawn.values() for fact in order[: len(order) // 2]],
         [fact for order in drawn.values() for fact in order[len(order) // 2 :]],
     )
+
+
+def _in_random_order(facts: Facts, seed: int) -> dict[str, list[str]]:
+    """The facts of every relation."""
+    draw, table = np.random.default_rng(seed), check(facts)
+    return {r: draw.permutation(sorted(rows["fact"].unique())).tolist() for r, rows in table.groupby("relation")}
 
 
 def cuts(facts: Facts, n: int, seed: int = 0) -> tuple[list[str], list[list[str]]]:
@@ -162,8 +167,7 @@ def cuts(facts: Facts, n: int, seed: int = 0) -> tuple[list[str], list[list[str]
 
     Each has its share of every relation's facts. Raises ValueError where a relation has too few to give one to each.
     """
-    draw, table = np.random.default_rng(seed), check(facts)
-    drawn = {r: draw.permutation(sorted(rows["fact"].unique())).tolist() for r, rows in table.groupby("relation")}
+    drawn = _in_random_order(facts, seed)
     few = [r for r, order in drawn.items() if len(order) - len(order) // 3 < n or len(order) < 3]
     if n < 1 or few:
         told = f"n is {n}" if n < 1 else f"{few[0]!r} has {len(drawn[few[0]])} facts for n={n}"
