@@ -15,6 +15,8 @@ VERSION := import sys, importlib.util as u; \
 
 STAMP := .venv/.unifylens-installed
 RUN := PATH="$$PWD/.venv/bin:$$PATH" .venv/bin/python -m
+# A test that hangs ends its process, which then says where it hung.
+UNIT := pytest -p no:nbmake -n 2 --dist worksteal -o faulthandler_timeout=600 -o faulthandler_exit_on_timeout=true
 TEST_ENV := UNIFYLENS_HOME="$$PWD/build/test-home" UNIFYLENS_FIGURES="$$PWD/build/test-figures"
 
 help:
@@ -50,7 +52,7 @@ test: venv
 	@$(RUN) ruff check
 	@$(RUN) ruff format --check
 	@rm -rf build/test-home build/test-figures
-	@$(TEST_ENV) $(RUN) pytest -p no:nbmake -n 2 --dist worksteal tests # two processes: most tests use one core
+	@$(TEST_ENV) $(RUN) $(UNIT) tests # two processes: most tests use one core
 	@$(MAKE) test-newest
 	@rm -rf build/test-home build/test-figures
 	@set -- $$(.venv/bin/python -c '$(SIDE_BY_SIDE)'); n=$$1; shift; UNIFYLENS_SEEDS=2 $(TEST_ENV) env "$$@" \
@@ -64,7 +66,7 @@ NEWEST_TESTS := $(addprefix tests/test_,$(addsuffix .py,transformer_lens patchin
 test-newest: venv
 	@rm -rf $(NEWEST)
 	@.venv/bin/python -m pip install --disable-pip-version-check --quiet --no-deps --target $(NEWEST) "transformer-lens>=4,<5"
-	@PYTHONPATH="$$PWD/$(NEWEST)" $(TEST_ENV) $(RUN) pytest -p no:nbmake -n 2 --dist worksteal $(NEWEST_TESTS)
+	@PYTHONPATH="$$PWD/$(NEWEST)" $(TEST_ENV) $(RUN) $(UNIT) $(NEWEST_TESTS)
 
 # Without autosave: running a notebook leaves its file as it is until it is saved by hand.
 lab: venv

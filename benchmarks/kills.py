@@ -253,7 +253,7 @@ def _cluster(backend: str, folder: Path) -> Iterator[Callable[[], list[int]]]:
     import dask
     import distributed
 
-    options: dict[str, Any] = {"dashboard_address": None, "worker_dashboard_address": None, "silence_logs": 50}
+    options: dict[str, Any] = {"dashboard_address": ":0", "worker_dashboard_address": None, "silence_logs": 50}
     place = {"n_workers": 2, "threads_per_worker": 1, "local_directory": str(folder / "workers")}
     with (
         dask.config.set({"distributed.scheduler.work-stealing": False}),

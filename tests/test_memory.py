@@ -63,7 +63,7 @@ def measure_in_a_child(n_models, experiment):
 
 for n_models, given in json.load(sys.stdin):
     peaks = []  # the same training peaks up to a tenth lower where its buffers happen to leave no holes
-    while len(peaks) < 3 and (not peaks or estimated > 1.15 * max(peaks)):
+    while len(peaks) < 6 and (not peaks or estimated > 1.15 * max(peaks)):
         real, estimated = measure_in_a_child(n_models, ul.Experiment.model_validate(given))
         peaks.append(real)
     print(json.dumps([max(peaks), estimated]), flush=True)

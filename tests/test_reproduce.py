@@ -1,6 +1,7 @@
 """Notebooks are run by this Python; what the project ships changes only when published, and not by turning a dial."""
 
 import ast
+import asyncio
 import json
 import os
 import re
@@ -203,6 +204,27 @@ def test_ctrl_c_leaves_no_kernel_and_keeps_what_was_recorded(project, two_slots)
     assert not psutil.pid_exists(int(pid.read_text()))
     assert [path.name for path in (project / "build").iterdir()] == ["figures"]
     assert (project / "build/figures/claims.json").exists()
+
+
+def test_a_kernel_ends_though_its_notebook_is_stopped_while_it_is_shut_down(project, monkeypatch):
+    path, shut_down = write(project, "00_one.ipynb", PID), reproduce._ThisInterpreter.shutdown_kernel
+
+    async def stop_at_the_end():
+        began = asyncio.Event()
+
+        async def begin(self):
+            began.set()
+            await shut_down(self)
+
+        monkeypatch.setattr(reproduce._ThisInterpreter, "shutdown_kernel", begin)
+        task = asyncio.create_task(reproduce.execute(path, project / "saved", project, {}, lambda share: None))
+        await began.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(stop_at_the_end())
+    assert not psutil.pid_exists(int((project / "notebooks/pid").read_text())) and not (project / "saved").exists()
 
 
 def test_a_notebook_waits_for_the_one_that_trains_its_models_and_the_longest_way_comes_first(project):

@@ -3,6 +3,8 @@
 import concurrent.futures
 import errno
 import os
+import pickle
+import select
 import shutil
 import signal
 from collections import namedtuple
@@ -454,6 +456,21 @@ def test_worker_processes_train_the_same_models(backend, six, capsys, workers_ar
     assert "6/6 models, loss=" in capsys.readouterr().err
 
 
+def test_worker_processes_send_no_more_than_a_pipe_takes_at_once(monkeypatch, six, workers_are_forked):
+    """Of more, one that is killed may have sent a part, and the executor would wait for the rest for ever."""
+    received, sent = schedule._received, []
+    monkeypatch.setattr(schedule, "_received", lambda results: received(sent.append(results) or results))
+    with joblib.parallel_config("loky", n_jobs=2):
+        ul.sweep(tiny(), over=DIALS, stack_size=2, progress=False)
+    assert len(sent) == 4 and all(len(pickle.dumps(message)) < select.PIPE_BUF / 4 for message in sent)
+    assert not list(sent[0].parent.parent.glob(".results*")), "the folder of results is gone"
+
+
+def test_results_that_cannot_be_written_are_sent(tmp_path):
+    [result] = schedule._train_in_process([tiny()], 1, tmp_path / "gone")
+    assert schedule._received([result]) == [result] and result.experiment == tiny()
+
+
 def test_stacks_are_cut_so_that_every_worker_process_gets_several():
     workers = pool.Workers(count=4, shared=False, streams=True, here=True, memory=None)
     members = [cost.Member.of(tiny(seed=seed)) for seed in range(40)]
@@ -489,7 +506,7 @@ def test_a_cluster_that_loses_a_worker_gives_the_same_runs(monkeypatch, tmp_path
         "n_workers": 2,
         "threads_per_worker": 1,
         "processes": True,
-        "dashboard_address": None,
+        "dashboard_address": ":0",
         "local_directory": str(tmp_path / "workers"),
         "silence_logs": 50,
         "worker_dashboard_address": None,

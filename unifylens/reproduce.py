@@ -15,8 +15,9 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 try:
     import ipykernel_launcher  # noqa: F401 - what the kernels run
@@ -145,9 +146,19 @@ async def execute(
         if client.kc is not None:
             client.kc.stop_channels()
         if kernel.has_kernel:
-            await kernel.shutdown_kernel()
+            await _to_the_end(kernel.shutdown_kernel())
     _drop_volatile(notebook)
     write_atomic(saved, nbformat.writes(notebook) + "\n")
+
+
+async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
+    """Wait for some work that a task which is cancelled still finishes: a kernel half shut down would stay."""
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await task
+        raise
 
 
 def side_by_side(n_notebooks: int) -> tuple[int, dict[str, str]]:

@@ -26,7 +26,7 @@ SECONDS_OF_OTHERS = 86_400.0
 
 _SCRATCH = re.compile(r"\..+\.(?P<place>[0-9a-f]{8})-(?P<pid>\d+)-[0-9a-f]{8}")
 _MADE_HERE = re.compile(
-    r"weights\.safetensors|history\.parquet|experiment\.json|manifest\.json|progress\.safetensors|\.tmp\w{6}"
+    r"weights\.safetensors|history\.parquet|experiment\.json|manifest\.json|progress\.safetensors|results-\w+\.pickle|\.tmp\w{6}"
 )
 """Files that may lie in a scratch folder; safetensors writes to the last, then renames it."""
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import heapq
 import os
+import pickle
+import secrets
 import shutil
 import signal
 import stat
@@ -16,6 +18,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from concurrent.futures import BrokenExecutor
 from contextlib import closing, contextmanager, nullcontext
 from itertools import chain, islice
+from pathlib import Path
 from typing import Any
 
 import joblib
@@ -26,7 +29,7 @@ from tqdm.auto import tqdm
 from unifylens import environment
 from unifylens.config import Experiment
 from unifylens.hardware import size_text
-from unifylens.training import store
+from unifylens.training import disk, store
 from unifylens.training.plan import StackPlan
 from unifylens.training.progress import Progress
 from unifylens.training.progress import folder as progress_folder
@@ -247,25 +250,26 @@ def train_stacks(stacks: list[StackPlan], workers: Workers, progress: bool) -> I
                     if claims.left and not interrupt.requested:
                         claims.wait()
                     continue
-                tasks = _tasks(chain([first], taken), workers, bar, interrupt)
                 try:
-                    with closing(_results(tasks, workers)) as arriving:
-                        for results in arriving:
-                            if not results:  # stopped
-                                continue
-                            losses = 0
-                            try:
-                                runs = _save(results)
-                            except OSError as error:
-                                if not workers.shared:
-                                    raise
-                                # stacks under way are saved where they are
-                                interrupt.requested, failure = True, failure or error
-                                continue
-                            stack = claims.done(results[0].experiment)
-                            ends = [result.history.iloc[-1] for result in results]  # the runs may be cleared by now
-                            bar.finish(stack, ends, advance=not workers.shared)
-                            yield from runs
+                    with _folder_of_results(workers) as folder:
+                        tasks = _tasks(chain([first], taken), workers, bar, interrupt, folder)
+                        with closing(_results(tasks, workers)) as arriving:
+                            for results in map(_received, arriving):
+                                if not results:  # stopped
+                                    continue
+                                losses = 0
+                                try:
+                                    runs = _save(results)
+                                except OSError as error:
+                                    if not workers.shared:
+                                        raise
+                                    # stacks under way are saved where they are
+                                    interrupt.requested, failure = True, failure or error
+                                    continue
+                                stack = claims.done(results[0].experiment)
+                                ends = [result.history.iloc[-1] for result in results]  # the runs may be cleared by now
+                                bar.finish(stack, ends, advance=not workers.shared)
+                                yield from runs
                 except BrokenExecutor as error:
                     lost, losses = claims.give_back(), losses + 1
                     if losses == MOST_LOSSES:
@@ -293,11 +297,53 @@ def train_stacks(stacks: list[StackPlan], workers: Workers, progress: bool) -> I
         raise KeyboardInterrupt(f"stopped {where}; the same call goes on from there")
 
 
-def _tasks(stacks: Iterable[StackPlan], workers: Workers, bar: _Bar, interrupt: _Interrupt) -> Iterator[Any]:
+def _tasks(
+    stacks: Iterable[StackPlan], workers: Workers, bar: _Bar, interrupt: _Interrupt, folder: Path | None
+) -> Iterator[Any]:
     """What joblib is to run, made when it asks."""
     for stack in stacks:
-        monitor = _SharedMonitor(bar, interrupt, stack.flops) if workers.shared else None
-        yield joblib.delayed(train_stack)(stack.experiments, monitor, workers.threads)
+        if folder:
+            yield joblib.delayed(_train_in_process)(stack.experiments, workers.threads, folder)
+        else:
+            monitor = _SharedMonitor(bar, interrupt, stack.flops) if workers.shared else None
+            yield joblib.delayed(train_stack)(stack.experiments, monitor, workers.threads)
+
+
+@contextmanager
+def _folder_of_results(workers: Workers) -> Iterator[Path | None]:
+    """Where worker processes of this machine put what they trained; None for others, which have no pipe to us.
+
+    A pipe takes up to `PIPE_BUF` bytes at once or not at all. Of more, a process that is killed may have sent a part,
+    and the executor would wait for the rest for ever.
+    """
+    if workers.here and not workers.shared:
+        with disk.scratch_folder(progress_folder() / "results") as folder:
+            yield folder
+    else:
+        yield None
+
+
+def _train_in_process(experiments: list[Experiment], threads: int, folder: Path) -> Path | list[Result]:
+    """Train a stack and write its results to a new file of the folder."""
+    results = train_stack(experiments, threads=threads)
+    path = folder / f"results-{secrets.token_hex(8)}.pickle"
+    try:
+        with path.open("wb") as file:
+            pickle.dump(results, file, protocol=pickle.HIGHEST_PROTOCOL)
+    except OSError:  # as on a full disk, where saving them may make room, and says what is wrong
+        path.unlink(missing_ok=True)
+        return results
+    return path
+
+
+def _received(results: Path | list[Result]) -> list[Result]:
+    """The results of a stack, read from the file in which a worker process put them, if it did."""
+    if not isinstance(results, Path):
+        return results
+    with results.open("rb") as file:
+        content = pickle.load(file)
+    results.unlink()  # room for the runs
+    return content
 
 
 @contextmanager
@@ -326,7 +372,7 @@ def _filling_gaps_of_dask() -> Iterator[None]:
             backend.client.cancel(left, force=True)
 
 
-def _results(tasks: Iterator[Any], workers: Workers) -> Generator[list[Result], None, None]:
+def _results(tasks: Iterator[Any], workers: Workers) -> Generator[list[Result] | Path, None, None]:
     """Results of stacks in the order in which they are finished."""
     # tasks are taken as they are needed, as each is locked from then on; a cluster may grow
     ahead = workers.count if workers.shared else 2 * workers.count if workers.here else max(128, 2 * workers.count)
