@@ -230,6 +230,17 @@ def test_a_run_with_fewer_seeds_than_are_recorded_says_so(recorded):
     assert again.attempts[-1]["changed"] == "three seeds"
 
 
+def test_what_was_found_with_as_many_seeds_as_were_recorded_then_is_no_new_attempt(recorded):
+    record("T1", effect=HIGH, control=LOW, seeds=SEEDS)
+    recorded(seeds=10)
+    record("T1", effect=HIGH, control=LOW, seeds=SEEDS)
+    assert [a["changed"] for a in load_records()[0].attempts] == ["first run"]
+    recorded(seeds=10, changed="another schedule")
+    record("T1", effect=HIGH, control=LOW, seeds=SEEDS)
+    told = [a["changed"] for a in load_records()[0].attempts]
+    assert told == ["first run", "the same test with fewer seeds than are recorded"]
+
+
 def test_every_attempt_is_kept_and_the_same_again_is_none(recorded):
     record("T1", effect=HIGH, control=LOW, seeds=SEEDS)
     record("T1", effect=HIGH, control=LOW, seeds=SEEDS)

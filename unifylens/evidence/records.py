@@ -101,8 +101,12 @@ class Record:
         return self
 
     def after(self, earlier: list[dict[str, Any]]) -> "Record":
-        """The record with its own attempts behind earlier ones; what was found before is no new attempt."""
+        """The record with its own attempts behind earlier ones; what was found before is no new attempt.
+
+        Nor is it one when more seeds than it has stand behind the claim by now.
+        """
         known = {_outcome(attempt) for attempt in earlier}
+        known |= {(FEWER_SEEDS, *found) for changed, *found in known if changed == CLAIMS[self.id].changed}
         return replace(self, attempts=[*earlier, *(a for a in self.attempts if _outcome(a) not in known)])
 
 

@@ -318,6 +318,7 @@ def _folder_of_results(workers: Workers) -> Iterator[Path | None]:
     """
     if workers.here and not workers.shared:
         with disk.scratch_folder(progress_folder() / "results") as folder:
+            folder.chmod(0o700)  # what is read from there runs as code
             yield folder
     else:
         yield None
