@@ -12,6 +12,7 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import nbformat
 import psutil
@@ -359,6 +360,43 @@ def test_notebooks_expect_and_never_assert():
             if cell.cell_type == "code":
                 asserts = [n for n in ast.walk(ast.parse(cell.source)) if isinstance(n, ast.Assert)]
                 assert not asserts, f"{path.name}: use ul.claims.expect, with which a reader may turn a dial"
+
+
+def dotted(node):
+    """Names of an expression such as `ul.store.runs`, outermost first; none if it is another one."""
+    names = []
+    while isinstance(node, ast.Attribute):
+        names.insert(0, node.attr)
+        node = node.value
+    return [node.id, *names] if isinstance(node, ast.Name) else []
+
+
+def missing_names(path):
+    """What a notebook asks of modules of ours that they do not have."""
+    tree = ast.parse("\n".join(c.source for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"))
+    scope, missing = {}, set()
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Import, ast.ImportFrom)) and "unifylens" in ast.unparse(node):
+            exec(ast.unparse(node), scope)
+    for chain in filter(None, map(dotted, ast.walk(tree))):
+        value = scope.get(chain[0])
+        for name in chain[1:]:
+            if not isinstance(value, ModuleType):
+                break
+            if not hasattr(value, name):
+                missing.add(".".join(chain))
+                break
+            value = getattr(value, name)
+    return missing
+
+
+def test_notebooks_ask_modules_for_what_they_have(project):
+    """Also those on real models, which no test runs."""
+    planted = write(
+        project, "00_asks.ipynb", "from unifylens import pretrained, store\npretrained.SHIPPED\nstore.runs()"
+    )
+    assert missing_names(planted) == {"pretrained.SHIPPED"}
+    assert not {path.name: names for path in (ROOT / "notebooks").glob("*.ipynb") if (names := missing_names(path))}
 
 
 def test_notebooks_of_another_project_are_left_alone(project, capsys):
