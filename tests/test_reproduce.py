@@ -2,6 +2,7 @@
 
 import ast
 import asyncio
+import gc
 import json
 import os
 import re
@@ -207,8 +208,24 @@ def test_ctrl_c_leaves_no_kernel_and_keeps_what_was_recorded(project, two_slots)
     assert (project / "build/figures/claims.json").exists()
 
 
+@pytest.mark.parametrize(("long", "transport"), [(False, "ipc"), (True, "tcp")])
+def test_a_kernel_needs_no_port_that_another_process_may_take(project, monkeypatch, long, transport):
+    if long:
+        (folder := project / ("a_long_name" * 10)).mkdir()
+        monkeypatch.setattr(reproduce.tempfile, "tempdir", str(folder))
+    kernel = reproduce.ThisInterpreter()
+    assert kernel.transport == transport and Path(kernel.connection_file).parent.stat().st_mode & 0o077 == 0
+    path = write(project, "00_one.ipynb", "from ipykernel.connect import get_connection_info as i; print(i())")
+    asyncio.run(reproduce.execute(path, project / "saved.ipynb", project, {}, lambda share: None))
+    info = json.loads(nbformat.read(project / "saved.ipynb", 4).cells[1].outputs[0].text)
+    assert info["transport"] == transport
+    del kernel
+    gc.collect()
+    assert not (list(folder.iterdir()) if long else Path(info["ip"]).parent.exists())
+
+
 def test_a_kernel_ends_though_its_notebook_is_stopped_while_it_is_shut_down(project, monkeypatch):
-    path, shut_down = write(project, "00_one.ipynb", PID), reproduce._ThisInterpreter.shutdown_kernel
+    path, shut_down = write(project, "00_one.ipynb", PID), reproduce.ThisInterpreter.shutdown_kernel
 
     async def stop_at_the_end():
         began = asyncio.Event()
@@ -217,7 +234,7 @@ def test_a_kernel_ends_though_its_notebook_is_stopped_while_it_is_shut_down(proj
             began.set()
             await shut_down(self)
 
-        monkeypatch.setattr(reproduce._ThisInterpreter, "shutdown_kernel", begin)
+        monkeypatch.setattr(reproduce.ThisInterpreter, "shutdown_kernel", begin)
         task = asyncio.create_task(reproduce.execute(path, project / "saved", project, {}, lambda share: None))
         await began.wait()
         task.cancel()

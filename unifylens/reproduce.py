@@ -15,6 +15,7 @@ import shutil
 import sys
 import tempfile
 import time
+import weakref
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,9 @@ KERNEL_BYTES, CORE_BYTES, GPU_BYTES = 2**30, 2**29, 2**34
 SECONDS_TO_SAVE = 30.0
 """For a kernel that is stopped: it saves what it trains between two steps."""
 
+LONGEST_SOCKET = 90
+"""Bytes in the path of a file that is a socket, less what is added to it: systems allow 103 and more."""
+
 SECONDS_OF_TRUST = 30
 """From the start, through which `SECONDS` tells more of the speed than what was seen."""
 
@@ -94,13 +98,25 @@ class NotebookError(Exception):
     """A notebook that did not run through."""
 
 
-class _ThisInterpreter(AsyncKernelManager):
-    """Kernels of the running Python, whatever kernels the user's machine has installed."""
+class ThisInterpreter(AsyncKernelManager):
+    """Kernels of the running Python, whatever kernels the user's machine has installed.
+
+    They are talked to through files in a folder of their own: ports, which are chosen before the kernel has them, are
+    now and then taken in between, and it dies. Where files cannot be sockets, through ports.
+    """
 
     transport_encryption = "auto"
 
+    def __init__(self, **traits: Any) -> None:
+        folder = tempfile.mkdtemp(prefix="unifylens-kernel-")
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        path = Path(folder, "kernel.json")
+        sockets = os.name != "nt" and len(os.fsencode(path)) < LONGEST_SOCKET
+        super().__init__(transport="ipc" if sockets else "tcp", connection_file=str(path), **traits)
+
     @property
     def kernel_spec(self) -> KernelSpec:
+        """What starts a kernel."""
         return KernelSpec(
             argv=[sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
             display_name="Python 3",
@@ -122,7 +138,7 @@ async def execute(
         NotebookError: if a cell fails or the kernel dies; nothing is then written to `saved`.
     """
     notebook = nbformat.read(path, as_version=4)
-    kernel = _ThisInterpreter(shutdown_wait_time=SECONDS_TO_SAVE)
+    kernel = ThisInterpreter(shutdown_wait_time=SECONDS_TO_SAVE)
     client = NotebookClient(notebook, km=kernel, timeout=None, record_timing=False, coalesce_streams=True)
     code_cells = [(index, cell) for index, cell in enumerate(notebook.cells) if cell.cell_type == "code"]
     env = os.environ | {"UNIFYLENS_FIGURES": str(figures)} | own
