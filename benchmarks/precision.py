@@ -1,8 +1,8 @@
 """What bfloat16 does to what is found: `python -m benchmarks.precision`.
 
 The same seeds are trained in float32 and with matrices multiplied in bfloat16, with no parallel facts and with many.
-Effects of the claims C1 (recall minus transfer without parallel facts), C3 (transfer of unified minus separate models)
-and C8 (unification score of unified minus separate models) are compared seed by seed.
+Recall minus transfer without parallel facts, and of unified minus separate models transfer and the unification score
+(claim C8), are compared seed by seed.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ LARGEST_CHANGE = 0.05
 
 
 def effects(final: pd.DataFrame) -> pd.DataFrame:
-    """Effect of each claim, one row a precision and seed."""
+    """What is compared, one row a precision and seed."""
     table = final.set_index(["corpus.parallel", "train.precision", "seed"])
     unified, separate = table.loc[UNIFIED], table.loc[SEPARATE]
     return pd.DataFrame(
         {
-            "C1": separate["recall"] - separate["transfer"],
-            "C3": unified["transfer"] - separate["transfer"],
-            "C8": unified["unification"] - separate["unification"],
+            "recall less transfer, nothing parallel": separate["recall"] - separate["transfer"],
+            "transfer, unified less separate": unified["transfer"] - separate["transfer"],
+            "unification, unified less separate (C8)": unified["unification"] - separate["unification"],
         }
     )
 
@@ -44,14 +44,14 @@ def interval(values: np.ndarray) -> dict[str, float]:
 
 
 def compare(found: pd.DataFrame) -> list[dict]:
-    """For each claim: both effects, and their difference seed by seed."""
+    """For each effect: both values, and their difference seed by seed."""
     rows = []
-    for claim in found.columns:
-        exact, rounded = (found.loc[precision, claim].to_numpy() for precision in ("float32", "bfloat16"))
+    for effect in found.columns:
+        exact, rounded = (found.loc[precision, effect].to_numpy() for precision in ("float32", "bfloat16"))
         change = interval(rounded - exact)
         rows.append(
             {
-                "claim": claim,
+                "effect": effect,
                 "float32": interval(exact),
                 "bfloat16": interval(rounded),
                 "change": change,
@@ -63,11 +63,11 @@ def compare(found: pd.DataFrame) -> list[dict]:
 
 def table(rows: list[dict]) -> str:
     """Markdown."""
-    lines = ["| claim | float32 | bfloat16 | change [95 %] | changed |", "|---|---|---|---|---|"]
+    lines = ["| effect | float32 | bfloat16 | change [95 %] | changed |", "|---|---|---|---|---|"]
     for row in rows:
         cells = [f"{row[n]['mean']:.3f} [{row[n]['low']:.3f}, {row[n]['high']:.3f}]" for n in ("float32", "bfloat16")]
         change = f"{row['change']['mean']:+.3f} [{row['change']['low']:+.3f}, {row['change']['high']:+.3f}]"
-        lines.append(f"| {row['claim']} | {cells[0]} | {cells[1]} | {change} | {'yes' if row['changed'] else 'no'} |")
+        lines.append(f"| {row['effect']} | {cells[0]} | {cells[1]} | {change} | {'yes' if row['changed'] else 'no'} |")
     return "\n".join(lines)
 
 
@@ -83,7 +83,7 @@ def main() -> None:
     runs = ul.sweep(ul.Experiment(), over)
     rows = compare(effects(runs.final))
     text = (
-        f"# Effects of claims in float32 and in bfloat16\n\nSeeds 0 to {SEEDS - 1}, mean [95 % interval, Student's t]; "
+        f"# Effects in float32 and in bfloat16\n\nSeeds 0 to {SEEDS - 1}, mean [95 % interval, Student's t]; "
         f"an effect counts as changed if its interval reaches beyond ±{LARGEST_CHANGE}.\n\n{table(rows)}\n"
     )
     folder.mkdir(parents=True, exist_ok=True)

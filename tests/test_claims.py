@@ -416,7 +416,7 @@ def test_the_readme_shows_the_committed_records(monkeypatch):
     shipped = claims.shipped_records()
     assert readme == claims.readme_with(readme, shipped), "run: python -m unifylens.evidence.claims"
     assert [r.id for r in shipped] == [i for i in CLAIMS if i[0] != "T"]
-    assert {r.id for r in shipped if r.seeds < 10} == {"C11"}, "all others have ten seeds; C11 has four parts of the facts"
+    assert {r.id for r in shipped if r.seeds < 10} == {"C11"}, "C11 has four parts of the facts, all others ten seeds"
 
 
 def test_what_is_shipped_of_a_claim_is_of_its_test_as_it_stands(recorded, monkeypatch, tmp_path):
