@@ -183,6 +183,47 @@ def test_logits_and_residuals_are_those_of_each_model(shape, n_models, kind, sha
     assert_same_outputs(Stacked(models[0].cfg), models, Question(kind, n_models, shared, seed))
 
 
+def assert_same_states(way, models, question, layer):
+    """What is computed at one position after some blocks, or the logits, and the gradient of a function of it."""
+    dtype, tolerance = (d := models[0].cfg.dtype), 3e-5 if d == torch.float32 else 1e-9
+    if question.query is None:
+        question.query = slice(N_POS - 1, N_POS)
+    elif isinstance(question.query, slice):
+        question.query = slice(question.query.start, question.query.start + 1)
+    else:
+        question.query = question.query[:, :, :1]
+    states = way.states(stacked(models), question.tokens, layer, question.query, question.shared)
+    weights = torch.randn(states.values.shape, generator=torch.Generator().manual_seed(1), dtype=dtype)
+    gradients = states.gradients(weights)
+    for k, model in enumerate(models):
+        seen, points = (
+            [],
+            ["blocks.0.hook_resid_pre", *(f"blocks.{i}.hook_resid_post" for i in range(len(model.blocks)))],
+        )
+        logits = model.run_with_hooks(
+            question.tokens[k], fwd_hooks=[(point, lambda x, hook, seen=seen: seen.append(x)) for point in points]
+        )
+        values = question.asked(logits if layer is None else seen[layer], k)[:, 0]
+        assert_close(states.values[k], values.detach(), dtype)
+        model.zero_grad()
+        (values * weights[k]).sum().backward()
+        scale = max(1.0, *(float(p.grad.abs().max()) for p in model.parameters() if p.grad is not None))
+        for name, p in model.named_parameters():
+            expected = torch.zeros_like(p) if p.grad is None else p.grad
+            found = gradients[name][k] if name in gradients else torch.zeros_like(p)
+            torch.testing.assert_close(
+                found / scale, expected / scale, rtol=0, atol=tolerance, msg=lambda t, n=name: n + t
+            )
+
+
+@settings(max_examples=100)
+@given(shapes, st.integers(1, 3), queries, st.booleans(), precisions, st.integers(0, 999), st.data())
+def test_states_and_their_gradients_are_those_of_each_model(shape, n_models, kind, shared, dtype, seed, data):
+    models = networks(n_models, dtype=dtype, **shape)
+    layer = data.draw(st.sampled_from([None, *range(models[0].cfg.n_layers + 1)]))
+    assert_same_states(Stacked(models[0].cfg), models, Question(kind, n_models, shared, seed), layer)
+
+
 @settings(max_examples=100)
 @given(shapes, st.integers(1, 3), queries, st.booleans(), precisions, st.integers(0, 999))
 def test_gradients_are_those_of_each_model(shape, n_models, kind, shared, dtype, seed):
@@ -216,6 +257,7 @@ def test_other_shapes_are_computed_one_by_one(shape, kind, seed):
     assert isinstance(way, OneByOne)
     assert_same_outputs(way, models, question)
     assert_same_gradients(way, models, question)
+    assert_same_states(way, models, question, seed % 3 or None)
 
 
 @settings(max_examples=10)

@@ -18,7 +18,7 @@ from unifylens.config.data import (
     WorldConfig,
 )
 from unifylens.config.experiment import Experiment
-from unifylens.config.training import ModelConfig, TrainConfig
+from unifylens.config.training import ModelConfig, StateLoss, TrainConfig
 
 __all__ = [
     "INTERVENTIONS",
@@ -35,6 +35,7 @@ __all__ = [
     "ModelConfig",
     "RealConfig",
     "Relation",
+    "StateLoss",
     "TokenizerConfig",
     "TrainConfig",
     "WordKind",

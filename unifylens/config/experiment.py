@@ -74,6 +74,12 @@ class Experiment(Config):
                 )
         if self.tokenizer.scheme != "word":
             self._answers_end_the_prompt()
+        for number, term in enumerate(self.train.state_losses):
+            if term.layer > self.model.n_layers:
+                raise ValueError(
+                    f"train.state_losses[{number}].layer={term.layer} is more than model.n_layers="
+                    f"{self.model.n_layers}; allowed: 0 to {self.model.n_layers}."
+                )
         steps = [change.step for change in self.changes]
         if steps != sorted(set(steps)) or (steps and steps[-1] >= self.train.steps):
             raise ValueError(f"changes: steps {steps} must rise and stay below train.steps={self.train.steps}.")
@@ -143,7 +149,10 @@ class Experiment(Config):
 
     def key(self, data_format: int) -> str:
         """Content hash of the experiment and the format of what is stored for it."""
-        text = json.dumps([data_format, self.model_dump(mode="json")], sort_keys=True)
+        data = self.model_dump(mode="json")
+        if not self.train.state_losses:  # newer than the format: what was stored without stays found
+            del data["train"]["state_losses"]
+        text = json.dumps([data_format, data], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:20]
 
     def _repr_html_(self) -> str:

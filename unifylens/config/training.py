@@ -58,6 +58,47 @@ class ModelConfig(Config):
         return self
 
 
+class StateLoss(Config):
+    """A term of the loss on what a model computes for a fact that is told in two languages.
+
+    >>> align = ul.StateLoss(method="contrast", weight=0.1, layer=1, role="subject")
+    >>> ul.Experiment().replace(**{"train.state_losses": [align]}).train.state_losses[0].weight
+    0.1
+    """
+
+    method: Literal["contrast", "pull", "adversary", "distil"]
+    """Tell a fact's two states from those of other facts (InfoNCE), shorten their distance, hide the language from a
+    discriminator that learns it (gradient reversal), or answer as in the home language (KL divergence)."""
+    weight: Annotated[Number, Field(ge=0.0, le=1e6)] = 1.0
+    """What its gradient is multiplied by, beside the cross-entropy's 1."""
+    layer: Annotated[Whole, Field(ge=0, le=1_000)] = 1
+    """Number of blocks after which it looks at the residual stream, 0 for the embedding; `distil` looks at logits."""
+    role: Literal["subject", "relation", "answer"] = "answer"
+    """Where it looks: at the last token of the subject or the relation, or at that which predicts the answer; `distil`
+    looks there."""
+    pairs: Annotated[Whole, Field(ge=2, le=1_000_000)] = 32
+    """Number of facts in a step, each in two languages, drawn from those told in more than one."""
+    since: Share = 0.0
+    """When it begins to act, as a share of `train.steps`; below `until`."""
+    until: Share = 1.0
+    """When it ends."""
+    temperature: Annotated[Number, Field(gt=0.0, le=1e6)] = 0.1
+    """What `contrast` divides cosines by."""
+    shuffled: Flag = False
+    """A control: states of two different facts are paired (with the adversary, languages are named at random)."""
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Self:
+        if self.since >= self.until:
+            raise ValueError(f"since={self.since} must be below until={self.until}.")
+        if self.method == "distil" and (self.layer, self.role) != (1, "answer"):
+            raise ValueError(
+                f"method='distil' compares answers, and conflicts with layer={self.layer}, role={self.role!r}; "
+                "allowed: their defaults."
+            )
+        return self
+
+
 class TrainConfig(Config):
     """Optimisation, and how often the model is evaluated and saved."""
 
@@ -83,6 +124,8 @@ class TrainConfig(Config):
     """Cross-entropy on the answer's tokens alone, or on every token after the first."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Number format in which matrices are multiplied; weights, gradients and everything else stay float32."""
+    state_losses: Annotated[Ordered[tuple[StateLoss, ...]], Field(max_length=100)] = ()
+    """Terms that are added to the loss, on states of facts told in several languages."""
     n_evaluations: Annotated[Whole, Field(ge=2, le=10_000)] = 32
     """Number of evaluations, rows of `run.history`: before training, then at steps spaced evenly on a log scale."""
     n_checkpoints: Annotated[Whole, Field(ge=1, le=10_000)] = 6

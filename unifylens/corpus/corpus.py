@@ -392,6 +392,12 @@ class Corpus(Card):
         return self._meanings.token_object
 
     @property
+    def object_tokens(self) -> Int[Tensor, "language object"]:
+        """The token that names an object in a language. Raises ValueError if answers have several tokens."""
+        _ = self.answers  # which says so
+        return self._meanings.object_tokens
+
+    @property
     def choices(self) -> Bool[Tensor, "language relation vocab"]:
         """Answers that are possible in a language for a relation. Raises ValueError if they have several tokens."""
         _ = self.answers  # which says so

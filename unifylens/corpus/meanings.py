@@ -72,6 +72,11 @@ class Meanings:
             table[self._object_tokens(index)] = torch.arange(self.world.n_objects)
         return table
 
+    @property
+    def object_tokens(self) -> Int[Tensor, "language object"]:
+        """The token that names an object in a language; of answers of one token."""
+        return torch.tensor([self._object_tokens(index) for index in range(len(self.languages))])
+
     @cached_property
     def choices(self) -> Bool[Tensor, "language relation vocab"]:
         """Answers that are possible in a language for a relation; of answers of one token."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import chain, groupby
 from threading import Lock
 
 import torch
@@ -122,22 +122,22 @@ class Graph:
     WARM_UP = 3
 
     def __init__(self, function: Callable[..., None]) -> None:
-        """`function` works in place, on inputs of fixed shapes, and reads nothing back."""
+        """`function` takes lists of tensors of fixed shapes, works in place, and reads nothing back."""
         self.function = function
         self.calls = 0
 
-    def __call__(self, *inputs: Tensor) -> None:
+    def __call__(self, *inputs: list[Tensor]) -> None:
         """The first calls run as they are; then the function is recorded, and from there on replayed."""
         self.calls += 1
         if self.calls <= self.WARM_UP:
             self.function(*inputs)
             return
         if self.calls == self.WARM_UP + 1:
-            self.inputs = [tensor.clone() for tensor in inputs]
+            self.inputs = [[tensor.clone() for tensor in tensors] for tensors in inputs]
             self.graph = torch.cuda.CUDAGraph()
             # other threads go on meanwhile, but to begin another recording waits for the whole device
             with _RECORDING, torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
                 self.function(*self.inputs)
-        for own, given in zip(self.inputs, inputs, strict=True):
+        for own, given in zip(chain(*self.inputs), chain(*inputs), strict=True):
             own.copy_(given)
         self.graph.replay()

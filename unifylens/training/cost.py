@@ -14,6 +14,7 @@ from unifylens.crosslingual.evaluate import MEASURED_ROWS
 from unifylens.hardware import FLOAT, device
 from unifylens.model import n_parameters, shape_of
 from unifylens.patching.stream import BATCH_ROWS
+from unifylens.training import alignment
 from unifylens.training.adamw import PART_SIZE
 from unifylens.training.batches import STEPS_PER_DRAW
 from unifylens.training.rehearsal import Asked, bytes_of_forward, bytes_of_step
@@ -55,13 +56,14 @@ def parts_per_model(experiment: Experiment, corpus: Corpus) -> dict[str, int]:
     by_template = TOKEN_COPIES * n_pos + TEMPLATE_NUMBERS + ANSWER_COPIES * corpus.due.shape[2]
     tables = n_templates * by_template + ROW_NUMBERS + 4 * len(corpus.stages)
     asked = Asked.of(corpus, train.loss)
+    batch_size = max([train.batch_size, *(2 * term.pairs for term in train.state_losses)])  # one after the other
     bfloat16 = train.precision == "bfloat16"
     return {
         "weights": WEIGHT_COPIES * numbers * FLOAT,
         "checkpoints": len(train.checkpoint_steps()) * numbers * FLOAT,
         "data": n_rows * DOUBLE * tables + n_words * WORD_BYTES + 4 * STEPS_PER_DRAW * train.batch_size * DOUBLE,
         "step": _with_holes(
-            bytes_of_step(config, corpus.d_vocab, corpus.n_ctx, train.batch_size, asked, bfloat16), experiment, corpus
+            bytes_of_step(config, corpus.d_vocab, corpus.n_ctx, batch_size, asked, bfloat16), experiment, corpus
         ),
     }
 
@@ -172,23 +174,27 @@ class Member:
 
     @classmethod
     def of(cls, experiment: Experiment) -> Member:
-        """Work out what an experiment takes."""
+        """Work out what an experiment takes. Raises ValueError where its corpus does not fit its losses on states."""
         corpus, config, model = Corpus.build(experiment), experiment.train, experiment.model
+        alignment.refuse_what_does_not_fit(experiment, corpus)
         one_token = corpus.due.shape[2] == 1  # then the stack computes the same position in every row
         answers = tuple(corpus.answer_positions[:, 0, 0].tolist()) if one_token else None
-        # stacked members may differ in these two, which are only factors of their own updates
-        shared = config.model_copy(update={"lr": 1.0, "weight_decay": 0.0})
+        # stacked members may differ in these, which are factors of their own updates, or decide what they draw
+        same = {"weight": 1.0, "since": 0.0, "until": 1.0, "shuffled": False}
+        state_losses = tuple(term.model_copy(update=same) for term in config.state_losses)
+        shared = config.model_copy(update={"lr": 1.0, "weight_decay": 0.0, "state_losses": state_losses})
         numbers, n_checkpoints = n_parameters(model, corpus.d_vocab, corpus.n_ctx), len(config.checkpoint_steps())
         tokens = config.batch_size * (corpus.n_ctx - 1)
+        of_pairs = sum(2 * term.pairs * (corpus.n_ctx - 1) * term.layer for term in config.state_losses)
         asked = tokens if config.loss == "full" else config.batch_size
-        block = model.d_model * (4 * model.d_model + 2 * model.d_mlp)
+        blocks = (tokens * model.n_layers + of_pairs) * model.d_model * (4 * model.d_model + 2 * model.d_mlp)
         return cls(
             experiment=experiment,
-            key=(model, shared, corpus.d_vocab, tuple(corpus.sequences.shape), answers),
+            key=(model, shared, corpus.d_vocab, corpus.n_languages, tuple(corpus.sequences.shape), answers),
             memory=Memory.of(experiment, corpus, device()),
             run_bytes=n_checkpoints * numbers * FLOAT + 2**16,
             progress_bytes=(3 + n_checkpoints) * numbers * FLOAT,
             # a product forward, two backward; and the optimiser's pass over the parameters
-            flops=6 * (tokens * model.n_layers * block + asked * model.d_model * corpus.d_vocab) + 20 * numbers,
+            flops=6 * (blocks + asked * model.d_model * corpus.d_vocab) + 20 * numbers,
             fields=tuple(fields_that_decide(experiment, corpus)),
         )

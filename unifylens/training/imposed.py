@@ -22,7 +22,7 @@ from unifylens.model import Shape, shape_of
 from unifylens.training import store, workers
 from unifylens.training.adamw import PART_SIZE
 from unifylens.training.run import Run
-from unifylens.training.stack import Output, Parameters, Pass, Query, Stacked, Trace, stack_parameters
+from unifylens.training.stack import Output, Parameters, Pass, Query, Stacked, States, Trace, stack_parameters
 from unifylens.training.trainer import Monitor, train_stack
 
 __all__ = ["train_with_attention"]
@@ -135,12 +135,24 @@ class Imposed:
         """Mean cross-entropy of each model, and its gradients, as `Stacked` has them."""
         return self._run(parameters, tokens, query, shared, self.network.bfloat16).loss_and_gradients(due)
 
+    def states(
+        self, parameters: Parameters, tokens: Tensor, layer: int | None, query: slice | Tensor, shared: int = 0
+    ) -> States:
+        """The residual stream after `layer` blocks at one position of each sequence; the logits where it is None."""
+        return self._run(parameters, tokens, query, shared, self.network.bfloat16, layer).states()
+
     def _run(
-        self, parameters: Parameters, tokens: Tensor, query: Query, shared: int, bfloat16: bool = False
+        self,
+        parameters: Parameters,
+        tokens: Tensor,
+        query: Query,
+        shared: int,
+        bfloat16: bool = False,
+        depth: int | None = None,
     ) -> _ImposedPass:
-        shown = Pass(self.network, self.reference, tokens, query, shared, bfloat16=False)
+        shown = Pass(self.network, self.reference, tokens, query, shared, bfloat16=False, depth=depth)
         shown.blocks()
-        run = _ImposedPass(self.network, parameters, tokens, query, shared, bfloat16=bfloat16)
+        run = _ImposedPass(self.network, parameters, tokens, query, shared, bfloat16, depth)
         run.imposed = [block.pattern for block in shown.trace]
         return run
 

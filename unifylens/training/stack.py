@@ -7,6 +7,7 @@ operations. `OneByOne` takes any other that TransformerLens computes. Both have 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -61,6 +62,15 @@ class Output:
     residual: list[Float[Tensor, "model batch query d_model"]]
 
 
+@dataclass
+class States:
+    """The residual stream `[model, batch, d_model]` at one asked position, or the logits `[model, batch, d_vocab]`."""
+
+    values: Float[Tensor, "model batch width"]
+    gradients: Callable[[Float[Tensor, "model batch width"]], Parameters]
+    """Gradients of parameters, of all that the values depend on, from that of the values; to be asked for once."""
+
+
 class Network(Protocol):
     """K models of one shape, computed together."""
 
@@ -84,6 +94,19 @@ class Network(Protocol):
         shared: int = 0,
     ) -> tuple[Float[Tensor, " model"], Parameters]:
         """Mean cross-entropy of each model in nats over the `due` tokens that are not padding; its gradients."""
+
+    def states(
+        self,
+        parameters: Parameters,
+        tokens: Int[Tensor, "model batch pos"],
+        layer: int | None,
+        query: slice | Int[Tensor, "model batch 1"],
+        shared: int = 0,
+    ) -> States:
+        """The residual stream after `layer` blocks at one position of each sequence; the logits where it is None.
+
+        No token behind the last asked position is needed.
+        """
 
 
 def network_of(shape: Shape, device: torch.device | str = "cpu", bfloat16: bool = False) -> Network:
@@ -208,6 +231,17 @@ class Stacked:
         """Mean cross-entropy of each model in nats over the `due` tokens that are not padding; its gradients."""
         return Pass(self, parameters, tokens, query, shared, self.bfloat16).loss_and_gradients(due)
 
+    def states(
+        self,
+        parameters: Parameters,
+        tokens: Int[Tensor, "model batch pos"],
+        layer: int | None,
+        query: slice | Int[Tensor, "model batch 1"],
+        shared: int = 0,
+    ) -> States:
+        """The residual stream after `layer` blocks at one position of each sequence; the logits where it is None."""
+        return Pass(self, parameters, tokens, query, shared, self.bfloat16, layer).states()
+
 
 class _Geometry:
     """Where the rows of a batch of some shape stand.
@@ -230,10 +264,7 @@ class _Geometry:
         self.positions = torch.arange(n_pos, device=device)
         self.own_positions = self.positions[shared:, None]
         self.hidden = self._hidden(self.own_positions)
-        self.locally_hidden = None
-        if window is not None:
-            too_old = self.positions.unsqueeze(-1) <= self.own_positions.unsqueeze(-2) - window
-            self.locally_hidden = self.hidden | too_old.unsqueeze(-1)
+        self.locally_hidden = None if window is None else self._hidden(self.own_positions, window)
         if isinstance(query, slice):
             self.n_query = query.stop - query.start
             self.rows = slice(*(shared + (at - shared) * n_batch for at in (query.start, query.stop)))
@@ -246,10 +277,13 @@ class _Geometry:
             batch = torch.arange(n_batch, device=device)
             self.rows = (shared + (self.asked_positions - shared) * n_batch + batch).flatten(1).unsqueeze(-1)
             self.asked_hidden = self._hidden(self.asked_positions)
+        self.asked_locally_hidden = None if window is None else self._hidden(self.asked_positions, window)
 
-    def _hidden(self, at: Tensor) -> Tensor:
-        """Keys behind a query, `[..., query, key, batch or 1, 1]`."""
-        return (self.positions.unsqueeze(-1) > at.unsqueeze(-2)).unsqueeze(-1)
+    def _hidden(self, at: Tensor, window: int | None = None) -> Tensor:
+        """Keys behind a query, and those a window or more before it, `[..., query, key, batch or 1, 1]`."""
+        keys, at = self.positions.unsqueeze(-1), at.unsqueeze(-2)
+        hidden = keys > at if window is None else (keys > at) | (keys <= at - window)
+        return hidden.unsqueeze(-1)
 
     def asked(self, x: Tensor) -> Tensor:
         """Rows of the asked positions."""
@@ -310,8 +344,18 @@ class Pass:
     """One forward pass and what its gradient needs."""
 
     def __init__(
-        self, network: Stacked, parameters: Parameters, tokens: Tensor, query: Query, shared: int, bfloat16: bool
+        self,
+        network: Stacked,
+        parameters: Parameters,
+        tokens: Tensor,
+        query: Query,
+        shared: int,
+        bfloat16: bool,
+        depth: int | None = None,
     ) -> None:
+        """`depth` blocks are computed, then nothing; all of them, and the logits, where it is None."""
+        self.to_logits = depth is None
+        self.depth = network.cfg.n_layers if depth is None else depth
         self.cfg, self.bfloat16, self.p = network.cfg, bfloat16, parameters
         self.at = network.geometry(tokens, slice(0, tokens.shape[2]) if query is None else query, shared)
         rows = tokens[:, :, shared:].transpose(1, 2).flatten(1)
@@ -449,6 +493,15 @@ class Pass:
         losses, gradient = cross_entropy(self.forward(), due.transpose(1, 2).flatten(1))
         return losses, self.backward(gradient)
 
+    def states(self) -> States:
+        """What is computed at the one asked position, in the order of the batch."""
+        values = self.forward() if self.to_logits else self.blocks()
+
+        def gradients(by_values: Float[Tensor, "model batch width"]) -> Parameters:
+            return self.backward(by_values) if self.to_logits else self.blocks_backward(by_values)
+
+        return States(values, gradients)
+
     def forward(self) -> Float[Tensor, "model row d_vocab"]:
         """Logits at the asked rows."""
         x = self.blocks()
@@ -465,16 +518,16 @@ class Pass:
             at.by_position(x).add_(positions[:, at.shared :].unsqueeze(2))
             if at.shared:
                 x[:, :1].add_(positions[:, :1])
-        for layer in range(cfg.n_layers):
+        for layer in range(self.depth):
             x = self.block(x, layer)
             self.residual.append(x)
             if not self.for_gradients:
                 self.trace[-1] = Trace()
-        return x
+        return x if self.depth else at.asked(x)
 
     def block(self, x: Tensor, layer: int) -> Tensor:
         """The residual stream after a block; after the last one, at the asked rows only."""
-        p, at, block, last = self.p, self.at, f"blocks.{layer}", layer == self.cfg.n_layers - 1
+        p, at, block, last = self.p, self.at, f"blocks.{layer}", layer == self.depth - 1
         trace = Trace()
         self.trace.append(trace)
         normal = trace.normal = self.normalize(x, f"{block}.ln1", trace)
@@ -486,7 +539,10 @@ class Pass:
             q, k, v = self.heads(normal, block, "QKV", trace).unbind(2)
             q = self.rotate(at.by_position(q), at.own_positions)
         local = self.cfg.use_local_attn and self.cfg.attn_types[layer] == "local"
-        hidden = at.asked_hidden if last else at.locally_hidden if local else at.hidden
+        if last:
+            hidden = at.asked_locally_hidden if local else at.asked_hidden
+        else:
+            hidden = at.locally_hidden if local else at.hidden
         z = self.attend(q, self.rotate(at.everywhere(k), at.positions[:, None]), at.everywhere(v), hidden, trace)
         if last:
             x = at.asked(x)
@@ -501,10 +557,15 @@ class Pass:
 
     def backward(self, gradient: Float[Tensor, "model row d_vocab"]) -> Parameters:
         """Gradients of all parameters from that of the logits."""
-        cfg, p, at = self.cfg, self.p, self.at
         g = self.linear_backward(gradient, self.last, "unembed", "_U")
-        g = self.normalize_backward(g, "ln_final", self.final)
-        for layer in reversed(range(cfg.n_layers)):
+        return self.blocks_backward(self.normalize_backward(g, "ln_final", self.final))
+
+    def blocks_backward(self, g: Float[Tensor, "model row d_model"]) -> Parameters:
+        """Gradients of the parameters that `blocks` uses, and of those kept so far, from that of what it returns."""
+        cfg, p, at = self.cfg, self.p, self.at
+        if not self.depth:
+            g = at.add_asked(g.new_zeros(*self.entries.shape, cfg.d_model), g)
+        for layer in reversed(range(self.depth)):
             g = self.block_backward(g, layer)
         if cfg.positional_embedding_type == "standard":
             positions = self.gradients["pos_embed.W_pos"] = torch.zeros_like(p["pos_embed.W_pos"])
@@ -516,7 +577,7 @@ class Pass:
 
     def block_backward(self, g: Tensor, layer: int) -> Tensor:
         """Gradient of the residual stream before a block from that after it."""
-        at, block, last, trace = self.at, f"blocks.{layer}", layer == self.cfg.n_layers - 1, self.trace[layer]
+        at, block, last, trace = self.at, f"blocks.{layer}", layer == self.depth - 1, self.trace[layer]
         inner = self.linear_backward(g, trace.active, f"{block}.mlp", "_out")
         if self.cfg.act_fn == "gelu":
             inner = torch.ops.aten.gelu_backward(inner, trace.hidden)
@@ -567,6 +628,13 @@ def _mix(
 # --- one by one ----------------------------------------------------------------------------------------------
 
 
+def _at_query(
+    x: Float[Tensor, "batch pos width"], query: slice | Int[Tensor, "model batch query"], member: int
+) -> Float[Tensor, "batch query width"]:
+    """What a member has at the asked positions."""
+    return x[:, query] if isinstance(query, slice) else x.gather(1, query[member][..., None].expand(-1, -1, x.shape[2]))
+
+
 class OneByOne:
     """K models of any shape that TransformerLens computes, one after the other by `functional_call`."""
 
@@ -593,11 +661,7 @@ class OneByOne:
             ]
             with self.model.hooks(fwd_hooks=hooks):
                 logits = logits_with(self.model, weights, own)
-            if isinstance(query, slice):
-                members.append([x[:, query] for x in (logits, *states)])
-            else:
-                at = query[member][..., None]
-                members.append([x.gather(1, at.expand(-1, -1, x.shape[2])) for x in (logits, *states)])
+            members.append([_at_query(x, query, member) for x in (logits, *states)])
         logits, *states = (torch.stack(xs) for xs in zip(*members, strict=True))
         return Output(logits, states)
 
@@ -618,3 +682,29 @@ class OneByOne:
             logits, list(leaves.values()), gradient.to(logits.dtype), materialize_grads=True
         )
         return losses, dict(zip(leaves, gradients, strict=True))
+
+    def states(
+        self,
+        parameters: Parameters,
+        tokens: Int[Tensor, "model batch pos"],
+        layer: int | None,
+        query: slice | Int[Tensor, "model batch 1"],
+        shared: int = 0,
+    ) -> States:
+        """The residual stream after `layer` blocks at one position of each sequence; the logits where it is None."""
+        leaves = {name: p.detach().requires_grad_() for name, p in parameters.items()}
+        point = "blocks.0.hook_resid_pre" if layer == 0 else f"blocks.{(layer or 1) - 1}.hook_resid_post"
+        members = []
+        with torch.enable_grad(), torch.autocast(tokens.device.type, torch.bfloat16, enabled=self.bfloat16):
+            for member, own in enumerate(tokens):
+                seen: list[Tensor] = []
+                with self.model.hooks(fwd_hooks=[(point, lambda state, hook, seen=seen: seen.append(state))]):
+                    logits = logits_with(self.model, {name: p[member] for name, p in leaves.items()}, own)
+                members.append(_at_query(logits if layer is None else seen[0], query, member)[:, 0])
+            values = torch.stack(members)
+
+        def gradients(by_values: Float[Tensor, "model batch width"]) -> Parameters:
+            found = torch.autograd.grad(values, list(leaves.values()), by_values.to(values.dtype), allow_unused=True)
+            return {name: g for name, g in zip(leaves, found, strict=True) if g is not None}
+
+        return States(values.detach().to(self.model.cfg.dtype), gradients)

@@ -21,6 +21,7 @@ from unifylens.hardware import device, freed_memory_returned, keep_freed_memory,
 from unifylens.model import initial_parameters, shape_of
 from unifylens.patching.stream import BATCH_ROWS
 from unifylens.training.adamw import PART_SIZE, Graph, StackedAdamW
+from unifylens.training.alignment import Alignment
 from unifylens.training.batches import Batches
 from unifylens.training.progress import Progress
 from unifylens.training.run import by_layer
@@ -158,6 +159,7 @@ class _Stack:
         ]
         self.device = device()
         self.batches = Batches(experiments, self.corpora, self.device)
+        self.alignment = Alignment(experiments, self.corpora, self.batches.sequences)
         shapes = [shape_of(e.model, c.d_vocab, c.n_ctx) for e, c in zip(experiments, self.corpora, strict=True)]
         members = [initial_parameters(shape, e.seed) for shape, e in zip(shapes, experiments, strict=True)]
         self.parameters = stack_parameters(members, self.device)
@@ -191,24 +193,29 @@ class _Stack:
 
     def advance(self) -> None:
         """One optimiser step of every member."""
-        batch = self.batches[self.step]
+        batch = [tensor for tensor in self.batches[self.step] if tensor is not None]
+        drawn = self.alignment.draw(self.step)
         self.optimizer.set_rates(self.step)
-        self.update(*(tensor for tensor in batch if tensor is not None))
+        self.update(batch, *drawn)
         self.step += 1
         self.loss_steps += 1
 
     @torch.no_grad()
-    def _update(self, tokens: Tensor, due: Tensor, at: Tensor | None = None) -> None:
+    def _update(self, batch: list[Tensor], *drawn: list[Tensor]) -> None:
         """Losses, gradients and AdamW, all in place and nothing read back, so that a CUDA graph can record it."""
         for part in self.optimizer.parts:
-            self.losses[part], gradients = self._gradients(part, tokens, due, at)
+            self.losses[part], gradients = self._gradients(part, *batch)
+            own = self.optimizer.parameters[part.start]
+            self.alignment.add(self.network.of(part), part, own, gradients, drawn)
             self.optimizer.update(part, gradients)
         self.loss_sum += self.losses
         diverges = ~self.losses.isfinite() & (self.diverged_at < 0)
         self.diverged_at.copy_(torch.where(diverges, self.taken, self.diverged_at))
         self.taken += 1
 
-    def _gradients(self, part: slice, tokens: Tensor, due: Tensor, at: Tensor | None) -> tuple[Tensor, Parameters]:
+    def _gradients(
+        self, part: slice, tokens: Tensor, due: Tensor, at: Tensor | None = None
+    ) -> tuple[Tensor, Parameters]:
         query = self.batches.query if at is None else at[part]
         own = self.optimizer.parameters[part.start]
         return self.network.of(part).loss_and_gradients(own, tokens[part], due[part], query, self.batches.shared)
@@ -237,7 +244,7 @@ class _Stack:
             "tokens_seen": self.step * self.config.batch_size * corpus.n_ctx,
             "learning_rate": experiment.train.lr_at(max(self.step - 1, 0)),
             "loss": loss,
-        }
+        } | self.alignment.means(member)
         if np.isfinite(loss):
             questions = Questions.all(corpus) if last else self.sampled[member]
             answers = questions.answered_by(partial(self._ask, member))
@@ -300,7 +307,7 @@ class _Stack:
         tensors |= {f"moment/{name}": moment for name, moment in self.optimizer.moments.items()}
         for step, parameters in checkpoints.items():
             tensors |= {f"checkpoint/{step}/{name}": p for name, p in parameters.items()}
-        return tensors | {name: getattr(self, name) for name in COUNTERS}
+        return tensors | {name: getattr(self, name) for name in COUNTERS} | self.alignment.tensors()
 
     def _resume(self) -> None:
         saved = self.progress.load() if self.progress else None
@@ -315,6 +322,8 @@ class _Stack:
         self.records = [by_layer(pd.DataFrame(records)).to_dict("records") for records in state["records"]]
         for name in COUNTERS:
             getattr(self, name).copy_(tensors[name])
+        for name, tensor in self.alignment.tensors().items():
+            tensor.copy_(tensors[name])
         for name, p in self.parameters.items():
             p.copy_(tensors[f"parameter/{name}"])
         self.optimizer.load({name: tensors[f"moment/{name}"] for name in self.optimizer.moments}, self.step)
