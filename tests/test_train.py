@@ -30,6 +30,10 @@ from unifylens.training.batches import Batches
 from unifylens.training.trainer import _Stack, train_stack
 
 SEVERAL_TEMPLATES = {"language.templates": ("plain", "topic", "of")}
+STATE_LOSSES = {
+    "train.state_losses": [ul.StateLoss(method=method) for method in ("contrast", "pull", "adversary", "distil")],
+    "language.shared_subjects": 0.0,
+}
 
 
 # --- what is computed ----------------------------------------------------------------------------------------
@@ -202,14 +206,21 @@ def test_a_step_reads_nothing_back_and_works_in_place():
             assert not any(name in str(func) for name in ("_local_scalar_dense", "nonzero", "masked_select", "unique"))
             return func(*args, **(kwargs or {}))
 
-    for fields in ({}, SEVERAL_TEMPLATES, {"train.loss": "full"}, {"model.positional_embedding_type": "rotary"}):
+    others = ({"train.loss": "full"}, {"model.positional_embedding_type": "rotary"})
+    for fields in ({}, SEVERAL_TEMPLATES, *others, STATE_LOSSES):
         stack = _Stack([tiny(**fields), tiny(seed=1, **fields)])
         stack.optimizer.set_rates(0)
-        kept = {**stack.parameters, **stack.optimizer.moments, "loss": stack.loss_sum, "diverged": stack.diverged_at}
+        kept = {
+            **stack.parameters,
+            **stack.optimizer.moments,
+            **stack.alignment.tensors(),
+            "loss": stack.loss_sum,
+            "diverged": stack.diverged_at,
+        }
         before = {name: tensor.data_ptr() for name, tensor in kept.items()}
-        batch = stack.batches[0]
+        batch, drawn = [tensor for tensor in stack.batches[0] if tensor is not None], stack.alignment.draw(0)
         with Watch():
-            stack._update(*batch)
+            stack._update(batch, *drawn)
         assert {name: tensor.data_ptr() for name, tensor in kept.items()} == before
         with pytest.raises(AssertionError), Watch():
             float(stack.loss_sum.sum())
@@ -251,12 +262,14 @@ def test_tiny_models_learn_their_facts(name, loss, learnt):
         assert run.final["loss"] > run.corpus.baseline / 2
 
 
-@pytest.mark.parametrize("fields", [{}, SEVERAL_TEMPLATES], ids=["one template", "three templates"])
+@pytest.mark.parametrize(
+    "fields", [{}, SEVERAL_TEMPLATES, STATE_LOSSES], ids=["one template", "three templates", "losses on states"]
+)
 def test_a_recorded_step_is_replayed_on_each_batch(monkeypatch, fields):
     """CUDA's graph is played by a stand-in, which, like it, does nothing while recording."""
     eager, graphed = (_Stack([tiny(**fields), tiny(seed=1, **fields)]) for _ in range(2))
     graphed.update = Graph(graphed._update)
-    state = {**graphed.parameters, **graphed.optimizer.moments}
+    state = {**graphed.parameters, **graphed.optimizer.moments, **graphed.alignment.tensors()}
     state |= {name: getattr(graphed, name) for name in ("losses", "loss_sum", "taken", "diverged_at")}
     counts = [count for groups in graphed.optimizer._groups.values() for group in groups for count in group.steps]
     replayed = []

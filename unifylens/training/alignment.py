@@ -21,6 +21,8 @@ from unifylens.training.stack import Network, Parameters
 
 DISCRIMINATOR_RATE = 1e-2
 """Learning rate (Adam) of the adversary's discriminator: several times the models', so that it keeps up with them."""
+EPSILON = 1e-5
+"""Of its Adam: where languages are balanced, its bias has a gradient of rounding errors alone."""
 BETAS = (0.9, 0.98)
 """Of the discriminator's Adam, as of the models'."""
 
@@ -206,9 +208,16 @@ class _Term:
         """What the term learns itself, with its moments."""
 
     def value_and_gradient(
-        self, states: Float[Tensor, "model state width"], part: slice, drawn: Sequence[Tensor]
+        self,
+        states: Float[Tensor, "model state width"],
+        part: slice,
+        drawn: Sequence[Tensor],
+        acts: Bool[Tensor, " model"],
     ) -> tuple[Float[Tensor, " model"], Float[Tensor, "model state width"]]:
-        """Of each member of a part, from what it computes for the facts drawn; the gradient is the model's."""
+        """Of each member of a part, from what it computes for the facts drawn; the gradient is the model's.
+
+        Where the term does not act, it must not learn either.
+        """
         leaf = states.detach().requires_grad_()
         with torch.enable_grad():
             value = self.value(*leaf.chunk(2, 1), part, *(facts.chunk(2, 1) for facts in drawn))
@@ -279,7 +288,11 @@ class _Adversary(_Term):
         self.labels = torch.stack([_labels(c, e.seed, loss.shuffled) for c, e, loss in labels]).to(sequences.device)
 
     def value_and_gradient(
-        self, states: Float[Tensor, "model state width"], part: slice, drawn: Sequence[Tensor]
+        self,
+        states: Float[Tensor, "model state width"],
+        part: slice,
+        drawn: Sequence[Tensor],
+        acts: Bool[Tensor, " model"],
     ) -> tuple[Float[Tensor, " model"], Float[Tensor, "model state width"]]:
         facts, languages = drawn
         members = torch.arange(len(states), device=states.device)[:, None]
@@ -289,18 +302,19 @@ class _Adversary(_Term):
         with torch.enable_grad():
             value = discrimination(*leaves, labels)
             gradient, *own = torch.autograd.grad(value.sum(), leaves)
-        self._learn(part, dict(zip(("weight", "bias"), own, strict=True)))
+        self._learn(part, dict(zip(("weight", "bias"), own, strict=True)), acts)
         return value.detach(), -gradient
 
-    def _learn(self, part: slice, gradients: Parameters) -> None:
-        """A step of Adam, in place."""
-        steps = self.own["steps"][part].add_(1)
+    def _learn(self, part: slice, gradients: Parameters, acts: Bool[Tensor, " model"]) -> None:
+        """A step of Adam, in place, of the members in which the term acts."""
+        steps = self.own["steps"][part].add_(acts)
         for name, gradient in gradients.items():
             now, mean, square = (self.own[f"{kind}/{name}"][part] for kind in ("now", "mean", "square"))
-            mean.lerp_(gradient.to(mean.dtype), 1 - BETAS[0])
-            square.lerp_(gradient.to(mean.dtype).square(), 1 - BETAS[1])
-            first, second = ((1 - beta**steps).view(-1, *[1] * (now.ndim - 1)) for beta in BETAS)
-            now.sub_(DISCRIMINATOR_RATE * (mean / first) / ((square / second).sqrt() + 1e-8))
+            taken, moves = (x.view(-1, *[1] * (now.ndim - 1)) for x in (steps.clamp(min=1), acts.to(now.dtype)))
+            mean.lerp_(gradient.to(now.dtype), (1 - BETAS[0]) * moves)
+            square.lerp_(gradient.to(now.dtype).square(), (1 - BETAS[1]) * moves)
+            scale = (square / (1 - BETAS[1] ** taken)).sqrt() + EPSILON
+            now.sub_(DISCRIMINATOR_RATE * moves * (mean / (1 - BETAS[0] ** taken)) / scale)
 
 
 TERMS: dict[str, type[_Term]] = {
@@ -345,8 +359,8 @@ class Alignment:
         ]
         self.always = device.type == "cuda"
         """A CUDA graph computes what it recorded, also where the weight is 0."""
-        self.weights = torch.zeros(n_terms, len(experiments), device=device)
-        self.sums = torch.zeros(n_terms, len(experiments), dtype=torch.float64, device=device)
+        self.weights = torch.zeros(n_terms, len(experiments), dtype=torch.float64, device=device)
+        self.sums = torch.zeros_like(self.weights)
         """Of every term's values since the last evaluation, over the steps at which it acted."""
         self.counts = torch.zeros_like(self.sums)
 
@@ -354,7 +368,7 @@ class Alignment:
         """What each term that acts looks at, at a step; its weights are set on the way."""
         weights = [[_weight(e, number, step) for e in self.experiments] for number in range(len(self.terms))]
         if self.terms:
-            self.weights.copy_(torch.tensor(weights))
+            self.weights.copy_(torch.tensor(weights, dtype=torch.float64))
         return [
             term.pairs.draw(step) if self.always or any(own) else []
             for term, own in zip(self.terms, weights, strict=True)
@@ -370,8 +384,8 @@ class Alignment:
             tokens, facts, languages, *at = (x[part] for x in inputs)
             query = at[0] if at else term.pairs.query
             states = network.states(parameters, tokens, term.layer, query, term.pairs.shared)
-            value, by_states = term.value_and_gradient(states.values, part, (facts, languages))
             weight = self.weights[number, part]
+            value, by_states = term.value_and_gradient(states.values, part, (facts, languages), weight > 0)
             for name, gradient in states.gradients(by_states * weight[:, None, None].to(by_states.dtype)).items():
                 gradients[name] += gradient
             self.sums[number, part] += torch.where(weight > 0, value, 0)
