@@ -74,6 +74,7 @@ OTHER_VALUES = {
     "train.eval_facts": 8,
     "changes": (ul.CorpusChange(step=20, corpus=ul.CorpusConfig(parallel=0.1)),),
     "interventions": (ul.Intervention(name="add_parallel", share=0.5),),
+    "start": ul.Start(experiment=tiny()),
     "seed": 1,
 }
 PIECES = {"tokenizer.scheme": "bpe", "tokenizer.vocab_size": 100}
@@ -536,7 +537,11 @@ def kind_of(name):
     return None if isinstance(value, str) and not name.endswith("templates") else type(value)
 
 
-@pytest.mark.parametrize("name", sorted(set(OTHER_VALUES) - {"real", "changes", "interventions", "train.state_losses"}))
+HOLDERS = {"real", "changes", "interventions", "start", "train.state_losses"}
+"""Settings that hold settings."""
+
+
+@pytest.mark.parametrize("name", sorted(set(OTHER_VALUES) - HOLDERS))
 def test_a_value_of_another_kind_is_refused_by_name(name):
     several = isinstance(OTHER_VALUES[name], tuple)
     others = [True, "1", b"1", 1.5, 1, {1}, {"a": 1}, datetime.date(2020, 1, 1), object(), 1j, range(3)]

@@ -17,7 +17,7 @@ from unifylens.config.data import (
     WordKind,
     WorldConfig,
 )
-from unifylens.config.experiment import Experiment
+from unifylens.config.experiment import Experiment, Start
 from unifylens.config.training import ModelConfig, StateLoss, TrainConfig
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "ModelConfig",
     "RealConfig",
     "Relation",
+    "Start",
     "StateLoss",
     "TokenizerConfig",
     "TrainConfig",

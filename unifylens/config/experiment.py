@@ -19,9 +19,35 @@ from unifylens.config.data import (
     TokenizerConfig,
     WorldConfig,
 )
-from unifylens.config.kinds import Ordered, Whole
+from unifylens.config.kinds import MANY, Ordered, Whole
 from unifylens.config.training import ModelConfig, TrainConfig
 from unifylens.errors import suggest
+
+
+class Start(Config):
+    """The weights that training begins with: those of another experiment, after some step of its own training.
+
+    Steps, schedule, batches and AdamW's moments begin anew.
+
+    >>> base = ul.Experiment(corpus=ul.CorpusConfig(parallel=0.0))
+    >>> exp = base.replace(start=ul.Start(experiment=base), **{"corpus.parallel": 0.3})
+    >>> exp.start.experiment.corpus.parallel
+    0.0
+    """
+
+    experiment: Experiment
+    """What is trained first, or read from the store."""
+    step: Annotated[Whole, Field(ge=1, le=MANY)] | None = None
+    """The step whose weights are taken, one of those that are kept; None for the last."""
+
+    @model_validator(mode="after")
+    def _step_is_kept(self) -> Self:
+        kept = self.experiment.train.checkpoint_steps()
+        if self.step is not None and self.step not in kept:
+            raise ValueError(
+                f"step={self.step}: no weights are kept after it; allowed: {', '.join(map(str, kept))}, or None."
+            )
+        return self
 
 
 class Experiment(Config):
@@ -50,6 +76,8 @@ class Experiment(Config):
     """What is done, in order, to the corpus that all of the above makes."""
     real: RealConfig | None = None
     """Real facts and names instead of `world` and the words of `language`."""
+    start: Start | None = None
+    """Weights of another experiment to begin with instead of random ones."""
     seed: Annotated[Whole, Field(ge=0, lt=2**32)] = 0
     """Decides every random draw: world, words, homes of facts, first weights, batches."""
 
@@ -80,6 +108,13 @@ class Experiment(Config):
                     f"train.state_losses[{number}].layer={term.layer} is more than model.n_layers="
                     f"{self.model.n_layers}; allowed: 0 to {self.model.n_layers}."
                 )
+        if self.start is not None and (there := self.start.experiment.model) != self.model:
+            other = {**self.model.differences(), **there.differences()}
+            differing = [name for name in other if getattr(there, name) != getattr(self.model, name)]
+            raise ValueError(
+                f"start.experiment.model has {', '.join(f'{n}={getattr(there, n)!r}' for n in differing)}; allowed: "
+                f"{', '.join(f'{n}={getattr(self.model, n)!r}' for n in differing)}, as here."
+            )
         steps = [change.step for change in self.changes]
         if steps != sorted(set(steps)) or (steps and steps[-1] >= self.train.steps):
             raise ValueError(f"changes: steps {steps} must rise and stay below train.steps={self.train.steps}.")
@@ -150,11 +185,24 @@ class Experiment(Config):
     def key(self, data_format: int) -> str:
         """Content hash of the experiment and the format of what is stored for it."""
         data = self.model_dump(mode="json")
-        if not self.train.state_losses:  # newer than the format: what was stored without stays found
-            del data["train"]["state_losses"]
+        _drop_what_is_newer(data)
         text = json.dumps([data_format, data], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:20]
 
     def _repr_html_(self) -> str:
         values = {name: repr(value) for name, value in self.differences().items()}
         return cards.as_html("Experiment", values or {"settings": "as by default"})
+
+
+Start.model_rebuild()  # the two hold each other
+Experiment.model_rebuild()
+
+
+def _drop_what_is_newer(experiment: dict[str, Any]) -> None:
+    """Remove settings that are newer than the format where they are left alone: what was stored before stays found."""
+    if not experiment["train"]["state_losses"]:
+        del experiment["train"]["state_losses"]
+    if experiment["start"] is None:
+        del experiment["start"]
+    else:
+        _drop_what_is_newer(experiment["start"]["experiment"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, ForwardRef, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
@@ -46,7 +46,8 @@ def allowed(hint: Any, bounds: Iterable[Any] = ()) -> str:
     limits = [(word, getattr(bound, name)) for name, word in LIMITS.items() for bound in bounds if hasattr(bound, name)]
     texts = [f"{word} {limit:,}" if hint is int else f"{word} {limit:,.12g}" for word, limit in limits]
     texts += [] if most is None else [f"of up to {most:,} letters"]
-    return " ".join([NAMES.get(hint) or hint.__name__, *texts])
+    name = hint.__forward_arg__ if isinstance(hint, ForwardRef) else NAMES.get(hint) or hint.__name__
+    return " ".join([name, *texts])
 
 
 _LENGTHS = ("min_length", "max_length")

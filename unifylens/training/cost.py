@@ -14,7 +14,7 @@ from unifylens.crosslingual.evaluate import MEASURED_ROWS
 from unifylens.hardware import FLOAT, device
 from unifylens.model import n_parameters, shape_of
 from unifylens.patching.stream import BATCH_ROWS
-from unifylens.training import alignment
+from unifylens.training import alignment, start
 from unifylens.training.adamw import PART_SIZE
 from unifylens.training.batches import STEPS_PER_DRAW
 from unifylens.training.rehearsal import Asked, bytes_of_forward, bytes_of_step
@@ -177,6 +177,7 @@ class Member:
         """Work out what an experiment takes. Raises ValueError where its corpus does not fit its losses on states."""
         corpus, config, model = Corpus.build(experiment), experiment.train, experiment.model
         alignment.refuse_what_does_not_fit(experiment, corpus)
+        start.refuse_other_words(experiment, corpus)
         one_token = corpus.due.shape[2] == 1  # then the stack computes the same position in every row
         answers = tuple(corpus.answer_positions[:, 0, 0].tolist()) if one_token else None
         # stacked members may differ in these, which are factors of their own updates, or decide what they draw

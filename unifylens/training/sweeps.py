@@ -242,6 +242,9 @@ def train_many(experiments: Sequence[Experiment], *, stack_size: int | None = No
         _check_experiment(experiment, f"experiments[{i}]")
     runs: dict[Experiment, Run | None] = {experiment: store.load(experiment) for experiment in experiments}
     missing = [Member.of(experiment) for experiment, run in runs.items() if run is None]
+    starts = dict.fromkeys(m.experiment.start.experiment for m in missing if m.experiment.start is not None)
+    if starts:
+        train_many(list(starts), stack_size=stack_size, progress=progress)
     if missing:
         store.refuse_unwritable()
         workers = Workers.active()

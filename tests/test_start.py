@@ -1,0 +1,147 @@
+"""Training that begins with another experiment's weights."""
+
+import pytest
+import torch
+from conftest import quietly, tiny
+
+import unifylens as ul
+from unifylens.corpus.corpus import Corpus
+from unifylens.training import store
+from unifylens.training.start import first_parameters
+from unifylens.training.trainer import _Stack, train_stack
+
+APART = {"corpus.parallel": 0.0}
+
+
+def start(experiment=None, **fields):
+    return ul.Start(experiment=experiment or tiny(**APART), **fields)
+
+
+def weights(run, step=None):
+    return run.parameters(run.experiment.train.steps if step is None else step)
+
+
+def assert_same(one, other):
+    assert one.keys() == other.keys() and all(torch.equal(p, other[name]) for name, p in one.items())
+
+
+def test_training_begins_with_the_weights_of_the_start_which_is_trained_first():
+    experiment = tiny(start=start())
+    (run,) = quietly(experiment)
+    before = store.load(tiny(**APART))
+    assert before is not None, "it is in the store like any other"
+    assert_same(_Stack([experiment]).parameters and _first(experiment), weights(before))
+    assert run.history["recall"][0] == pytest.approx(before.final["recall"], abs=0.1)
+    (plain,) = quietly(tiny())
+    assert run.history["loss"][0] < plain.history["loss"][0]
+    assert any(not torch.equal(p, weights(plain)[name]) for name, p in weights(run).items())
+
+
+def _first(experiment):
+    return {name: p[0] for name, p in _Stack([experiment]).parameters.items()}
+
+
+def test_a_step_before_the_last_may_be_taken():
+    before = quietly(tiny(**APART))[0]
+    step = before.steps[0]
+    assert step < 40
+    assert_same(_first(tiny(start=start(step=step))), weights(before, step))
+
+
+def test_starts_may_have_starts():
+    second = tiny(start=start(), **{"train.steps": 30})
+    (run,) = quietly(tiny(start=ul.Start(experiment=second), **{"train.steps": 20}))
+    assert store.load(second) is not None and store.load(tiny(**APART)) is not None
+    assert_same(_first(run.experiment), weights(store.load(second)))
+
+
+def test_members_of_a_stack_may_begin_differently():
+    experiments = [tiny(start=start()), tiny(), tiny(start=start(step=2)), tiny(seed=1)]
+    quietly(tiny(**APART))
+    together = train_stack(experiments)
+    for experiment, result in zip(experiments, together, strict=True):
+        (alone,) = train_stack([experiment])
+        for name, p in alone.checkpoints[40].items():
+            if not name.endswith("b_K"):  # attention is blind to it: rounding errors move it
+                torch.testing.assert_close(result.checkpoints[40][name], p, atol=1e-5, rtol=0)
+
+
+def test_a_worker_without_the_store_trains_the_start_itself(tmp_path, monkeypatch):
+    experiment = tiny(start=start())
+    (here,) = quietly(experiment)
+    monkeypatch.setenv("UNIFYLENS_HOME", str(tmp_path / "elsewhere"))
+    (there,) = train_stack([experiment])
+    assert_same(there.checkpoints[40], weights(here))
+
+
+def test_new_languages_and_longer_prompts_find_the_old_words_in_their_places():
+    old, new = tiny(), tiny(**{"language.n_languages": 3, "language.language_token": True})
+    old = old.replace(**{"language.language_token": True})
+    before = quietly(old)[0]
+    first = _first(new.replace(start=ul.Start(experiment=old)))
+    random = _first(new)
+    olds, news = Corpus.build(old), Corpus.build(new)
+    n_old = 0
+    for fact in range(0, olds.n_facts, 5):
+        for language in range(2):
+            row = language * olds.n_facts + fact
+            for was, now in zip(olds.sequences[0, row], news.sequences[0, row], strict=True):
+                assert torch.equal(first["embed.W_E"][now], weights(before)["embed.W_E"][was])
+                assert torch.equal(first["unembed.W_U"][:, now], weights(before)["unembed.W_U"][:, was])
+                n_old += 1
+        row = 2 * news.n_facts + fact
+        word = news.sequences[0, row, news.position("relation")]
+        assert torch.equal(first["embed.W_E"][word], random["embed.W_E"][word])
+    assert n_old > 100
+
+
+def test_an_experiment_with_a_start_goes_through_json_and_has_a_key_of_its_own():
+    experiments = [tiny(), tiny(start=start()), tiny(start=start(step=2)), tiny(start=start(tiny(seed=0)))]
+    assert len({e.key(3) for e in experiments}) == len(experiments)
+    for experiment in experiments:
+        again = ul.Experiment.model_validate_json(experiment.model_dump_json())
+        assert again == experiment and again.key(3) == experiment.key(3)
+    assert experiments[1].replace(start=None) == experiments[0]
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: start(step=3), r"step=3: no weights are kept after it; allowed: 2, .*40, or None"),
+        (lambda: ul.Start(experiment="here"), "experiment='here'"),
+        (
+            lambda: tiny(start=start(tiny(**{"model.d_model": 32}))),
+            "has d_model=32; allowed: d_model=16",
+        ),
+        (
+            lambda: tiny(start=start(tiny(**{"model.normalization": None}))),
+            "normalization=None; allowed: .*='LN'",
+        ),
+    ],
+)
+def test_what_is_wrong_is_said_at_once(make, said):
+    with pytest.raises(ValueError, match=said):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("there", "here", "said"),
+    [
+        (tiny(seed=5), {}, r"start.experiment has \d+ of \d+ tokens that are none here, such as '\w+'"),
+        (tiny(**{"language.n_languages": 3}), {}, "tokens that are none here"),
+        (tiny(**{"language.templates": ("topic",)}), {"language.templates": ("plain",)}, "none here"),
+    ],
+)
+def test_other_words_are_refused_before_anything_is_trained(there, here, said):
+    with pytest.raises(ValueError, match=said):
+        quietly(tiny(start=start(there), **here))
+    assert not store.runs().shape[0]
+
+
+def test_random_weights_are_as_ever_without_a_start():
+    experiment = tiny()
+    corpus = Corpus.build(experiment)
+    from unifylens.model import initial_parameters, shape_of
+
+    shape = shape_of(experiment.model, corpus.d_vocab, corpus.n_ctx)
+    assert_same(first_parameters(experiment, corpus, shape), initial_parameters(shape, 0))

@@ -1,0 +1,76 @@
+"""The weights that training begins with: random ones, or those of another experiment, word by word."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from unifylens.config import Experiment
+from unifylens.corpus.corpus import Corpus
+from unifylens.model import Parameters, Shape, initial_parameters
+from unifylens.training import store
+
+BY_TOKEN = {"embed.W_E": 0, "unembed.W_U": 1, "unembed.b_U": 0}
+"""Parameters that hold numbers for every token, and the dimension that counts these."""
+
+
+def first_parameters(experiment: Experiment, corpus: Corpus, shape: Shape) -> Parameters:
+    """Weights by name before the first step: random, but for what comes from `experiment.start`.
+
+    Tokens that it has not, and positions beyond its prompts, keep their random weights.
+    """
+    parameters = initial_parameters(shape, experiment.seed)
+    if experiment.start is None:
+        return parameters
+    earlier, own = _weights(experiment), _own_tokens(Corpus.build(experiment.start.experiment), corpus)
+    for name, p in parameters.items():
+        if name in BY_TOKEN:
+            p.index_copy_(BY_TOKEN[name], own, earlier[name])
+        else:
+            p[tuple(map(slice, earlier[name].shape))] = earlier[name]
+    return parameters
+
+
+def refuse_other_words(experiment: Experiment, corpus: Corpus) -> None:
+    """Raise ValueError where `experiment.start` knows tokens, or prompts so long, that the corpus has not."""
+    if experiment.start is None:
+        return
+    start, known = Corpus.build(experiment.start.experiment), set(_names(corpus))
+    if lost := [piece for piece, language in _names(start) if (piece, language) not in known]:
+        raise ValueError(
+            f"start.experiment has {len(lost)} of {start.d_vocab} tokens that are none here, such as {lost[0]!r}; "
+            "allowed: a start whose tokens are all among those here (the same seed, words and tokenizer)."
+        )
+    if start.n_ctx > corpus.n_ctx:
+        raise ValueError(
+            f"start.experiment has sequences of up to {start.n_ctx} tokens; allowed: at most {corpus.n_ctx}, as here."
+        )
+
+
+def _own_tokens(start: Corpus, corpus: Corpus) -> Int[Tensor, " vocab"]:
+    """Where each token of the start's vocabulary stands in the corpus's."""
+    number = {name: index for index, name in enumerate(_names(corpus))}
+    return torch.tensor([number[name] for name in _names(start)])
+
+
+def _names(corpus: Corpus) -> list[tuple[str, int]]:
+    """What each token spells, and the first language that has it (-1 for special ones): two may spell the same."""
+    first: dict[int, int] = {}
+    for language, words in enumerate(corpus.tokenizer.words):
+        for tokens in words.values():
+            for token in tokens:
+                first.setdefault(token, language)
+    return [(piece, first.get(token, -1)) for token, piece in enumerate(corpus.tokenizer.pieces)]
+
+
+def _weights(experiment: Experiment) -> Parameters:
+    """Of the start, from the store; trained here where it is not there, as on a worker with a store of its own."""
+    from unifylens.training.trainer import train_stack  # which begins with these
+
+    before, step = experiment.start.experiment, experiment.start.step or experiment.start.experiment.train.steps
+    run = store.load(before)
+    if run is not None:
+        return run.parameters(step)
+    (result,) = train_stack([before])
+    return result.checkpoints[step]
