@@ -251,11 +251,12 @@ class _Distillation(_Term):
         self, number: int, experiments: Sequence[Experiment], corpora: Sequence[Corpus], sequences: Tensor
     ) -> None:
         super().__init__(number, experiments, corpora, sequences)
-        worlds = [corpus.world for corpus in corpora]
         self.object_tokens = torch.stack([corpus.object_tokens for corpus in corpora]).to(sequences.device)
-        asked = [torch.tensor(w.relation[:, None] == w.object_relation) for w in worlds]
-        self.possible = torch.stack(asked).to(sequences.device)
-        """Objects `[model, fact, object]` that are answers to a fact's relation."""
+        self.relation = torch.stack([torch.tensor(c.world.relation) for c in corpora]).to(sequences.device)
+        """Of each fact."""
+        self.relation_of_object = torch.stack([torch.tensor(c.world.object_relation) for c in corpora]).to(
+            sequences.device
+        )
 
     def value(
         self, a: Tensor, b: Tensor, part: slice, facts: Sequence[Tensor], languages: Sequence[Tensor]
@@ -264,8 +265,9 @@ class _Distillation(_Term):
         answers = []
         for logits, own, language in zip((a, b), facts, languages, strict=True):
             tokens = self.object_tokens[part][members, language]
-            possible = self.possible[part][members, own]
-            answers.append(logits.gather(2, tokens).masked_fill(~possible, -torch.inf))
+            asked = self.relation[part].gather(1, own).unsqueeze(2)
+            others = asked != self.relation_of_object[part].unsqueeze(1)
+            answers.append(logits.gather(2, tokens).masked_fill(others, -torch.inf))
         return distillation(*answers)
 
 
