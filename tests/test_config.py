@@ -69,6 +69,8 @@ OTHER_VALUES = {
     "train.loss": "full",
     "train.precision": "bfloat16",
     "train.state_losses": (ul.StateLoss(method="pull"),),
+    "train.frozen": ("mlp",),
+    "train.translated_words": 0.5,
     "train.n_evaluations": 5,
     "train.n_checkpoints": 2,
     "train.eval_facts": 8,

@@ -145,3 +145,63 @@ def test_random_weights_are_as_ever_without_a_start():
 
     shape = shape_of(experiment.model, corpus.d_vocab, corpus.n_ctx)
     assert_same(first_parameters(experiment, corpus, shape), initial_parameters(shape, 0))
+
+
+def test_words_may_begin_as_their_translations():
+    apart = {"language.shared_subjects": 0.0, "language.n_languages": 3}
+    for share in (0.5, 1.0):
+        experiment = tiny(**apart, **{"train.translated_words": share})
+        corpus, first, plain = Corpus.build(experiment), _first(experiment), _first(tiny(**apart))
+        equal = []
+        for kind in ("subjects", "relations", "objects"):
+            one, *others = (
+                corpus.tokenizer.encode(getattr(language, kind), i) for i, language in enumerate(corpus.languages)
+            )
+            assert torch.equal(first["embed.W_E"][one], plain["embed.W_E"][one]), "the first language's stay"
+            for other in others:
+                same = (first["embed.W_E"][one] == first["embed.W_E"][other]).all(1)
+                assert torch.equal(same, (first["unembed.W_U"][:, one] == first["unembed.W_U"][:, other]).all(0))
+                assert (same | (first["embed.W_E"][other] == plain["embed.W_E"][other]).all(1)).all()
+                equal.append(same)
+        assert torch.cat(equal).float().mean() == pytest.approx(share, abs=0.05)
+
+
+def test_new_words_begin_as_their_translations_and_old_ones_where_they_were():
+    old = tiny(**{"language.language_token": True, "language.shared_subjects": 0.0})
+    before = quietly(old)[0]
+    new = old.replace(start=ul.Start(experiment=old), **{"language.n_languages": 3, "train.translated_words": 1.0})
+    first, corpus = _first(new), Corpus.build(new)
+    subjects = [corpus.tokenizer.encode(language.subjects, i) for i, language in enumerate(corpus.languages)]
+    olds = Corpus.build(old)
+    there = olds.tokenizer.encode(olds.languages[0].subjects, 0)
+    assert torch.equal(first["embed.W_E"][subjects[0]], weights(before)["embed.W_E"][there])
+    assert torch.equal(first["embed.W_E"][subjects[2]], first["embed.W_E"][subjects[0]])
+    assert not torch.equal(first["embed.W_E"][subjects[1]], first["embed.W_E"][subjects[0]])
+
+
+PARTS = {
+    "embedding": {"embed.W_E", "pos_embed.W_pos"},
+    "unembedding": {"unembed.W_U", "unembed.b_U"},
+    "attention": {f"blocks.{b}.attn.{p}_{x}" for b in range(2) for p in "Wb" for x in "QKVO"},
+    "mlp": {f"blocks.{b}.mlp.{p}_{x}" for b in range(2) for p in "Wb" for x in ("in", "out")},
+    "normalization": {
+        f"{n}.{p}" for n in ("blocks.0.ln1", "blocks.0.ln2", "blocks.1.ln1", "blocks.1.ln2") for p in "wb"
+    }
+    | {"ln_final.w", "ln_final.b"},
+}
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_frozen_part_keeps_its_weights_and_all_others_move(part):
+    experiment = tiny(**{"train.frozen": (part,), "train.steps": 10})
+    first, last = _first(experiment), weights(quietly(experiment)[0])
+    assert {name for name, p in last.items() if torch.equal(p, first[name])} == PARTS[part]
+
+
+def test_bad_parts_and_words_are_refused():
+    with pytest.raises(ValueError, match=r"frozen=\(.*leaves nothing to train; allowed: some of embedding"):
+        tiny(**{"train.frozen": tuple(PARTS)})
+    with pytest.raises(ValueError, match=r"train\.frozen\[0\]='head'"):
+        tiny(**{"train.frozen": ("head",)})
+    with pytest.raises(ValueError, match=r"translated_words=0\.5 needs words of one token"):
+        quietly(tiny(**{"train.translated_words": 0.5, "tokenizer.scheme": "bpe", "tokenizer.vocab_size": 100}))

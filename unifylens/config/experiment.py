@@ -200,8 +200,9 @@ Experiment.model_rebuild()
 
 def _drop_what_is_newer(experiment: dict[str, Any]) -> None:
     """Remove settings that are newer than the format where they are left alone: what was stored before stays found."""
-    if not experiment["train"]["state_losses"]:
-        del experiment["train"]["state_losses"]
+    for name in ("state_losses", "frozen", "translated_words"):
+        if not experiment["train"][name]:
+            del experiment["train"][name]
     if experiment["start"] is None:
         del experiment["start"]
     else:

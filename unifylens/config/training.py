@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, get_args
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -126,12 +126,24 @@ class TrainConfig(Config):
     """Number format in which matrices are multiplied; weights, gradients and everything else stay float32."""
     state_losses: Annotated[Ordered[tuple[StateLoss, ...]], Field(max_length=100)] = ()
     """Terms that are added to the loss, on states of facts told in several languages."""
+    frozen: Ordered[tuple[Literal["embedding", "attention", "mlp", "normalization", "unembedding"], ...]] = ()
+    """Parts that keep the weights that training begins with; not all of them."""
+    translated_words: Share = 0.0
+    """Share of subjects, relations and objects whose words begin with the first language's embedding and unembedding in
+    every language, if they are words of one token; with a `start`, those words that are new."""
     n_evaluations: Annotated[Whole, Field(ge=2, le=10_000)] = 32
     """Number of evaluations, rows of `run.history`: before training, then at steps spaced evenly on a log scale."""
     n_checkpoints: Annotated[Whole, Field(ge=1, le=10_000)] = 6
     """Number of steps at which the weights are kept, spaced evenly on a log scale; the last is always one."""
     eval_facts: Annotated[Whole, Field(ge=8, le=MANY)] = 256
     """Number of facts of each kind (parallel, monolingual) evaluated during training; the last evaluation takes all."""
+
+    @model_validator(mode="after")
+    def _something_is_trained(self) -> Self:
+        parts = get_args(get_args(type(self).model_fields["frozen"].annotation)[0])
+        if len(set(self.frozen)) == len(parts):
+            raise ValueError(f"frozen={self.frozen} leaves nothing to train; allowed: some of {', '.join(parts)}.")
+        return self
 
     @model_validator(mode="after")
     def _cycles_hold_the_warm_up(self) -> Self:

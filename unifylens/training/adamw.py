@@ -17,6 +17,15 @@ from unifylens.training.stack import Parameters
 PART_SIZE = 4
 """Members that a step computes together on a CPU: what they need stays in its cache."""
 
+SIGNS = {
+    "embedding": ("embed.W_E", "pos_embed."),
+    "attention": (".attn.",),
+    "mlp": (".mlp.",),
+    "normalization": (".ln1.", ".ln2.", "ln_final."),
+    "unembedding": ("unembed.",),
+}
+"""What the names of a part's parameters have in them."""
+
 _RECORDING = Lock()
 
 
@@ -47,7 +56,7 @@ class StackedAdamW:
             members = list(run)
             run = slice(members[0], members[-1] + 1)
             for decays in (True, False):
-                names = [name for name in parameters if (".W_" in name) == decays]
+                names = [name for name in parameters if (".W_" in name) == decays and not self._is_frozen(name)]
                 yield _Group(
                     names=names,
                     members=slice(run.start - part.start, run.stop - part.start),
@@ -59,6 +68,10 @@ class StackedAdamW:
                     squares=[self.moments[f"square/{name}"][run] for name in names],
                     steps=[torch.zeros((), device=parameters[name].device) for name in names],
                 )
+
+    def _is_frozen(self, name: str) -> bool:
+        """Whether a parameter belongs to a part that is not trained; stacks share which parts these are."""
+        return any(sign in name for part in self.configs[0].frozen for sign in SIGNS[part])
 
     def set_rates(self, step: int) -> None:
         """Learning rates of 0-based step `step`."""

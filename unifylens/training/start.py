@@ -9,6 +9,7 @@ from torch import Tensor
 from unifylens.config import Experiment
 from unifylens.corpus.corpus import Corpus
 from unifylens.model import Parameters, Shape, initial_parameters
+from unifylens.seeds import rng
 from unifylens.training import store
 
 BY_TOKEN = {"embed.W_E": 0, "unembed.W_U": 1, "unembed.b_U": 0}
@@ -18,22 +19,49 @@ BY_TOKEN = {"embed.W_E": 0, "unembed.W_U": 1, "unembed.b_U": 0}
 def first_parameters(experiment: Experiment, corpus: Corpus, shape: Shape) -> Parameters:
     """Weights by name before the first step: random, but for what comes from `experiment.start`.
 
-    Tokens that it has not, and positions beyond its prompts, keep their random weights.
+    Tokens that it has not, and positions beyond its prompts, keep their random weights, or begin as translations.
     """
     parameters = initial_parameters(shape, experiment.seed)
-    if experiment.start is None:
-        return parameters
-    earlier, own = _weights(experiment), _own_tokens(Corpus.build(experiment.start.experiment), corpus)
-    for name, p in parameters.items():
-        if name in BY_TOKEN:
-            p.index_copy_(BY_TOKEN[name], own, earlier[name])
-        else:
-            p[tuple(map(slice, earlier[name].shape))] = earlier[name]
+    old = torch.empty(0, dtype=torch.long)
+    if experiment.start is not None:
+        earlier, old = _weights(experiment), _own_tokens(Corpus.build(experiment.start.experiment), corpus)
+        for name, p in parameters.items():
+            if name in BY_TOKEN:
+                p.index_copy_(BY_TOKEN[name], old, earlier[name])
+            else:
+                p[tuple(map(slice, earlier[name].shape))] = earlier[name]
+    if experiment.train.translated_words:
+        first, second = _translations(corpus, experiment.train.translated_words, experiment.seed)
+        new = ~torch.isin(second, old)
+        for name, dim in BY_TOKEN.items():
+            parameters[name].index_copy_(dim, second[new], parameters[name].index_select(dim, first[new]))
     return parameters
 
 
+def _translations(corpus: Corpus, share: float, seed: int) -> tuple[Int[Tensor, " word"], Int[Tensor, " word"]]:
+    """Tokens of the first language, and what they are in another, of a share of the words of each kind."""
+    pairs = []
+    for kind in ("subjects", "relations", "objects"):
+        words = [
+            corpus.tokenizer.encode(getattr(language, kind), index) for index, language in enumerate(corpus.languages)
+        ]
+        order = rng(seed, f"translated {kind}").permutation(len(words[0]))
+        chosen = order[: round(share * len(order))]
+        pairs += [(words[0][i], other[i]) for other in words[1:] for i in chosen if words[0][i] != other[i]]
+    first, second = torch.tensor(pairs, dtype=torch.long).reshape(-1, 2).T
+    return first, second
+
+
 def refuse_other_words(experiment: Experiment, corpus: Corpus) -> None:
-    """Raise ValueError where `experiment.start` knows tokens, or prompts so long, that the corpus has not."""
+    """Raise ValueError where `experiment.start` knows tokens, or prompts so long, that the corpus has not.
+
+    Or where words are to begin as their translations and have several tokens.
+    """
+    if experiment.train.translated_words and corpus.tokenizer.config.scheme != "word":
+        raise ValueError(
+            f"train.translated_words={experiment.train.translated_words} needs words of one token; allowed: 0, or "
+            f"tokenizer.scheme='word' instead of {corpus.tokenizer.config.scheme!r}."
+        )
     if experiment.start is None:
         return
     start, known = Corpus.build(experiment.start.experiment), set(_names(corpus))
