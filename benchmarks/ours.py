@@ -47,7 +47,7 @@ def ours(size: Size, n_models: int, precision: str = "float32") -> Training:
     with patch.object(ul.Corpus, "answer_positions", whole):  # answers of the dish are single tokens
         stacks = [trainer._Stack(experiments[i::n_stacks]) for i in range(n_stacks)]
     if n_stacks == 1:  # what a graph replays is counted as it was recorded
-        counted = lambda: stacks[0]._update(*stacks[0].batches[stacks[0].step])  # noqa: E731
+        counted = lambda: stacks[0]._update(*stacks[0].inputs())  # noqa: E731
         return Training(lambda: advance(stacks[0]), n_models, counted=counted)
     pool = ThreadPoolExecutor(n_stacks, initializer=torch.set_num_threads, initargs=(1,))
     threadpool_limits(1, user_api="blas")

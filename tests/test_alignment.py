@@ -156,7 +156,7 @@ def test_shuffled_pairs_are_other_facts_of_the_same_relation_told_in_the_same_la
 
 def test_the_home_language_teaches():
     corpora, _, (_, facts, languages) = drawn_of([with_losses(loss("distil"))])
-    assert (torch.tensor(corpora[0].home)[facts[0, :32]] == languages[0, :32]).all()
+    assert (torch.tensor(corpora[0].home)[facts[0, :20]] == languages[0, :20]).all()
 
 
 def test_only_facts_that_are_parallel_by_then_are_drawn():
@@ -205,7 +205,7 @@ def test_the_whole_gradient_is_autograds(way, layer, role, method):
         if method == "pull":
             value = pull(a[None], b[None])
         else:
-            said = terms.terms[0].content[k][facts[k, :32]]
+            said = terms.terms[0].content[k][facts[k, :20]]
             value = contrast(a[None], b[None], (said[:, None] == said)[None], 0.1)
         logits = model(batches[0].tokens[k])[:, batches.query].flatten(0, 1)
         task = F.cross_entropy(logits, batches[0].due[k].flatten())
@@ -229,10 +229,10 @@ def test_the_gradient_of_distillation_is_autograds():
     (tokens, facts, languages), world = drawn[0], corpora[0].world
     logits = models[0](tokens[0])[:, terms.terms[0].pairs.query.start]
     answers = []
-    for row in range(64):
+    for row in range(40):
         possible = np.flatnonzero(world.object_relation == world.relation[facts[0, row]])
         answers.append(logits[row, corpora[0].object_tokens[languages[0, row]][possible]])
-    home, other = (torch.stack(answers[i : i + 32]) for i in (0, 32))
+    home, other = (torch.stack(answers[i : i + 20]) for i in (0, 20))
     (0.5 * F.kl_div(other.log_softmax(-1), home.detach().softmax(-1), reduction="none").sum(-1).mean()).backward()
     for name, p in models[0].named_parameters():
         assert (gradients[name][0] - p.grad).abs().max() < 1e-9, name

@@ -278,3 +278,12 @@ def test_processes_are_for_the_cpu(monkeypatch, capsys):
     with pytest.raises(SystemExit):
         bench.main(["--only", "processes", "--device", "cuda"])
     assert "allowed: plain, package, vmap, compact, ours" in capsys.readouterr().err
+
+
+def test_every_loss_on_states_is_timed_beside_a_plain_stack(monkeypatch):
+    from benchmarks import state_losses
+
+    monkeypatch.setattr(state_losses, "STEPS", 1)
+    ratios = state_losses.measure(1, 2, lambda: None)
+    assert ratios.keys() == state_losses.LOSSES.keys()
+    assert all(len(values) == 2 and min(values) > 0 for values in ratios.values())

@@ -24,7 +24,7 @@ from unifylens.corpus.corpus import Corpus
 from unifylens.corpus.exposure import Copy
 from unifylens.crosslingual.evaluate import transfer
 from unifylens.model import build_model
-from unifylens.training import trainer
+from unifylens.training import start, trainer
 from unifylens.training.adamw import Graph
 from unifylens.training.batches import Batches
 from unifylens.training.trainer import _Stack, train_stack
@@ -70,7 +70,7 @@ def plain_loop(experiment):
 @contextmanager
 def in_float64():
     """Both trainings start from weights in float64: in float32 Adam scales up gradients that are mere rounding."""
-    build, begin = build_model, trainer.initial_parameters
+    build, begin = build_model, start.initial_parameters
 
     def build_double(*given):
         model = build(*given).double()
@@ -79,7 +79,7 @@ def in_float64():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys.modules[__name__], "build_model", build_double)
-        patch.setattr(trainer, "initial_parameters", lambda *of: {name: p.double() for name, p in begin(*of).items()})
+        patch.setattr(start, "initial_parameters", lambda *of: {name: p.double() for name, p in begin(*of).items()})
         yield
 
 
@@ -218,9 +218,9 @@ def test_a_step_reads_nothing_back_and_works_in_place():
             "diverged": stack.diverged_at,
         }
         before = {name: tensor.data_ptr() for name, tensor in kept.items()}
-        batch, drawn = [tensor for tensor in stack.batches[0] if tensor is not None], stack.alignment.draw(0)
+        inputs = stack.inputs()
         with Watch():
-            stack._update(batch, *drawn)
+            stack._update(*inputs)
         assert {name: tensor.data_ptr() for name, tensor in kept.items()} == before
         with pytest.raises(AssertionError), Watch():
             float(stack.loss_sum.sum())

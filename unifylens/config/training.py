@@ -76,7 +76,7 @@ class StateLoss(Config):
     role: Literal["subject", "relation", "answer"] = "answer"
     """Where it looks: at the last token of the subject or the relation, or at that which predicts the answer; `distil`
     looks there."""
-    pairs: Annotated[Whole, Field(ge=2, le=1_000_000)] = 32
+    pairs: Annotated[Whole, Field(ge=2, le=1_000_000)] = 20
     """Number of facts in a step, each in two languages, drawn from those told in more than one."""
     since: Share = 0.0
     """When it begins to act, as a share of `train.steps`; below `until`."""

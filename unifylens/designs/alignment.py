@@ -151,7 +151,7 @@ METHODS: dict[str, Method] = {
         finished(_intervention("code_switch"), **{"train.frozen": ("embedding", "unembedding")}),
     ),
 }
-"""By name. Dials of losses other than the strength (layer 1 of 2, temperature 0.1, 32 pairs a step) are our choice."""
+"""By name. Dials of losses other than the strength (layer 1 of 2, temperature 0.1, 20 pairs a step) are our choice."""
 
 
 def shuffled(experiment: Experiment) -> Experiment:

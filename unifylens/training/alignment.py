@@ -17,7 +17,7 @@ from unifylens.config import Experiment
 from unifylens.corpus.corpus import Corpus
 from unifylens.seeds import rng, torch_seed
 from unifylens.training.batches import STEPS_PER_DRAW
-from unifylens.training.stack import Network, Parameters
+from unifylens.training.stack import Network, Parameters, States
 
 DISCRIMINATOR_RATE = 1e-2
 """Learning rate (Adam) of the adversary's discriminator: several times the models', so that it keeps up with them."""
@@ -207,6 +207,10 @@ class _Term:
         self.own: Parameters = {}
         """What the term learns itself, with its moments."""
 
+    def states(self, network: Network, parameters: Parameters, tokens: Tensor, query: slice | Tensor) -> States:
+        """What the term looks at."""
+        return network.states(parameters, tokens, self.layer, query, self.pairs.shared)
+
     def value_and_gradient(
         self,
         states: Float[Tensor, "model state width"],
@@ -257,6 +261,14 @@ class _Distillation(_Term):
         self.relation_of_object = torch.stack([torch.tensor(c.world.object_relation) for c in corpora]).to(
             sequences.device
         )
+
+    def states(self, network: Network, parameters: Parameters, tokens: Tensor, query: slice | Tensor) -> States:
+        """Logits of both halves; the first one teaches, and needs no gradient."""
+        n = self.pairs.n_pairs
+        one, other = (query, query) if isinstance(query, slice) else (query[:, :n], query[:, n:])
+        teacher = network.forward(parameters, tokens[:, :n], one, self.pairs.shared).logits[:, :, 0]
+        taught = network.states(parameters, tokens[:, n:], self.layer, other, self.pairs.shared)
+        return States(torch.cat([teacher, taught.values], 1), lambda gradient: taught.gradients(gradient[:, n:]))
 
     def value(
         self, a: Tensor, b: Tensor, part: slice, facts: Sequence[Tensor], languages: Sequence[Tensor]
@@ -384,8 +396,7 @@ class Alignment:
             if not inputs:
                 continue
             tokens, facts, languages, *at = (x[part] for x in inputs)
-            query = at[0] if at else term.pairs.query
-            states = network.states(parameters, tokens, term.layer, query, term.pairs.shared)
+            states = term.states(network, parameters, tokens, at[0] if at else term.pairs.query)
             weight = self.weights[number, part]
             value, by_states = term.value_and_gradient(states.values, part, (facts, languages), weight > 0)
             for name, gradient in states.gradients(by_states * weight[:, None, None].to(by_states.dtype)).items():

@@ -195,12 +195,15 @@ class _Stack:
 
     def advance(self) -> None:
         """One optimiser step of every member."""
-        batch = [tensor for tensor in self.batches[self.step] if tensor is not None]
-        drawn = self.alignment.draw(self.step)
+        inputs = self.inputs()
         self.optimizer.set_rates(self.step)
-        self.update(batch, *drawn)
+        self.update(*inputs)
         self.step += 1
         self.loss_steps += 1
+
+    def inputs(self) -> list[list[Tensor]]:
+        """What the next step looks at: the batch, and what each loss on states draws."""
+        return [[x for x in self.batches[self.step] if x is not None], *self.alignment.draw(self.step)]
 
     @torch.no_grad()
     def _update(self, batch: list[Tensor], *drawn: list[Tensor]) -> None:
