@@ -269,6 +269,21 @@ def test_a_term_acts_in_its_time_alone():
 
 
 @pytest.mark.parametrize("method", METHODS)
+def test_a_member_without_parallel_facts_waits_beside_one_that_has_them(method):
+    change = ul.CorpusChange(step=20, corpus=ul.CorpusConfig(parallel=0.5))
+    waits = with_losses(loss(method, weight=0.1, since=0.5), changes=(change,), **{"corpus.parallel": 0.0})
+    acts = with_losses(loss(method, weight=0.1), seed=1)
+    (alone,), (together, _) = train_stack([waits]), train_stack([waits, acts])
+    for name, p in alone.checkpoints[40].items():
+        if not name.endswith("b_K"):  # attention is blind to it: rounding errors move it
+            torch.testing.assert_close(together.checkpoints[40][name], p, atol=2e-4, rtol=0)
+    # a CUDA graph draws for a term that does not act yet
+    terms = Alignment([waits], [ul.Corpus.build(waits)], ul.Corpus.build(waits).sequences[None])
+    terms.always = True
+    assert terms.draw(0)[0][0].shape[:2] == (1, 40) and terms.weights.item() == 0
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_members_of_a_stack_train_as_they_do_alone(method):
     experiments = [
         with_losses(loss(method, weight=w, since=since, shuffled=shuffled), seed=seed)

@@ -166,6 +166,8 @@ class _Pairs:
         current = [next(stage for stage in stages if step < stage[0]) for stages in self.told]
         self._since, self._until = step, min(stop for stop, _ in current)
         parallel = [torch.nonzero(told.sum(0) > 1)[:, 0] for _, told in current]
+        # a member whose term does not act now may have none: what it draws then counts nothing
+        parallel = [facts if len(facts) else torch.zeros(1, dtype=torch.long) for facts in parallel]
         self._counts = torch.tensor([[len(facts)] for facts in parallel], device=self.device)
         self._parallel = torch.nn.utils.rnn.pad_sequence(parallel, batch_first=True).to(self.device)
         self._seen = torch.stack([told for _, told in current]).to(self.device)
