@@ -1,5 +1,6 @@
-from . import evaluate, interchange, pairs, repair, roles
+from . import evaluate, inference, interchange, pairs, repair, roles
 from .evaluate import by_fact, held_out, states, transfer, unification
+from .inference import transfer_at_inference
 from .repair import repairs
 from .roles import prompts
 
@@ -7,6 +8,7 @@ __all__ = [
     "by_fact",
     "evaluate",
     "held_out",
+    "inference",
     "interchange",
     "pairs",
     "prompts",
@@ -15,5 +17,6 @@ __all__ = [
     "roles",
     "states",
     "transfer",
+    "transfer_at_inference",
     "unification",
 ]
