@@ -7,7 +7,7 @@ for each pair of the language asked and the home language, and acts on the last 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import permutations, product
 from typing import NamedTuple
@@ -25,16 +25,16 @@ from unifylens.crosslingual.repair import output_bias, ridge
 from unifylens.crosslingual.roles import prompts
 from unifylens.patching import hooks, subspaces
 from unifylens.patching.edits import read_activations, rows_at_a_time
-from unifylens.patching.prompts import Prompts, by_length, in_order
+from unifylens.patching.prompts import by_length, in_order
 from unifylens.patching.stream import Hook, Model, can_resume, logits_of_table, resid_post
 from unifylens.patching.subspaces import Subspace
 from unifylens.seeds import rng
 
-STRENGTHS = (-1.0, -0.5, 0.5, 1.0, 2.0)
+STRENGTHS = (-1.0, 0.5, 1.0, 2.0, 4.0)
 """What an edit is multiplied by; below 0 it leads away from the home language, as INCLINE's range allows."""
 RANKS = (1, 2, 3, 4, 6)
 """Dimensions that subspace removal takes out."""
-HEADS = (1, 2, 4)
+HEADS = (1, 3)
 """Numbers of attention heads that are shifted."""
 
 EDITS = ("global shift", "relation shifts", "subspace removal", "INCLINE", "Procrustes", "head shifts")
@@ -54,11 +54,7 @@ def global_shift(asked: Float[Tensor, "fact d"], home: Float[Tensor, "fact d"]) 
 def relation_shifts(
     asked: Float[Tensor, "fact d"], home: Float[Tensor, "fact d"], relation: Int[Tensor, " fact"]
 ) -> Float[Tensor, "relation d"]:
-    """The same for each relation by itself; nan for a number that no fact has.
-
-    After the embedding this is the home language's word for the relation in place of the one asked with: where
-    subjects share their words, the edited prompt is the home language's.
-    """
+    """The same for each relation by itself; nan for a number that no fact has."""
     shifts = subspaces.language_shifts(torch.stack([asked, home]).float(), relation)
     return shifts[:, 1] - shifts[:, 0]
 
@@ -115,7 +111,7 @@ def separating_heads(
 def majority_vote(
     option: Int[Tensor, "language row"], probability: Float[Tensor, "language row"], n_options: int
 ) -> Int[Tensor, " row"]:
-    """The object that most languages name (-1: none of them), ties by the probabilities of the answers; else -1.
+    """The object that most languages name (-1: none), ties by the sum of the answers' probabilities; -1 if nobody does.
 
     Cross-lingual consistency at inference: the home language has a vote among the others, as its prompt is asked, too.
     """
@@ -162,11 +158,12 @@ class Rows:
         return Rows(corpus, asked, home, np.concatenate(chosen))
 
     def __len__(self) -> int:
+        """Number of rows."""
         return len(self.fact)
 
-    def prompts(self, language: Int[np.ndarray, " row"] | int) -> Prompts:
-        """The facts asked in a language, one for all rows or one for each."""
-        return prompts(self.corpus, language * self.corpus.n_facts + self.fact)
+    def asked_in(self, language: Int[np.ndarray, " row"]) -> Rows:
+        """The same facts asked in other languages; their homes stay."""
+        return replace(self, asked=language)
 
     def by_pair(self) -> Iterator[tuple[tuple[int, int], Int[np.ndarray, " some"]]]:
         """Numbers of the rows of each pair `(asked, home)` that has any."""
@@ -188,7 +185,7 @@ class Rows:
 
     @cached_property
     def _options(self) -> tuple[Int[Tensor, "row option"], Bool[Tensor, "row option"]]:
-        """The relation's objects, padded with objects of no relation's, and which are no padding."""
+        """The relation's objects, padded where others have more, and which are no padding."""
         of, n = self.corpus.world.object_relation, self.corpus.world.n_relations
         objects = [torch.from_numpy(np.flatnonzero(of == r)) for r in range(n)]
         table = torch.nn.utils.rnn.pad_sequence(objects, batch_first=True, padding_value=-1)[self.relation]
@@ -205,21 +202,20 @@ class Rows:
         due = torch.from_numpy(self.corpus.world.object[self.fact])
         return ((self._options[0] == due[:, None]) & self.allowed).to(torch.uint8).argmax(1)
 
-    def words(self, language: Int[np.ndarray, " row"] | int) -> Int[Tensor, "row option"]:
+    def _words(self, language: Int[np.ndarray, " row"]) -> Int[Tensor, "row option"]:
         """Tokens of the relation's objects in a language; -1 for padding, which nobody says."""
-        languages = torch.from_numpy(np.broadcast_to(language, len(self)).copy())
-        tokens = self.corpus.object_tokens[languages[:, None], self._options[0]]
+        tokens = self.corpus.object_tokens[torch.from_numpy(language)[:, None], self._options[0]]
         return tokens.masked_fill(~self.allowed, -1)
 
     @cached_property
     def asked_words(self) -> Int[Tensor, "row option"]:
         """In the language asked."""
-        return self.words(self.asked)
+        return self._words(self.asked)
 
     @cached_property
     def home_words(self) -> Int[Tensor, "row option"]:
         """In the home language."""
-        return self.words(self.home)
+        return self._words(self.home)
 
     @cached_property
     def in_language(self) -> Bool[Tensor, "language vocab"]:
@@ -228,10 +224,9 @@ class Rows:
 
 
 class Said(NamedTuple):
-    """Greedy answers, their probabilities, and logits of the relation's objects in the two languages' words."""
+    """Greedy answers, and logits of the relation's objects in words of the language asked and of the home language."""
 
     token: Int[Tensor, " row"]
-    probability: Float[Tensor, " row"]
     asked: Float[Tensor, "row option"]
     home: Float[Tensor, "row option"]
 
@@ -243,10 +238,10 @@ Change = Callable[[Tensor, Int[Tensor, " chosen"]], Tensor]
 class Asked:
     """A model asked some rows, as it is or edited; what comes before an edit is computed once."""
 
-    def __init__(self, model: Model, rows: Rows, language: Int[np.ndarray, " row"] | int | None = None) -> None:
-        """`language` is the one to ask in, for each row or all; None: that of the rows."""
+    @torch.no_grad()
+    def __init__(self, model: Model, rows: Rows) -> None:
         self.model, self.rows = model, rows
-        self.prompts = rows.prompts(rows.asked if language is None else language)
+        self.prompts = prompts(rows.corpus, rows.asked * rows.corpus.n_facts + rows.fact)
         self._batches = [
             (some, self.prompts.part(some).tokens.to(next(model.parameters()).device)) for some in self._parts()
         ]
@@ -274,9 +269,8 @@ class Asked:
 
     def _said(self, logits: Float[Tensor, "chosen vocab"], chosen: Int[Tensor, " chosen"]) -> Said:
         token = torch.from_numpy(logits.numpy().argmax(-1))  # torch's takes ten times as long on a CPU
-        likely = logits.gather(1, token[:, None])[:, 0].sub(logits.logsumexp(-1)).exp()
         words = (table[chosen].clamp_min(0) for table in (self.rows.asked_words, self.rows.home_words))
-        return Said(token, likely, *(logits.gather(1, each) for each in words))
+        return Said(token, *(logits.gather(1, each) for each in words))
 
 
 MEASURES = ("transfer", "either", "corrected", "looked up", "right language", "recall", "recall, either")
@@ -317,8 +311,11 @@ Delta = Callable[[Tensor, Tensor, float], Tensor]
 """From states `[row, d]`, their relations and a dial to what is added to them."""
 
 
-def _fit(method: str, asked: Tensor, home: Tensor, relation: Tensor, control: int | None) -> Delta:
-    """A method fitted on paired states of one layer; as its control, with this seed."""
+def fitted(method: str, asked: Tensor, home: Tensor, relation: Tensor, control: int | None) -> Delta:
+    """One of `EDITS` of the residual stream, fitted on a layer's states of the same facts; with a seed, its control.
+
+    Shuffled pairs would leave means as they are: controls of what needs means alone have random directions.
+    """
     if method == "global shift":
         shift = _turned(global_shift(asked, home), control)
         return lambda state, of, dial: dial * shift.expand_as(state)
@@ -332,20 +329,20 @@ def _fit(method: str, asked: Tensor, home: Tensor, relation: Tensor, control: in
             whole = subspaces.random(d, whole.rank, control)
         return lambda state, of, dial: -Subspace(whole.basis[: int(dial)]).project(state - centre)
     if control is not None:
-        home = home[_shuffled(relation, control)]
+        home = home[shuffled(relation, control)]
     if method == "INCLINE":
-        fitted = incline(asked, home)
-        return lambda state, of, dial: dial * (state @ fitted)
+        matrix = incline(asked, home)
+        return lambda state, of, dial: dial * (state @ matrix)
     turned = procrustes(asked, home)
     return lambda state, of, dial: dial * (turned(state) - state)
 
 
 def _turned(vectors: Float[Tensor, "*row d"], control: int | None) -> Float[Tensor, "*row d"]:
-    """As they are, or of random direction: a shift needs no pairs, so shuffled ones would be no control."""
+    """As they are, or with the seed of a control of random direction and the same length."""
     return vectors if control is None else subspaces.random_like(vectors, control)
 
 
-def _shuffled(relation: Int[Tensor, " fact"], seed: int) -> Int[Tensor, " fact"]:
+def shuffled(relation: Int[Tensor, " fact"], seed: int) -> Int[Tensor, " fact"]:
     """Another fact of the relation for each, where it has two or more."""
     draw, order = rng(seed, "shuffled pairs"), np.arange(len(relation))
     for name in relation.unique():
@@ -367,7 +364,8 @@ class Setting(NamedTuple):
 
 def settings(method: str, n_layers: int) -> list[Setting]:
     """What is tried of an edit in a model of so many blocks: as many settings for each, where it has two blocks."""
-    layers = range(n_layers + 1)
+    # the embedding of the last token says the relation alone: an edit there would only put in another word for it
+    layers = range(1, n_layers + 1)
     if method == "head shifts":
         return [Setting(None, strength, n) for n, strength in product(HEADS, STRENGTHS)]
     if method == "subspace removal":
@@ -406,7 +404,7 @@ class Fits:
             facts = self._known(asked, home)
             pairs = (self.states[layer, language, facts] for language in (asked, home))
             relation = torch.from_numpy(self.corpus.world.relation[facts])
-            self._kept[key] = _fit(method, *pairs, relation, self.seed if control else None)
+            self._kept[key] = fitted(method, *pairs, relation, self.seed if control else None)
         return self._kept[key]
 
     @cached_property
@@ -437,19 +435,22 @@ class Fits:
 
 
 def likeness(rows: Rows, said: Said) -> tuple[float, float]:
-    """How well answers name the right object in the home language's words, among those of the relation's objects.
+    """How much answers are those of the home language: the share that are its word for the right object.
 
-    The share of rows, and the mean log-probability. Settings are chosen by it: parallel facts are known in the language
-    asked, too, so by what is right there doing nothing would always be best.
+    And for ties the mean log-probability of that word, among the words of the relation's objects in the two languages.
+    Settings are chosen by it: parallel facts are known in the language asked, too, so by what is right in its own words
+    doing nothing would always be best.
     """
-    among = said.home.masked_fill(~rows.allowed, -torch.inf).log_softmax(1)
-    right = (among.argmax(1) == rows.option).double().mean()
-    return float(right), float(among.gather(1, rows.option[:, None]).double().mean())
+    options = torch.cat([said.home, said.asked], 1).masked_fill(~rows.allowed.repeat(1, 2), -torch.inf)
+    likely = options.log_softmax(1).gather(1, rows.option[:, None])
+    at_home = said.token == rows.home_words.gather(1, rows.option[:, None])[:, 0]
+    return float(at_home.double().mean()), float(likely.double().mean())
 
 
 # --- all of them ---------------------------------------------------------------------------------------------
 
 
+@torch.no_grad()
 def transfer_at_inference(
     model: Model | Trained,
     corpus: Corpus | None = None,
@@ -572,9 +573,8 @@ def _unedited(asked: Asked, held_out: Bool[np.ndarray, " row"]) -> Said:
 
 def _translated(asked: Asked, held_out: Bool[np.ndarray, " row"]) -> Said:
     rows = asked.rows
-    said = Asked(asked.model, rows, rows.home).say()
-    token = look_up(said.token, rows.home_words, rows.asked_words)
-    return Said(token, said.probability, said.home, said.home)
+    said = Asked(asked.model, rows.asked_in(rows.home)).say()
+    return Said(look_up(said.token, rows.home_words, rows.asked_words), said.home, said.home)
 
 
 def _without_prior(asked: Asked, held_out: Bool[np.ndarray, " row"]) -> Said:
@@ -598,15 +598,16 @@ def _constrained(asked: Asked, held_out: Bool[np.ndarray, " row"]) -> Said:
 def _voted(asked: Asked, held_out: Bool[np.ndarray, " row"]) -> Said:
     rows, options, probabilities = asked.rows, [], []
     for language in range(rows.corpus.n_languages):
-        said = Asked(asked.model, rows, language).say()
-        named = said.token[:, None] == rows.words(language)
+        there = rows.asked_in(np.full(len(rows), language))
+        said = Asked(asked.model, there).say()
+        named = said.token[:, None] == there.asked_words
         options.append(torch.where(named.any(1), named.to(torch.uint8).argmax(1), -1))
-        probabilities.append(said.probability)
+        probabilities.append(said.asked.masked_fill(~rows.allowed, -torch.inf).softmax(1).amax(1))
     winner = majority_vote(torch.stack(options), torch.stack(probabilities), rows.allowed.shape[1])
-    own = asked.say()
     word = rows.asked_words.gather(1, winner.clamp_min(0)[:, None])[:, 0]
+    own = asked.say()
     nothing = torch.full_like(own.asked, torch.nan)
-    return Said(torch.where(winner >= 0, word, own.token), own.probability, nothing, nothing)
+    return Said(torch.where(winner >= 0, word, own.token), nothing, nothing)
 
 
 UNFITTED: dict[str, Callable[[Asked, Bool[np.ndarray, " row"]], Said]] = {
