@@ -22,7 +22,8 @@ interventions.balance_objects measures.unification measures.fact_only measures.l
 measures.checkerboard_contrast measures.answer_types measures.within_models measures.rank_correlation
 measures.mean_interval measures.statistic_interval
 patching.experiment patching.by_layer_and_position patching.by_layer_and_role patching.by_head patching.answered
-patching.Prompts patching.selfcheck crosslingual.prompts hooks.patch hooks.steer hooks.on_prompt
+patching.Prompts patching.selfcheck crosslingual.prompts crosslingual.transfer_at_inference
+hooks.patch hooks.steer hooks.on_prompt
 subspaces.span subspaces.language_shifts plots.curve
 """.split()
 SETTINGS = [kind for kind in vars(config).values() if isinstance(kind, type) and issubclass(kind, config.Config)][1:]

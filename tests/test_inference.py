@@ -129,12 +129,10 @@ def test_only_what_is_allowed_is_left():
 
 
 @pytest.fixture(scope="module")
-def three():
+def three(tmp_path_factory):
     """Three languages, of which each transfers some facts."""
     with pytest.MonkeyPatch.context() as patch:
-        import tempfile
-
-        patch.setenv("UNIFYLENS_HOME", tempfile.mkdtemp())
+        patch.setenv("UNIFYLENS_HOME", str(tmp_path_factory.mktemp("three")))
         changes = {"language.n_languages": 3, "world.n_subjects": 48, "train.steps": 400, "train.lr": 1e-2}
         return quietly(tiny(**changes))[0]
 
@@ -225,6 +223,19 @@ def test_halves_have_every_relation(three):
     assert not set(fit) & set(choose)
     assert set(relation[fit]) == set(relation[choose]) == set(range(3))
     assert not np.array_equal(split(three.corpus, seed=1)[0], fit)
+
+
+def test_likeness_is_of_the_home_languages_word():
+    corpus = Corpus.build(tiny())
+    rows = Rows.of(corpus, lambda asked, home: corpus.parallel & (asked == 0))
+    due = rows.option[:, None]
+    flat = torch.zeros(len(rows), rows.allowed.shape[1])
+    at_home, at_asked = (words.gather(1, due)[:, 0] for words in (rows.home_words, rows.asked_words))
+    certain = inference.Said(at_home, flat, flat.scatter(1, due, 50.0))
+    share, likely = inference.likeness(rows, certain)
+    assert share == 1 and likely == pytest.approx(0)
+    share, likely = inference.likeness(rows, inference.Said(at_asked, flat, flat))
+    assert share == 0 and likely == pytest.approx(-np.log(2 * flat.shape[1]))
 
 
 @pytest.fixture(scope="module")

@@ -69,7 +69,7 @@ def language_subspace(
 
 
 def incline(asked: Float[Tensor, "fact d"], home: Float[Tensor, "fact d"]) -> Float[Tensor, "d d"]:
-    """Least squares from states of the language asked to the home language's (INCLINE, arXiv 2410.12462, section 3).
+    """Least squares from states of the language asked to the home language's (INCLINE, arXiv 2410.12462).
 
     With the house's ridge, so that fewer facts than dimensions do not interpolate. The paper's edit is
     `h + strength * h @ W`: the state keeps its own part and gains the one predicted at home.
@@ -92,7 +92,7 @@ class Rotation(NamedTuple):
 def procrustes(asked: Float[Tensor, "fact d"], home: Float[Tensor, "fact d"]) -> Rotation:
     """The orthogonal map, after centring, that takes the states of facts nearest to the home language's.
 
-    Schoenemann (1966); of contextual states in arXiv 2009.14304.
+    Schönemann (1966); of contextual states in arXiv 2009.14304.
     """
     means = asked.double().mean(0), home.double().mean(0)
     left, _, right = torch.linalg.svd((asked - means[0]).T @ (home - means[1]))
@@ -102,7 +102,7 @@ def procrustes(asked: Float[Tensor, "fact d"], home: Float[Tensor, "fact d"]) ->
 def separating_heads(
     asked: Float[Tensor, "fact head d_head"], home: Float[Tensor, "fact head d_head"], n: int
 ) -> Int[Tensor, " n"]:
-    """The heads whose outputs tell two languages apart best: distance of means over the spread around them."""
+    """The heads whose outputs tell two languages apart best: squared distance of means over the spread around them."""
     apart = (asked.mean(0) - home.mean(0)).square().sum(-1)
     spread = asked.var(0, unbiased=False).sum(-1) + home.var(0, unbiased=False).sum(-1)
     return (apart / spread.clamp_min(1e-9)).argsort(descending=True, stable=True)[:n]
@@ -413,7 +413,8 @@ class Fits:
         names = [f"blocks.{block}.attn.hook_z" for block in range(self.model.cfg.n_layers)]
         asked, parts, order = prompts(self.corpus, self.corpus.rows(self.facts)), [], []
         for some in by_length(asked):
-            (run,) = read_activations(self.model, [asked.part(some).tokens], names)
+            tokens = asked.part(some).tokens.to(next(self.model.parameters()).device)
+            (run,) = read_activations(self.model, [tokens], names)
             parts.append(torch.cat([run[name][:, -1] for name in names], 1).float().cpu())
             order.append(some)
         return in_order(parts, order).unflatten(0, (self.corpus.n_languages, len(self.facts)))
@@ -495,9 +496,10 @@ def transfer_at_inference(
     model, corpus = model_and_corpus(model, corpus)
     methods = _checked(corpus, methods)
     fit, choose = split(corpus, seed) if set(methods) & set(EDITS) else (None, None)
-    home, seen, parallel = corpus.home, corpus.seen, corpus.parallel
-    rows = Rows.of(corpus, lambda a, b: ~parallel & np.where(seen[a], home == a, home == b))
-    held_out = rows.home == home[rows.fact]
+    seen = corpus.seen
+    # of two languages one alone has seen the fact: the home language, or that asked, whose recall is to be kept
+    rows = Rows.of(corpus, lambda a, b: ~corpus.parallel & (seen[a] ^ seen[b]))
+    held_out = ~seen[rows.asked, rows.fact]
     asked, records = Asked(model, rows), []
     if fit is not None:
         fits = Fits(model, corpus, fit, seed)
