@@ -234,8 +234,10 @@ def test_likeness_is_of_the_home_languages_word():
     certain = inference.Said(at_home, flat, flat.scatter(1, due, 50.0))
     share, likely = inference.likeness(rows, certain)
     assert share == 1 and likely == pytest.approx(0)
+    wrong = inference.Said(torch.zeros_like(at_home), flat, flat)
+    assert inference.likeness(rows, wrong)[0] == 0
     share, likely = inference.likeness(rows, inference.Said(at_asked, flat, flat))
-    assert share == 0 and likely == pytest.approx(-np.log(2 * flat.shape[1]))
+    assert share == 0.5 and likely == pytest.approx(-np.log(2 * flat.shape[1]))
 
 
 @pytest.fixture(scope="module")

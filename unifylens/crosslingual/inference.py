@@ -46,8 +46,10 @@ METHODS = ("none", "translate-test", "prior correction", "constrained decoding",
 
 
 def global_shift(asked: Float[Tensor, "fact d"], home: Float[Tensor, "fact d"]) -> Float[Tensor, " d"]:
-    """From the mean state of the language asked to that of the home language (Language Surgery, arXiv 2506.12450, there
-    within a discriminant's directions). Its facts need not be paired."""
+    """From the mean state of the language asked to that of the home language; facts need not be paired.
+
+    Language Surgery (arXiv 2506.12450), which shifts within the directions of a discriminant analysis.
+    """
     return relation_shifts(asked, home, torch.zeros(len(asked), dtype=torch.long))[0]
 
 
@@ -436,16 +438,20 @@ class Fits:
 
 
 def likeness(rows: Rows, said: Said) -> tuple[float, float]:
-    """How much answers are those of the home language: the share that are its word for the right object.
+    """How much answers are the home language's: 1 for its word of the right object, 0.5 for that of the language asked.
 
-    And for ties the mean log-probability of that word, among the words of the relation's objects in the two languages.
-    Settings are chosen by it: parallel facts are known in the language asked, too, so by what is right in its own words
-    doing nothing would always be best.
+    The mean over rows; and for ties the mean log-probability of the home language's word, among those of the relation's
+    objects in the two languages. Settings are chosen by it: parallel facts are known in the language asked, too, so by
+    what is right in its own words doing nothing would be best; by the home language's words alone, of settings that
+    bring none, the most destructive one could be.
     """
     options = torch.cat([said.home, said.asked], 1).masked_fill(~rows.allowed.repeat(1, 2), -torch.inf)
     likely = options.log_softmax(1).gather(1, rows.option[:, None])
-    at_home = said.token == rows.home_words.gather(1, rows.option[:, None])[:, 0]
-    return float(at_home.double().mean()), float(likely.double().mean())
+    at_home, at_asked = (
+        (said.token == words.gather(1, rows.option[:, None])[:, 0]).double()
+        for words in (rows.home_words, rows.asked_words)
+    )
+    return float(torch.maximum(at_home, at_asked / 2).mean()), float(likely.double().mean())
 
 
 # --- all of them ---------------------------------------------------------------------------------------------
@@ -557,7 +563,7 @@ def _checked(corpus: Corpus, methods: Sequence[str] | None) -> list[str]:
     few = corpus.n_languages < 3
     if methods is None:
         return [name for name in METHODS if not (few and name == "majority vote")]
-    if isinstance(methods, str) or not len(methods) or set(methods) - set(METHODS):
+    if isinstance(methods, str) or not len(methods) or any(name not in METHODS for name in methods):
         raise ValueError(f"methods={methods!r}; allowed: a list of {', '.join(METHODS)}.")
     if few and "majority vote" in methods:
         raise ValueError(
