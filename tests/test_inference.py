@@ -248,13 +248,15 @@ def known():
 
 
 def test_a_shift_brings_the_home_languages_word_and_no_transfer(known):
-    table = transfer_at_inference(*known, methods=["none", "global shift", "translate-test"])
+    table = transfer_at_inference(*known, methods=["none", "global shift", "home decoding"])
     rows = table.set_index(["method", "control"])
     assert rows.loc[("none", False), "transfer"] == 1
     shifted = rows.loc[("global shift", False)]
     assert (shifted["transfer"], shifted["either"], shifted["right language"]) == (0, 1, 0)
     assert (shifted["recall"], shifted["recall, either"]) == (0, 1)
     assert shifted["likeness"] == 1
+    at_home = rows.loc[("home decoding", False)]
+    assert (at_home["transfer"], at_home["either"], at_home["right language"]) == (0, 1, 0)
 
 
 def test_every_setting_is_shown_and_one_is_chosen(known):

@@ -39,7 +39,15 @@ HEADS = (1, 3)
 
 EDITS = ("global shift", "relation shifts", "subspace removal", "INCLINE", "Procrustes", "head shifts")
 """Methods that are fitted and edit what the model computes; each has a control."""
-METHODS = ("none", "translate-test", "prior correction", "constrained decoding", *EDITS, "majority vote")
+METHODS = (
+    "none",
+    "translate-test",
+    "prior correction",
+    "constrained decoding",
+    "home decoding",
+    *EDITS,
+    "majority vote",
+)
 
 
 # --- the methods, on tensors ---------------------------------------------------------------------------------
@@ -475,7 +483,7 @@ def transfer_at_inference(
     - `none` is what the model says; `translate-test` asks in the home language and looks the answer's object up.
     - `prior correction` adds a bias that makes a relation's objects equally likely over the prompts asked
       (`repair.output_bias`, which asks for no right answer); `constrained decoding` allows only words of the language
-      asked.
+      asked, `home decoding` only those of the home language: what moves states home must bring more than it does.
     - `global shift`, `relation shifts`, `subspace removal`, `INCLINE` and `Procrustes` edit the residual stream of one
       layer, `head shifts` the outputs of the heads that separate the languages most (CLAIM, arXiv 2506.11073).
     - `majority vote` asks in all languages, the home language among them; it needs three.
@@ -598,9 +606,9 @@ def _without_prior(asked: Asked, held_out: Bool[np.ndarray, " row"]) -> Said:
     return asked.say(change=lambda logits, chosen: logits + bias[pair[chosen], rows.relation[chosen]])
 
 
-def _constrained(asked: Asked, held_out: Bool[np.ndarray, " row"]) -> Said:
-    allowed, language = asked.rows.in_language, torch.from_numpy(asked.rows.asked)
-    return asked.say(change=lambda logits, chosen: only(logits, allowed[language[chosen]]))
+def _constrained(asked: Asked, language: Int[np.ndarray, " row"]) -> Said:
+    allowed, of = asked.rows.in_language, torch.from_numpy(language)
+    return asked.say(change=lambda logits, chosen: only(logits, allowed[of[chosen]]))
 
 
 def _voted(asked: Asked, held_out: Bool[np.ndarray, " row"]) -> Said:
@@ -622,7 +630,8 @@ UNFITTED: dict[str, Callable[[Asked, Bool[np.ndarray, " row"]], Said]] = {
     "none": _unedited,
     "translate-test": _translated,
     "prior correction": _without_prior,
-    "constrained decoding": _constrained,
+    "constrained decoding": lambda asked, held_out: _constrained(asked, asked.rows.asked),
+    "home decoding": lambda asked, held_out: _constrained(asked, asked.rows.home),
     "majority vote": _voted,
 }
 """From a model asked rows, and which of them are held out, to what it says under a method."""
