@@ -1,6 +1,7 @@
 """Methods at inference on states and answers that are planted, and on models whose answers are known."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from conftest import quietly, tiny
@@ -271,13 +272,28 @@ def test_all_edits_are_tried_in_as_many_settings():
     assert len({len(inference.settings(name, 2)) for name in inference.EDITS}) == 1
 
 
-def test_prompts_of_unequal_length_are_asked_alike():
+def test_rows_get_their_own_edits_in_batches_of_any_size(three, table, monkeypatch):
+    monkeypatch.setattr(inference, "rows_at_a_time", lambda *args: 7)
+    some = ["relation shifts", "head shifts", "Procrustes"]
+    found = transfer_at_inference(three, methods=some).set_index(["method", "control"])
+    whole = table.set_index(["method", "control"]).loc[found.index]
+    pd.testing.assert_frame_equal(found, whole, atol=0.01)  # a near tie may fall the other way
+
+
+def test_longer_prompts_are_edited_at_their_end():
     corpus = Corpus.build(tiny(**{"language.templates": ("of",), "language.subject_words": 2}))
     model = ul.build_model(tiny().model, corpus.d_vocab, corpus.n_ctx)
-    rows = Rows.of(corpus, lambda asked, home: ~corpus.parallel & (corpus.home == home))
-    said = Asked(model, rows).say()
-    plain = ul.patching.last_logits(model, ul.crosslingual.prompts(corpus, rows.asked * corpus.n_facts + rows.fact))
-    assert torch.equal(said.token, plain.argmax(-1))
+    asked = Asked(model, Rows.of(corpus, lambda asked, home: corpus.parallel))
+    fits = inference.Fits(model, corpus, np.flatnonzero(corpus.parallel), seed=0)
+    setting = inference.Setting(layer=2, strength=1.0)
+    said = asked.say(fits.edit("Procrustes", setting, asked.rows, control=False))
+    rows, state = asked.rows, fits.states[2]
+    for k in (0, 1):
+        turned = inference.procrustes(state[k, corpus.parallel], state[1 - k, corpus.parallel])
+        here = rows.asked == k
+        moved = model.ln_final(turned(state[k, rows.fact[here]])[:, None])
+        expected = model.unembed(moved)[:, 0].gather(1, rows.home_words[here])
+        torch.testing.assert_close(said.home[here], expected.detach(), atol=1e-4, rtol=1e-3)
 
 
 @pytest.mark.parametrize(
