@@ -47,3 +47,33 @@ def test_the_strength_of_most_transfer_that_keeps_recall_is_taken():
         ]
     )
     assert alignment.best_strengths(final)["x"].to_dict() == {"a": 2.0, "b": 2.0}
+
+
+@pytest.fixture
+def strengths():
+    middle = {name: method.strengths[1] for name, method in alignment.METHODS.items()}
+    return pd.DataFrame({base: middle for base in alignment.BASES})
+
+
+def test_the_contest_has_every_method_its_control_and_what_it_is_compared_with(strengths):
+    design = alignment.contest(strengths, seeds=[0, 1])
+    assert len({experiment for _, experiment in design}) == len(design)
+    table = pd.DataFrame([labels for labels, _ in design])
+    assert set(table["method"]) == {*alignment.METHODS, "none", "more steps"}
+    with_control = {name for name, method in alignment.METHODS.items() if method.pairs}
+    assert set(table.loc[table["control"], "method"]) == with_control
+    assert (table.groupby(["method", "control"]).size() == 2 * len(alignment.BASES)).all()
+    longest = max(e.train.steps + (e.start.experiment.train.steps if e.start else 0) for _, e in design)
+    assert {e.train.steps for labels, e in design if labels["method"] == "more steps"} == {longest}
+    with pytest.raises(KeyError):
+        alignment.contest(strengths.drop(index="pull, answer"), seeds=[0])
+
+
+def test_early_and_late_differ_in_when_a_loss_acts_alone(strengths):
+    design = alignment.early_and_late(strengths, seeds=[0])
+    for start in range(0, len(design), 3):
+        (one, whole), (two, first), (three, second) = design[start : start + 3]
+        assert [one["when"], two["when"], three["when"]] == ["throughout", "first half", "second half"]
+        losses = [e.train.state_losses[0] for e in (whole, first, second)]
+        assert [(loss.since, loss.until) for loss in losses] == [(0, 1), (0, 0.5), (0.5, 1)]
+        assert len({loss.model_copy(update={"since": 0.0, "until": 1.0}) for loss in losses}) == 1

@@ -6,7 +6,7 @@ the one that `best_strengths` takes is reported on others.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import pandas as pd
@@ -158,6 +158,51 @@ def shuffled(experiment: Experiment) -> Experiment:
     """The control of a method that pairs states: the same with pairs of two different facts."""
     losses = [loss.model_copy(update={"shuffled": True}) for loss in experiment.train.state_losses]
     return experiment.replace(**{"train.state_losses": losses})
+
+
+def contest(strengths: pd.DataFrame, seeds: Sequence[int]) -> Design:
+    """Every method at its own strength on every base, its control with shuffled pairs, the bases, and more of the same.
+
+    `strengths` is what `best_strengths` gives. Labels base, method, kind, control, seed; the method is `none` of bases
+    and `more steps` where a base trains as long as the longest method. Raises KeyError for a method without strengths.
+    """
+    design: Design = []
+    for name in BASES:
+        for seed in seeds:
+            begin = base(name, seed)
+            labels = {"base": name, "method": "none", "kind": "base", "control": False, "seed": seed}
+            design.append((labels, begin))
+            longer = begin.replace(**{"train.steps": begin.train.steps * 3 // 2})
+            design.append((labels | {"method": "more steps"}, longer))
+            for label, method in METHODS.items():
+                own = method.apply(begin, float(strengths.loc[label, name]))
+                named = labels | {"method": label, "kind": method.kind}
+                design.append((named, own))
+                if method.pairs:
+                    design.append((named | {"control": True}, shuffled(own)))
+    return design
+
+
+def early_and_late(strengths: pd.DataFrame, seeds: Sequence[int]) -> Design:
+    """Every loss on states throughout, in the first half of training alone, and in the second; labels when, and others.
+
+    `contrast first, words` is left out: it is early by what it is.
+    """
+    halves = {"throughout": (0.0, 1.0), "first half": (0.0, 0.5), "second half": (0.5, 1.0)}
+    design: Design = []
+    for name in BASES:
+        for label, method in METHODS.items():
+            if method.kind != "states" or label == "contrast first, words":
+                continue
+            for seed in seeds:
+                own = method.apply(base(name, seed), float(strengths.loc[label, name]))
+                for when, (since, until) in halves.items():
+                    losses = [
+                        loss.model_copy(update={"since": since, "until": until}) for loss in own.train.state_losses
+                    ]
+                    labels = {"base": name, "method": label, "when": when, "seed": seed}
+                    design.append((labels, own.replace(**{"train.state_losses": losses})))
+    return design
 
 
 def tuning() -> Design:
