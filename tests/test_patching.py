@@ -894,3 +894,21 @@ def test_an_experiment_runs_with_hardly_any_memory(plain, monkeypatch):
 def test_a_metric_does_not_take_a_labels_place(plain):
     with pytest.raises(ValueError, match="metrics has 'head', which labels an edit, too"):
         patching.by_head(plain, TARGET, SOURCE, {"head": DIFFERENCE["difference"]}, **quiet)
+
+
+@pytest.mark.parametrize(
+    ("make", "kind", "told"),
+    [
+        (lambda: patching.Edit("ablate", lambda batch: []), TypeError, r"labels='ablate'; allowed: a dict, such as"),
+        (lambda: patching.probability(["Paris"]), ValueError, "tokens are words, such as 'Paris'; allowed: token IDs"),
+        (
+            lambda: hooks.project_out(torch.zeros(1, 1, 4), None, subspace=torch.eye(4)),
+            TypeError,
+            r"subspace is a Tensor; allowed: a Subspace, such as subspaces.span",
+        ),
+    ],
+    ids=["labels", "words", "vectors"],
+)
+def test_what_is_easily_mistaken_is_refused_by_name(make, kind, told):
+    with pytest.raises(kind, match=told):
+        make()

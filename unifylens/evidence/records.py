@@ -50,7 +50,10 @@ class Record:
         return text
 
     def _found(self) -> str:
-        effect = f"{CLAIMS[self.id].effect_name} {self.interval}"
+        interval, bounds = self.interval, {round(self.ci_low, 2), round(self.ci_high, 2)}
+        if not self.holds and round(CLAIMS[self.id].threshold, 2) in bounds:  # which side it is on must show
+            interval = f"{self.effect:.3f} [{self.ci_low:.3f}, {self.ci_high:.3f}]"
+        effect = f"{CLAIMS[self.id].effect_name} {interval}"
         control = f"{self.control['name']} {control_interval(self.control)}, needed {self.control['needs']}"
         return f"{effect} over {self.seeds} seeds, needed {self.threshold}; control: {control}"
 

@@ -51,18 +51,22 @@ SHARE_OF_FREE_MEMORY = 0.5
 
 @dataclass(frozen=True)
 class Edit:
-    """One thing to change while a model runs; a row of the result."""
+    """One thing to change while a model runs; a row of the result. Raises TypeError for labels that are no dict."""
 
     labels: Mapping[str, Any]
     """What the row is called: `{"layer": 1, "position": 2}`."""
     hooks: Callable[[Batch], Sequence[Hook]]
-    """Hook names and functions `fn(activation, hook)` for a batch."""
+    """Hook names and functions `fn(activation, hook)` for a batch; none leaves the model as it is, for comparison."""
     reads: Sequence[str] = field(default=())
     """Hook names at which it needs the source run's activations."""
     by_row: Mapping[str, int] = field(default_factory=dict)
     """Number of rows, by name, of what has one for each target prompt, such as a mask of positions."""
     place: Place | None = None
     """Where it acts, for checks before anything runs; None, for edits of one's own, says nothing."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.labels, Mapping):
+            raise TypeError(f"labels={self.labels!r}; allowed: a dict, such as {{'edit': {self.labels!r}}}.")
 
 
 def patch_at(name: str, labels: Mapping[str, Any], *, role: str | None = None, **where: Any) -> Edit:

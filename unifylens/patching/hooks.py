@@ -112,8 +112,12 @@ def project_out(
 ) -> Float[Tensor, "row pos *d"]:
     """Ablate a subspace: the component in it becomes that of `around` (such as a mean state), or zero.
 
-    Raises ValueError where `around` is not one vector `[d]`.
+    Raises ValueError where `around` is not one vector `[d]`, TypeError for vectors that are no `Subspace`.
     """
+    if not isinstance(subspace, Subspace):
+        raise TypeError(
+            f"subspace is a {type(subspace).__name__}; allowed: a Subspace, such as subspaces.span(vectors)."
+        )
     centre = None if around is None else _centre(around, activation, hook)
 
     def change(here: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from numpy.typing import ArrayLike
@@ -90,6 +91,10 @@ def _column(values: ArrayLike | Tensor) -> Tensor:
 
 def _tokens(values: ArrayLike | Tensor) -> Int[Tensor, " row"]:
     """A column of token IDs."""
+    if not isinstance(values, Tensor) and np.asarray(values).dtype.kind in "US":
+        raise ValueError(
+            f"the metric's tokens are words, such as {np.asarray(values).flat[0]!r}; allowed: token IDs [row]."
+        )
     tokens = _column(values)
     if tokens.ndim != 1 or tokens.is_floating_point() or tokens.dtype == torch.bool:
         raise ValueError(
