@@ -115,9 +115,8 @@ def project_out(
     Raises ValueError where `around` is not one vector `[d]`, TypeError for vectors that are no `Subspace`.
     """
     if not isinstance(subspace, Subspace):
-        raise TypeError(
-            f"subspace is a {type(subspace).__name__}; allowed: a Subspace, such as subspaces.span(vectors)."
-        )
+        kind = type(subspace).__name__
+        raise TypeError(f"subspace is a {kind}; allowed: a Subspace, such as subspaces.span(vectors).")
     centre = None if around is None else _centre(around, activation, hook)
 
     def change(here: Tensor) -> Tensor:

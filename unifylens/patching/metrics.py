@@ -92,9 +92,8 @@ def _column(values: ArrayLike | Tensor) -> Tensor:
 def _tokens(values: ArrayLike | Tensor) -> Int[Tensor, " row"]:
     """A column of token IDs."""
     if not isinstance(values, Tensor) and np.asarray(values).dtype.kind in "US":
-        raise ValueError(
-            f"the metric's tokens are words, such as {np.asarray(values).flat[0]!r}; allowed: token IDs [row]."
-        )
+        word = str(np.asarray(values).flat[0])
+        raise ValueError(f"the metric's tokens are words, such as {word!r}; allowed: token IDs [row].")
     tokens = _column(values)
     if tokens.ndim != 1 or tokens.is_floating_point() or tokens.dtype == torch.bool:
         raise ValueError(
