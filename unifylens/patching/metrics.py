@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from numpy.typing import ArrayLike
@@ -91,9 +90,8 @@ def _column(values: ArrayLike | Tensor) -> Tensor:
 
 def _tokens(values: ArrayLike | Tensor) -> Int[Tensor, " row"]:
     """A column of token IDs."""
-    if not isinstance(values, Tensor) and np.asarray(values).dtype.kind in "US":
-        word = str(np.asarray(values).flat[0])
-        raise ValueError(f"the metric's tokens are words, such as {word!r}; allowed: token IDs [row].")
+    if isinstance(values, Sequence) and (words := [value for value in values if isinstance(value, str)]):
+        raise ValueError(f"the metric's tokens are words, such as {words[0]!r}; allowed: token IDs [row].")
     tokens = _column(values)
     if tokens.ndim != 1 or tokens.is_floating_point() or tokens.dtype == torch.bool:
         raise ValueError(
