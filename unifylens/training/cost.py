@@ -23,7 +23,7 @@ from unifylens.training.stack import FEW_POSITIONS, unsupported
 DOUBLE = 8
 WEIGHT_COPIES = 3
 """Of every parameter: the weight and Adam's two moments; gradients are there for the members of a step alone."""
-HOLES, HOLES_OF_LONG, HOLES_ONE_BY_ONE = 1.31, 1.45, 1.9
+HOLES, HOLES_OF_LONG, HOLES_ONE_BY_ONE = 1.37, 1.45, 1.9
 """What a step's buffers, which are kept for the next one, take over the bytes in them (measured)."""
 ONCE, ONCE_ON_GPU = 8 * 2**20, 96 * 2**20
 """What libraries take for themselves when they are first used; on a GPU, to multiply matrices, also in a graph."""
