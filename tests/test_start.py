@@ -138,6 +138,18 @@ def test_other_words_are_refused_before_anything_is_trained(there, here, said):
     assert not store.runs().shape[0]
 
 
+@pytest.mark.parametrize(
+    ("there", "said"),
+    [
+        (tiny(**{"corpus.parallel": 0.9}), r"tells \d+ facts in languages in which they are held out here"),
+        (tiny(**{"world.n_subjects": 23}), "start.experiment has other facts"),
+    ],
+)
+def test_what_the_start_was_told_never_counts_as_transferred(there, said):
+    with pytest.raises(ValueError, match=said):
+        quietly(tiny(start=start(there)))
+
+
 def test_random_weights_are_as_ever_without_a_start():
     experiment = tiny()
     corpus = Corpus.build(experiment)

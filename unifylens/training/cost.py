@@ -174,10 +174,10 @@ class Member:
 
     @classmethod
     def of(cls, experiment: Experiment) -> Member:
-        """Work out what an experiment takes. Raises ValueError where its corpus does not fit its losses on states."""
+        """Work out what an experiment takes. Raises ValueError where its losses or its start do not fit."""
         corpus, config, model = Corpus.build(experiment), experiment.train, experiment.model
         alignment.refuse_what_does_not_fit(experiment, corpus)
-        start.refuse_other_words(experiment, corpus)
+        start.refuse_what_does_not_fit(experiment, corpus)
         one_token = corpus.due.shape[2] == 1  # then the stack computes the same position in every row
         answers = tuple(corpus.answer_positions[:, 0, 0].tolist()) if one_token else None
         # stacked members may differ in these, which are factors of their own updates, or decide what they draw

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
@@ -52,10 +53,11 @@ def _translations(corpus: Corpus, share: float, seed: int) -> tuple[Int[Tensor, 
     return first, second
 
 
-def refuse_other_words(experiment: Experiment, corpus: Corpus) -> None:
-    """Raise ValueError where `experiment.start` knows tokens, or prompts so long, that the corpus has not.
+def refuse_what_does_not_fit(experiment: Experiment, corpus: Corpus) -> None:
+    """Raise ValueError where `experiment.start` has tokens, facts or longer prompts that the corpus has not.
 
-    Or where words are to begin as their translations and have several tokens.
+    Or where it tells facts in a language in which they are held out here, or words of several tokens are to begin as
+    their translations.
     """
     if experiment.train.translated_words and corpus.tokenizer.config.scheme != "word":
         raise ValueError(
@@ -73,6 +75,14 @@ def refuse_other_words(experiment: Experiment, corpus: Corpus) -> None:
     if start.n_ctx > corpus.n_ctx:
         raise ValueError(
             f"start.experiment has sequences of up to {start.n_ctx} tokens; allowed: at most {corpus.n_ctx}, as here."
+        )
+    if not all(np.array_equal(getattr(start.world, n), getattr(corpus.world, n)) for n in ("relation", "object")):
+        raise ValueError("start.experiment has other facts; allowed: the same world and seed, as here.")
+    told = start.seen & ~corpus.seen[: start.n_languages]
+    if told.any():
+        raise ValueError(
+            f"start.experiment tells {told.sum()} facts in languages in which they are held out here, where they would "
+            "count as transferred; allowed: a start that tells no more, such as one of less corpus.parallel."
         )
 
 
