@@ -17,13 +17,13 @@ from unifylens.designs.common import Design, small
 Kind = Literal["states", "data", "tokens", "weights"]
 
 ALIGNED: dict[str, Any] = {
-    "world.n_subjects": 100,
+    "world.n_subjects": 75,
+    "model.d_mlp": 128,
     "train.batch_size": 128,
-    "train.steps": 500,
     "train.n_evaluations": 2,
     "corpus.parallel": 0.3,
 }
-"""What all bases share: the smaller dish with fewer subjects, of which 30 % of the facts are parallel."""
+"""What all bases share: the smaller dish with fewer subjects and neurons, of which 30 % of the facts are parallel."""
 
 BASES: dict[str, dict[str, Any]] = {
     f"{n} languages, {name}": {"language.n_languages": n, "language.shared_subjects": shared}
