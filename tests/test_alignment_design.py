@@ -3,6 +3,7 @@
 import pandas as pd
 import pytest
 
+from unifylens.corpus.corpus import Corpus
 from unifylens.designs import alignment
 from unifylens.training.cost import Member
 
@@ -55,18 +56,69 @@ def strengths():
     return pd.DataFrame({base: middle for base in alignment.BASES})
 
 
-def test_the_contest_has_every_method_its_control_and_what_it_is_compared_with(strengths):
+def test_the_contest_has_every_method_and_what_it_is_compared_with(strengths):
     design = alignment.contest(strengths, seeds=[0, 1])
     assert len({experiment for _, experiment in design}) == len(design)
-    table = pd.DataFrame([labels for labels, _ in design])
+    table = pd.DataFrame([labels | {"steps": alignment.all_steps(e)} for labels, e in design])
     assert set(table["method"]) == {*alignment.METHODS, "none", "more steps"}
-    with_control = {name for name, method in alignment.METHODS.items() if method.pairs}
-    assert set(table.loc[table["control"], "method"]) == with_control
-    assert (table.groupby(["method", "control"]).size() == 2 * len(alignment.BASES)).all()
-    longest = max(e.train.steps + (e.start.experiment.train.steps if e.start else 0) for _, e in design)
-    assert {e.train.steps for labels, e in design if labels["method"] == "more steps"} == {longest}
+    assert (table.groupby("method").size() == 2 * len(alignment.BASES)).all()
+    steps = table[table["kind"] == "base"].set_index(["base", "seed", "method"])["steps"]
+    for _, row in table[table["kind"] != "base"].iterrows():
+        assert row["steps"] == steps[row["base"], row["seed"], row["against"]]
     with pytest.raises(KeyError):
         alignment.contest(strengths.drop(index="pull, answer"), seeds=[0])
+
+
+def test_a_method_of_ones_own_stands_beside_the_others(strengths):
+    yours = alignment.METHODS["code-switching"]._replace(source="mine")
+    design = alignment.contest(
+        strengths.loc[["code-switching"]].rename({"code-switching": "mine"}), [0], {"mine": yours}
+    )
+    assert [labels["method"] for labels, _ in design] == ["none", "more steps", "mine"] * len(alignment.BASES)
+
+
+def test_controls_are_the_methods_that_pair_states_with_other_facts_states(strengths):
+    own = {(labels["base"], labels["method"]): e for labels, e in alignment.contest(strengths, seeds=[0])}
+    controls = alignment.controls(strengths, seeds=[0])
+    assert {labels["method"] for labels, _ in controls} == {n for n, m in alignment.METHODS.items() if m.pairs}
+    for labels, experiment in controls:
+        assert (
+            experiment
+            == alignment.shuffled(own[labels["base"], labels["method"]])
+            != own[labels["base"], labels["method"]]
+        )
+
+
+def test_the_yardstick_counts_the_facts_that_are_added():
+    for labels, experiment in alignment.yardstick(seeds=[0]):
+        begin = alignment.base(labels["base"], 0)
+        added = Corpus.build(experiment).parallel.sum() - Corpus.build(begin).parallel.sum()
+        assert added == pytest.approx(labels["facts"], abs=1)
+
+
+def test_two_methods_together_have_the_settings_of_both(strengths):
+    for labels, both in alignment.together(strengths, seeds=[0]):
+        begin = alignment.base(labels["base"], 0)
+        for label in (labels["first"], labels["second"]):
+            one = alignment.METHODS[label].apply(begin, float(strengths.loc[label, labels["base"]]))
+            changed = [name for name in type(begin).model_fields if getattr(one, name) != getattr(begin, name)]
+            assert changed and all(getattr(both, name) == getattr(one, name) for name in changed)
+
+
+def test_cost_counts_the_start_and_what_losses_compute():
+    begin = alignment.base("2 languages, words unshared", seed=0)
+    plain = alignment.cost(begin)
+    assert alignment.cost(alignment.more_steps(begin)) == pytest.approx(1.5 * plain)
+    finished = alignment.METHODS["code-switching, finished model"].apply(begin, 0.25)
+    assert alignment.cost(finished) == pytest.approx(1.5 * plain)
+    assert 1.05 < alignment.cost(alignment.METHODS["contrast, answer"].apply(begin, 0.3)) / plain < 1.5
+
+
+def test_committed_strengths_are_of_the_grid():
+    chosen = alignment.chosen_strengths()
+    assert list(chosen.columns) == list(alignment.BASES)
+    for label, row in chosen.iterrows():
+        assert set(row) <= set(alignment.METHODS[label].strengths)
 
 
 def test_early_and_late_differ_in_when_a_loss_acts_alone(strengths):

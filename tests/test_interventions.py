@@ -437,6 +437,12 @@ def test_what_cannot_be_done_is_refused(dials, name, given_, told):
         getattr(iv, name)(built(**dials), **given_)
 
 
+@pytest.mark.parametrize("name", INTERVENTIONS)
+def test_what_is_no_corpus_is_refused(name):
+    with pytest.raises(TypeError, match=rf"{name}: corpus is a Experiment; allowed: a Corpus; of an exp.*build_corpus"):
+        getattr(iv, name)(tiny())
+
+
 @pytest.mark.parametrize("name", [*INTERVENTIONS])
 def test_code_switching_comes_last(name):
     dials = {"language.shared_subjects": 0.5, "language.language_token": name == "remove_language_token"}

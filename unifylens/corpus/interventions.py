@@ -7,9 +7,10 @@ smaller one of the same seed chose. `share=0` changes nothing. `code_switch` com
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, get_args
+from functools import wraps
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, get_args
 
 import numpy as np
 import pandas as pd
@@ -26,6 +27,24 @@ if TYPE_CHECKING:  # `Corpus.build` applies interventions
     from unifylens.corpus.corpus import Corpus
 
 
+P = ParamSpec("P")
+
+
+def _of_a_corpus(function: Callable[Concatenate[Corpus, P], Corpus]) -> Callable[Concatenate[Corpus, P], Corpus]:
+    """The function, which refuses what is no corpus: an experiment is settings of one."""
+
+    @wraps(function)
+    def checked(corpus: Corpus, *args: P.args, **options: P.kwargs) -> Corpus:
+        from unifylens.corpus.corpus import Corpus  # whose `build` applies interventions
+
+        if not isinstance(corpus, Corpus):
+            hint = "; of an experiment it is ul.build_corpus(experiment), of a run run.corpus"
+            raise TypeError(f"{function.__name__}: corpus is a {type(corpus).__name__}; allowed: a Corpus{hint}.")
+        return function(corpus, *args, **options)
+
+    return checked
+
+
 def apply(corpus: Corpus, intervention: Intervention, seed: int = 0) -> Corpus:
     """The corpus after one intervention, given as settings. Raises what the intervention raises."""
     function = globals()[intervention.name]
@@ -36,6 +55,7 @@ def apply(corpus: Corpus, intervention: Intervention, seed: int = 0) -> Corpus:
 # --- data: which fact is said in which language, how often -----------------------------------------------------
 
 
+@_of_a_corpus
 def balance_objects(corpus: Corpus, share: float = 1.0, seed: int = 0) -> Corpus:
     """Deal the monolingual facts of every object evenly to the languages, moving as few facts as that needs.
 
@@ -64,6 +84,7 @@ def balance_objects(corpus: Corpus, share: float = 1.0, seed: int = 0) -> Corpus
     return _rehomed(corpus, _first(homes != corpus.home, share, order), homes)
 
 
+@_of_a_corpus
 def tie_objects(corpus: Corpus, share: float = 1.0, seed: int = 0) -> Corpus:
     """Tie monolingual facts to a language by their object: the opposite of `balance_objects`.
 
@@ -77,6 +98,7 @@ def tie_objects(corpus: Corpus, share: float = 1.0, seed: int = 0) -> Corpus:
     return _rehomed(corpus, _first(homes != corpus.home, share, order), homes)
 
 
+@_of_a_corpus
 def add_parallel(corpus: Corpus, share: float, seed: int = 0) -> Corpus:
     """Say that share of the monolingual facts in every language, as often as at home (reviews of the paper).
 
@@ -87,6 +109,7 @@ def add_parallel(corpus: Corpus, share: float, seed: int = 0) -> Corpus:
     return _exposed(corpus, [np.where(chosen, exposure.sum(0), exposure) for _, _, exposure in corpus.stages])
 
 
+@_of_a_corpus
 def remove_parallel(corpus: Corpus, share: float = 1.0, seed: int = 0) -> Corpus:
     """Leave that share of the parallel facts with their home copy alone, seen as often as a copy of it was on average.
 
@@ -102,6 +125,7 @@ def remove_parallel(corpus: Corpus, share: float = 1.0, seed: int = 0) -> Corpus
     )
 
 
+@_of_a_corpus
 def rebalance_exposure(corpus: Corpus, balance: float) -> Corpus:
     """Spread that share of each parallel fact's exposure evenly over its languages; the rest goes to its home.
 
@@ -120,6 +144,7 @@ def rebalance_exposure(corpus: Corpus, balance: float) -> Corpus:
     return _exposed(corpus, tables)
 
 
+@_of_a_corpus
 def code_switch(corpus: Corpus, share: float, seed: int = 0) -> Corpus:
     """Put another language's word for the subject into that share of the training examples in which it is another word.
 
@@ -158,6 +183,7 @@ def code_switch(corpus: Corpus, share: float, seed: int = 0) -> Corpus:
 # --- words and tokens ------------------------------------------------------------------------------------------
 
 
+@_of_a_corpus
 def share_words(corpus: Corpus, share: float, kind: WordKind = "subjects", seed: int = 0) -> Corpus:
     """Say that share of the words that still differ between languages in the first language's word in all of them.
 
@@ -183,6 +209,7 @@ def share_words(corpus: Corpus, share: float, kind: WordKind = "subjects", seed:
     return _respelled(corpus, f"share_words(share={share}, kind={kind!r})", corpus.tokenizer.config, seed, languages)
 
 
+@_of_a_corpus
 def retokenize(corpus: Corpus, tokenizer: TokenizerConfig, seed: int = 0) -> Corpus:
     """Cut the same words into other tokens (the paper; 'In-Vitro', 2605.26683: what keeps shared substructure).
 
@@ -192,6 +219,7 @@ def retokenize(corpus: Corpus, tokenizer: TokenizerConfig, seed: int = 0) -> Cor
     return _respelled(corpus, "retokenize", tokenizer, seed)
 
 
+@_of_a_corpus
 def mark_language(corpus: Corpus, seed: int = 0) -> Corpus:
     """Mark every token by its language, so that languages share none (split vocabularies; the paper's extractability).
 
@@ -202,6 +230,7 @@ def mark_language(corpus: Corpus, seed: int = 0) -> Corpus:
     return _respelled(corpus, "mark_language", _sharing(corpus, 0.0), seed)
 
 
+@_of_a_corpus
 def merge_vocabularies(corpus: Corpus, share: float = 1.0, seed: int = 0) -> Corpus:
     """Take the language's mark off that share of the tokens that are marked and stand in several languages.
 
@@ -217,6 +246,7 @@ def merge_vocabularies(corpus: Corpus, share: float = 1.0, seed: int = 0) -> Cor
     )
 
 
+@_of_a_corpus
 def add_language_token(corpus: Corpus) -> Corpus:
     """Name the language by a token in front of every prompt. What also moves: prompts are one token longer.
 
@@ -227,6 +257,7 @@ def add_language_token(corpus: Corpus) -> Corpus:
     return _changed(corpus, language_token=True)
 
 
+@_of_a_corpus
 def remove_language_token(corpus: Corpus) -> Corpus:
     """Take away the token that names the language. What also moves: prompts are one token shorter.
 

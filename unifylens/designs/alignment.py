@@ -6,13 +6,16 @@ the one that `best_strengths` takes is reported on others.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from importlib import resources
 from typing import Any, Literal, NamedTuple
 
 import pandas as pd
 
 from unifylens.config import CorpusChange, Experiment, Intervention, Start, StateLoss
 from unifylens.designs.common import Design, small
+from unifylens.training.cost import Member
 
 Kind = Literal["states", "data", "tokens", "weights"]
 
@@ -32,6 +35,8 @@ BASES: dict[str, dict[str, Any]] = {
 }
 """Where transfer is wanting: at chance (1/8) where no subject word is shared, whatever the share of parallel facts, and
 about 0.2 where half of them are (tuning seeds)."""
+
+UNSHARED, HALF_SHARED = ([name for name in BASES if name.endswith(part)] for part in ("unshared", "shared"))
 
 RECALL_KEPT = 0.98
 """Least mean recall at which a strength is taken, where one of the three has it."""
@@ -160,37 +165,108 @@ def shuffled(experiment: Experiment) -> Experiment:
     return experiment.replace(**{"train.state_losses": losses})
 
 
-def contest(strengths: pd.DataFrame, seeds: Sequence[int]) -> Design:
-    """Every method at its own strength on every base, its control with shuffled pairs, the bases, and more of the same.
+def contest(strengths: pd.DataFrame, seeds: Sequence[int], methods: Mapping[str, Method] | None = None) -> Design:
+    """Every method at its own strength on every base, and the bases; labels base, method, kind, against, seed.
 
-    `strengths` is what `best_strengths` gives. Labels base, method, kind, control, seed; the method is `none` of bases
-    and `more steps` where a base trains as long as the longest method. Raises KeyError for a method without strengths.
+    `strengths` is `[method, base]`, as `chosen_strengths()` is; `methods` are `METHODS` where None are given. The
+    method is `none` of bases and `more steps` of those that train as long as the longest method; `against` says which
+    of the two a method is compared with. Raises KeyError for a method without strengths.
     """
-    design: Design = []
+    methods, design = METHODS if methods is None else methods, []
     for name in BASES:
         for seed in seeds:
             begin = base(name, seed)
-            labels = {"base": name, "method": "none", "kind": "base", "control": False, "seed": seed}
+            labels = {"base": name, "method": "none", "kind": "base", "against": "", "seed": seed}
             design.append((labels, begin))
-            longer = begin.replace(**{"train.steps": begin.train.steps * 3 // 2})
-            design.append((labels | {"method": "more steps"}, longer))
-            for label, method in METHODS.items():
+            design.append((labels | {"method": "more steps"}, more_steps(begin)))
+            for label, method in methods.items():
                 own = method.apply(begin, float(strengths.loc[label, name]))
-                named = labels | {"method": label, "kind": method.kind}
-                design.append((named, own))
-                if method.pairs:
-                    design.append((named | {"control": True}, shuffled(own)))
+                against = "none" if all_steps(own) == begin.train.steps else "more steps"
+                design.append((labels | {"method": label, "kind": method.kind, "against": against}, own))
     return design
+
+
+def controls(strengths: pd.DataFrame, seeds: Sequence[int]) -> Design:
+    """Methods that pair states, with states of two different facts paired; labels as those of `contest`."""
+    labelled = [(labels, own) for labels, own in contest(strengths, seeds) if labels["method"] in METHODS]
+    return [(labels, shuffled(own)) for labels, own in labelled if METHODS[labels["method"]].pairs]
+
+
+def yardstick(seeds: Sequence[int]) -> Design:
+    """Bases to which parallel facts are added, at every strength; labels base, seed, and facts, the number added."""
+    added, design = METHODS["parallel facts added"], []
+    for name in BASES:
+        for seed in seeds:
+            begin = base(name, seed)
+            alone = (1 - begin.corpus.parallel) * begin.world.n_subjects * begin.world.n_relations
+            for share in (0.0, *added.strengths):
+                experiment = added.apply(begin, share) if share else begin
+                design.append(({"base": name, "facts": round(share * alone), "seed": seed}, experiment))
+    return design
+
+
+TIED = "2 languages, objects tied to them"
+
+
+def finished_models(seeds: Sequence[int]) -> Design:
+    """Models to be asked as they are: the bases, and a dish in which the output prior loses transfer (`TIED`).
+
+    There all subject words are shared, and every object is tied to a language. Labels base, seed.
+    """
+    design: Design = [({"base": name, "seed": seed}, base(name, seed)) for name in BASES for seed in seeds]
+    tied = {"language.shared_subjects": 1.0, "corpus.object_skew": 1.0}
+    return design + [({"base": TIED, "seed": seed}, small(**ALIGNED, **tied, seed=seed)) for seed in seeds]
+
+
+TOGETHER = (("contrast, answer", "code-switching"), ("contrast, answer", "parallel facts seen more"))
+"""Pairs of methods that change different settings, so that both can be applied; chosen before they were run."""
+
+
+def together(strengths: pd.DataFrame, seeds: Sequence[int]) -> Design:
+    """Both methods of each pair at once, each at its own strength; labels base, first, second, seed."""
+    design: Design = []
+    for name in BASES:
+        for seed in seeds:
+            for pair in TOGETHER:
+                both = base(name, seed)
+                for label in pair:
+                    both = METHODS[label].apply(both, float(strengths.loc[label, name]))
+                design.append(({"base": name, "first": pair[0], "second": pair[1], "seed": seed}, both))
+    return design
+
+
+def more_steps(begin: Experiment) -> Experiment:
+    """A base that trains as long as methods that go on from a finished model."""
+    return begin.replace(**{"train.steps": begin.train.steps * 3 // 2})
+
+
+def all_steps(experiment: Experiment) -> int:
+    """Steps of an experiment and of those that it starts from."""
+    start = experiment.start
+    return experiment.train.steps + (0 if start is None else all_steps(start.experiment))
+
+
+def cost(experiment: Experiment) -> float:
+    """Floating-point operations of training, roughly, the start's included."""
+    own = float(Member.of(experiment).flops) * experiment.train.steps
+    return own if experiment.start is None else own + cost(experiment.start.experiment)
+
+
+def chosen_strengths() -> pd.DataFrame:
+    """Strengths `[method, base]` that `best_strengths` took on `TUNING_SEEDS`, as committed (`alignment.toml`)."""
+    text = resources.files("unifylens.designs").joinpath("alignment.toml").read_text(encoding="utf-8")
+    return pd.DataFrame(tomllib.loads(text)).loc[list(METHODS), list(BASES)]
 
 
 def early_and_late(strengths: pd.DataFrame, seeds: Sequence[int]) -> Design:
     """Every loss on states throughout, in the first half of training alone, and in the second; labels when, and others.
 
-    `contrast first, words` is left out: it is early by what it is.
+    On the bases where half of the subject words are shared: where none is, no half of training brings more than 0.04
+    (tuning seeds). `contrast first, words` is left out: it is early by what it is.
     """
     halves = {"throughout": (0.0, 1.0), "first half": (0.0, 0.5), "second half": (0.5, 1.0)}
     design: Design = []
-    for name in BASES:
+    for name in HALF_SHARED:
         for label, method in METHODS.items():
             if method.kind != "states" or label == "contrast first, words":
                 continue

@@ -1,4 +1,4 @@
-from . import claims, ledger, plots, records, two_ways
+from . import claims, ledger, plots, records, two_ways, ways_to_align
 
 __all__ = [
     "claims",
@@ -6,4 +6,5 @@ __all__ = [
     "plots",
     "records",
     "two_ways",
+    "ways_to_align",
 ]

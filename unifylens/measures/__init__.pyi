@@ -2,6 +2,7 @@ from . import answers, association, information, intervals, phases, probes, scor
 from .answers import ANSWER_TYPES, FOUR_ANSWERS, AnswerType, answer_types, object_choice, without_prior
 from .association import (
     chosen_by,
+    concordance,
     mantel,
     mantel_over_cuts,
     mediation,
@@ -36,6 +37,7 @@ __all__ = [
     "checkerboard_background",
     "checkerboard_contrast",
     "chosen_by",
+    "concordance",
     "directions",
     "fact_only",
     "fact_only_by_fact",

@@ -33,6 +33,27 @@ def rank_step(n: int) -> float:
     return 12 / (n**3 - n)
 
 
+def concordance(values: Float[ndarray, "rater item"]) -> float:
+    """Kendall's W: how much raters agree on the order of items, 0 not at all, 1 entirely; ties share their ranks.
+
+    By chance it is one over the number of raters in the mean. nan where all items are tied for every rater. Raises
+    ValueError for fewer than two raters, fewer than three items, or values that are not finite.
+
+    >>> ul.measures.concordance([[0.1, 0.2, 0.9], [0.0, 0.4, 0.5]])
+    1.0
+    """
+    values = np.asarray(values, dtype=np.float64)
+    if values.ndim != 2 or values.shape[0] < 2 or values.shape[1] < 3:
+        raise ValueError(f"values has shape {values.shape}; allowed: [rater, item], two raters and three items or more")
+    if not np.isfinite(values).all():
+        raise ValueError("values holds nan or infinity; all values must be finite")
+    n_raters, n_items = values.shape
+    ranks = stats.rankdata(values, axis=1)
+    apart = np.square(ranks.sum(0) - n_raters * (n_items + 1) / 2).sum()
+    spread = np.square(ranks - (n_items + 1) / 2).sum()  # at most, if all agree: n_raters times this
+    return float(apart / (n_raters * spread)) if spread else float("nan")
+
+
 def partial_rank_correlation(
     x: Float[ndarray, " n"], y: Float[ndarray, " n"], covariate: Float[ndarray, " n ..."]
 ) -> float:
