@@ -178,8 +178,11 @@ def test_the_optimiser_moves_in_place_what_may_move():
         optimizer.set_rates(step)
         for part in optimizer.parts:
             optimizer.update(part, {name: torch.randn_like(p[part]) for name, p in parameters.items()})
+        assert all(torch.equal(p != 1, masks[name]) for name, p in parameters.items())
+    for part in optimizer.parts:
+        optimizer.update(part, {name: torch.full_like(p[part], torch.nan) for name, p in parameters.items()})
+    assert all(torch.equal(p.isnan(), masks[name]) and (p[~masks[name]] == 1).all() for name, p in parameters.items())
     assert {name: p.data_ptr() for name, p in parameters.items()} == memory
-    assert all(torch.equal(p != 1, masks[name]) for name, p in parameters.items())
 
 
 # --- settings ------------------------------------------------------------------------------------------------
