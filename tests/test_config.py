@@ -71,6 +71,7 @@ OTHER_VALUES = {
     "train.state_losses": (ul.StateLoss(method="pull"),),
     "train.frozen": ("mlp",),
     "train.translated_words": 0.5,
+    "train.sparse": ul.Sparse(share=0.5),
     "train.n_evaluations": 5,
     "train.n_checkpoints": 2,
     "train.eval_facts": 8,
@@ -93,7 +94,8 @@ def test_every_field_goes_through_json_and_changes_the_hash():
     assert set(OTHER_VALUES) == leaves(), "a field is missing from OTHER_VALUES"
     default = {"corpus.parallel": 0.3}  # only with it may parallel facts be counted
     beside = dict.fromkeys(("tokenizer.vocab_size", "tokenizer.training"), PIECES) | {
-        "real": {"world": ul.WorldConfig()}
+        "real": {"world": ul.WorldConfig()},
+        "train.sparse": {"start": ul.Start(experiment=tiny(seed=1))},
     }
     changed = [tiny(**{**default, **beside.get(name, {}), name: value}) for name, value in OTHER_VALUES.items()]
     experiments = [tiny(), tiny(**PIECES), *changed]
@@ -539,7 +541,7 @@ def kind_of(name):
     return None if isinstance(value, str) and not name.endswith("templates") else type(value)
 
 
-HOLDERS = {"real", "changes", "interventions", "start", "train.state_losses"}
+HOLDERS = {"real", "changes", "interventions", "start", "train.state_losses", "train.sparse"}
 """Settings that hold settings."""
 
 

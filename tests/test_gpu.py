@@ -11,6 +11,7 @@ from unifylens.corpus.corpus import Corpus
 from unifylens.training import imposed
 from unifylens.training.adamw import Graph
 from unifylens.training.cost import Memory
+from unifylens.training.sparse import mask
 from unifylens.training.stack import Stacked
 from unifylens.training.trainer import _Stack
 
@@ -75,6 +76,22 @@ def test_steps_are_replayed_from_one_graph_and_are_those_without_one(gpu):
     assert isinstance(graphed.update.graph, torch.cuda.CUDAGraph)
     assert all(torch.equal(p, eager.parameters[name]) for name, p in graphed.parameters.items())
     assert torch.equal(graphed.loss_sum, eager.loss_sum) and int(graphed.taken) == 12
+
+
+def test_replayed_steps_put_back_what_a_sparse_training_keeps(gpu):
+    dense = tiny(start=ul.Start(experiment=tiny(**{"corpus.parallel": 0.0})))
+    quietly(dense)
+    experiments = [dense.replace(**{"train.sparse": ul.Sparse(share=share)}) for share in (0.1, 0.4)]
+    graphed, eager = (_Stack(experiments) for _ in range(2))
+    eager.update, first = eager._update, {name: p.clone() for name, p in graphed.parameters.items()}
+    for _ in range(12):
+        graphed.advance()
+        eager.advance()
+    assert all(torch.equal(p, eager.parameters[name]) for name, p in graphed.parameters.items())
+    for member, experiment in enumerate(experiments):
+        for name, moves in mask(experiment).items():
+            kept = ~moves.to(first[name].device)
+            assert torch.equal(graphed.parameters[name][member][kept], first[name][member][kept])
 
 
 def test_an_interrupted_training_goes_on_bit_for_bit(gpu, press_ctrl_c, elsewhere):

@@ -18,7 +18,7 @@ from unifylens.config.data import (
     WorldConfig,
 )
 from unifylens.config.experiment import Experiment, Start
-from unifylens.config.training import ModelConfig, StateLoss, TrainConfig
+from unifylens.config.training import ModelConfig, Sparse, StateLoss, TrainConfig
 
 __all__ = [
     "INTERVENTIONS",
@@ -35,6 +35,7 @@ __all__ = [
     "ModelConfig",
     "RealConfig",
     "Relation",
+    "Sparse",
     "Start",
     "StateLoss",
     "TokenizerConfig",

@@ -108,6 +108,10 @@ class Experiment(Config):
                     f"train.state_losses[{number}].layer={term.layer} is more than model.n_layers="
                     f"{self.model.n_layers}; allowed: 0 to {self.model.n_layers}."
                 )
+        if self.train.sparse is not None and self.start is None:
+            raise ValueError(
+                f"train.sparse={self.train.sparse!r} needs a start whose weights most keep; allowed: None, or a start."
+            )
         if self.start is not None and (there := self.start.experiment.model) != self.model:
             other = {**self.model.differences(), **there.differences()}
             differing = [name for name in other if getattr(there, name) != getattr(self.model, name)]
@@ -200,7 +204,7 @@ Experiment.model_rebuild()
 
 def _drop_what_is_newer(experiment: dict[str, Any]) -> None:
     """Remove settings that are newer than the format where they are left alone: what was stored before stays found."""
-    for name in ("state_losses", "frozen", "translated_words"):
+    for name in ("state_losses", "frozen", "translated_words", "sparse"):
         if not experiment["train"][name]:
             del experiment["train"][name]
     if experiment["start"] is None:

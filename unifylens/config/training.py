@@ -99,6 +99,20 @@ class StateLoss(Config):
         return self
 
 
+class Sparse(Config):
+    """Training that moves a share of the weights: those that a first run changed most, which is the same without this.
+
+    All others keep exactly what the experiment's `start` gives them (Ansell et al. 2022, arXiv 2110.07560).
+
+    >>> tuned = ul.Experiment(start=ul.Start(experiment=ul.Experiment(corpus=ul.CorpusConfig(parallel=0.0))))
+    >>> tuned.replace(**{"train.sparse": ul.Sparse(share=0.05)}).train.sparse.share
+    0.05
+    """
+
+    share: Annotated[Number, Field(gt=0.0, le=1.0)]
+    """Of all weights that are not `train.frozen`, taken together, how many may move."""
+
+
 class TrainConfig(Config):
     """Optimisation, and how often the model is evaluated and saved."""
 
@@ -131,6 +145,8 @@ class TrainConfig(Config):
     translated_words: Share = 0.0
     """Share of subjects, relations and objects whose words begin with the first language's embedding and unembedding in
     every language, if they are words of one token; with a `start`, those words that are new."""
+    sparse: Sparse | None = None
+    """Few weights that move, which needs a `start`; None for all that are not `frozen`."""
     n_evaluations: Annotated[Whole, Field(ge=2, le=10_000)] = 32
     """Number of evaluations, rows of `run.history`: before training, then at steps spaced evenly on a log scale."""
     n_checkpoints: Annotated[Whole, Field(ge=1, le=10_000)] = 6

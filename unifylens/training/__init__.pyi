@@ -1,4 +1,20 @@
-from . import adamw, batches, cost, disk, imposed, plan, progress, run, schedule, stack, store, sweeps, trainer, workers
+from . import (
+    adamw,
+    batches,
+    cost,
+    disk,
+    imposed,
+    plan,
+    progress,
+    run,
+    schedule,
+    sparse,
+    stack,
+    store,
+    sweeps,
+    trainer,
+    workers,
+)
 from .run import Run
 from .sweeps import Sweep, sweep, train, train_design, train_many
 
@@ -14,6 +30,7 @@ __all__ = [
     "progress",
     "run",
     "schedule",
+    "sparse",
     "stack",
     "store",
     "sweep",

@@ -29,14 +29,24 @@ SIGNS = {
 _RECORDING = Lock()
 
 
+def is_frozen(name: str, config: TrainConfig) -> bool:
+    """Whether a parameter belongs to a part that is not trained."""
+    return any(sign in name for part in config.frozen for sign in SIGNS[part])
+
+
 class StackedAdamW:
     """PyTorch's fused AdamW; decay acts on embeddings and weight matrices only.
 
     Members are updated part by part. Neighbours with equal settings are updated as one.
     """
 
-    def __init__(self, parameters: Parameters, configs: list[TrainConfig], part_size: int) -> None:
-        """`configs` are the members' settings; a part holds at most `part_size` members."""
+    def __init__(
+        self, parameters: Parameters, configs: list[TrainConfig], part_size: int, masks: Parameters | None = None
+    ) -> None:
+        """`configs` are the members' settings; a part holds at most `part_size` members.
+
+        `masks` `[model, ...]` are True where weights may move; others stay what they are now. None: all may.
+        """
         n_models = len(configs)
         self.configs = configs
         self.parts = [slice(i, min(i + part_size, n_models)) for i in range(0, n_models, part_size)]
@@ -48,6 +58,12 @@ class StackedAdamW:
         self.moments = {
             f"{moment}/{name}": torch.zeros_like(p) for moment in ("mean", "square") for name, p in parameters.items()
         }
+        bits = [(parameters[name].view(torch.int32), mask) for name, mask in (masks or {}).items()]
+        kept = [(now, mask, now.clone()) for now, mask in bits]
+        self._kept = {
+            part.start: [(now[part], mask[part], first[part]) for now, mask, first in kept] for part in self.parts
+        }
+        """Of each part: the bits of parameters, which weights may move, and the bits that the others stay."""
         self._groups = {part.start: list(self._grouped(parameters, part)) for part in self.parts}
 
     def _grouped(self, parameters: Parameters, part: slice) -> Iterator[_Group]:
@@ -56,7 +72,8 @@ class StackedAdamW:
             members = list(run)
             run = slice(members[0], members[-1] + 1)
             for decays in (True, False):
-                names = [name for name in parameters if (".W_" in name) == decays and not self._is_frozen(name)]
+                trained = [name for name in parameters if not is_frozen(name, self.configs[0])]  # stacks share it
+                names = [name for name in trained if (".W_" in name) == decays]
                 yield _Group(
                     names=names,
                     members=slice(run.start - part.start, run.stop - part.start),
@@ -68,10 +85,6 @@ class StackedAdamW:
                     squares=[self.moments[f"square/{name}"][run] for name in names],
                     steps=[torch.zeros((), device=parameters[name].device) for name in names],
                 )
-
-    def _is_frozen(self, name: str) -> bool:
-        """Whether a parameter belongs to a part that is not trained; stacks share which parts these are."""
-        return any(sign in name for part in self.configs[0].frozen for sign in SIGNS[part])
 
     def set_rates(self, step: int) -> None:
         """Learning rates of 0-based step `step`."""
@@ -103,6 +116,9 @@ class StackedAdamW:
                 weight_decay=group.decay,
                 eps=1e-8,
             )
+        for now, may_move, first in self._kept[part.start]:
+            # exact, and several times as fast as `torch.where` on scattered weights
+            now.bitwise_xor_(first).mul_(may_move).bitwise_xor_(first)
 
     def load(self, moments: dict[str, Tensor], step: int) -> None:
         """Go on from saved `moments` after `step` steps."""

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from unifylens.config import Experiment
+from unifylens.config import Experiment, Sparse
 from unifylens.corpus.corpus import Corpus
 from unifylens.corpus.exposure import Copy
 from unifylens.crosslingual.evaluate import MEASURED_ROWS
 from unifylens.hardware import FLOAT, device
 from unifylens.model import n_parameters, shape_of
 from unifylens.patching.stream import BATCH_ROWS
-from unifylens.training import alignment, start
+from unifylens.training import alignment, sparse, start
 from unifylens.training.adamw import PART_SIZE
 from unifylens.training.batches import STEPS_PER_DRAW
 from unifylens.training.rehearsal import Asked, bytes_of_forward, bytes_of_step
@@ -23,6 +23,8 @@ from unifylens.training.stack import FEW_POSITIONS, unsupported
 DOUBLE = 8
 WEIGHT_COPIES = 3
 """Of every parameter: the weight and Adam's two moments; gradients are there for the members of a step alone."""
+KEPT_BYTES = FLOAT + 1
+"""Of every parameter that may keep its first weight, as `train.sparse` has it: this weight, and whether it does."""
 HOLES, HOLES_OF_LONG, HOLES_ONE_BY_ONE = 1.37, 1.45, 1.9
 """What a step's buffers, which are kept for the next one, take over the bytes in them (measured)."""
 ONCE, ONCE_ON_GPU = 8 * 2**20, 96 * 2**20
@@ -46,7 +48,8 @@ PROCESS_BYTES = 450 * 2**20
 def parts_per_model(experiment: Experiment, corpus: Corpus) -> dict[str, int]:
     """Bytes that one more model adds to a stack, by what they are for.
 
-    With P parameters: 3 P numbers for weight and moments; P for every checkpoint; prompts (int64), tables by
+    With P parameters: 3 P numbers for weight and moments, where training is sparse also P for the first weights and P
+    bytes for the mask; P for every checkpoint; prompts (int64), tables by
     (language, fact) and words; and what one step holds for its gradients, which is counted on a pass without numbers.
     """
     config, train = experiment.model, experiment.train
@@ -59,7 +62,7 @@ def parts_per_model(experiment: Experiment, corpus: Corpus) -> dict[str, int]:
     batch_size = max([train.batch_size, *(2 * term.pairs for term in train.state_losses)])  # one after the other
     bfloat16 = train.precision == "bfloat16"
     return {
-        "weights": WEIGHT_COPIES * numbers * FLOAT,
+        "weights": (WEIGHT_COPIES * FLOAT + (0 if train.sparse is None else KEPT_BYTES)) * numbers,
         "checkpoints": len(train.checkpoint_steps()) * numbers * FLOAT,
         "data": n_rows * DOUBLE * tables + n_words * WORD_BYTES + 4 * STEPS_PER_DRAW * train.batch_size * DOUBLE,
         "step": _with_holes(
@@ -178,12 +181,14 @@ class Member:
         corpus, config, model = Corpus.build(experiment), experiment.train, experiment.model
         alignment.refuse_what_does_not_fit(experiment, corpus)
         start.refuse_what_does_not_fit(experiment, corpus)
+        sparse.refuse_what_does_not_fit(experiment, corpus)
         one_token = corpus.due.shape[2] == 1  # then the stack computes the same position in every row
         answers = tuple(corpus.answer_positions[:, 0, 0].tolist()) if one_token else None
         # stacked members may differ in these, which are factors of their own updates, or decide what they draw
         same = {"weight": 1.0, "since": 0.0, "until": 1.0, "shuffled": False}
         state_losses = tuple(term.model_copy(update=same) for term in config.state_losses)
-        shared = config.model_copy(update={"lr": 1.0, "weight_decay": 0.0, "state_losses": state_losses})
+        settings = {"lr": 1.0, "weight_decay": 0.0, "state_losses": state_losses}
+        shared = config.model_copy(update=settings | {"sparse": config.sparse and Sparse(share=1.0)})
         numbers, n_checkpoints = n_parameters(model, corpus.d_vocab, corpus.n_ctx), len(config.checkpoint_steps())
         tokens = config.batch_size * (corpus.n_ctx - 1)
         of_pairs = sum(2 * term.pairs * (corpus.n_ctx - 1) * term.layer for term in config.state_losses)

@@ -25,7 +25,9 @@ def first_parameters(experiment: Experiment, corpus: Corpus, shape: Shape) -> Pa
     parameters = initial_parameters(shape, experiment.seed)
     old = torch.empty(0, dtype=torch.long)
     if experiment.start is not None:
-        earlier, old = _weights(experiment), _own_tokens(Corpus.build(experiment.start.experiment), corpus)
+        start = experiment.start
+        earlier = weights_after(start.experiment, start.step or start.experiment.train.steps)
+        old = _own_tokens(Corpus.build(start.experiment), corpus)
         for name, p in parameters.items():
             if name in BY_TOKEN:
                 p.index_copy_(BY_TOKEN[name], old, earlier[name])
@@ -102,13 +104,12 @@ def _names(corpus: Corpus) -> list[tuple[str, int]]:
     return [(piece, first.get(token, -1)) for token, piece in enumerate(corpus.tokenizer.pieces)]
 
 
-def _weights(experiment: Experiment) -> Parameters:
-    """Of the start, from the store; trained here where it is not there, as on a worker with a store of its own."""
+def weights_after(experiment: Experiment, step: int) -> Parameters:
+    """After one of its steps, from the store; trained here where it is not there, as on a worker of another store."""
     from unifylens.training.trainer import train_stack  # which begins with these
 
-    before, step = experiment.start.experiment, experiment.start.step or experiment.start.experiment.train.steps
-    run = store.load(before)
+    run = store.load(experiment)
     if run is not None:
         return run.parameters(step)
-    (result,) = train_stack([before])
+    (result,) = train_stack([experiment])
     return result.checkpoints[step]

@@ -25,6 +25,7 @@ from unifylens.training.cost import Member
 from unifylens.training.plan import plan_stacks
 from unifylens.training.run import Run
 from unifylens.training.schedule import refuse_a_full_disk, train_stacks
+from unifylens.training.sparse import first_run
 from unifylens.training.workers import Workers
 
 
@@ -242,9 +243,11 @@ def train_many(experiments: Sequence[Experiment], *, stack_size: int | None = No
         _check_experiment(experiment, f"experiments[{i}]")
     runs: dict[Experiment, Run | None] = {experiment: store.load(experiment) for experiment in experiments}
     missing = [Member.of(experiment) for experiment, run in runs.items() if run is None]
-    starts = dict.fromkeys(m.experiment.start.experiment for m in missing if m.experiment.start is not None)
-    if starts:
-        train_many(list(starts), stack_size=stack_size, progress=progress)
+    earlier = dict.fromkeys(each for member in missing for each in _trained_before(member.experiment))
+    if earlier:
+        trained = zip(earlier, train_many(list(earlier), stack_size=stack_size, progress=progress), strict=True)
+        runs |= {experiment: run for experiment, run in trained if experiment in runs}
+        missing = [member for member in missing if runs[member.experiment] is None]
     if missing:
         store.refuse_unwritable()
         workers = Workers.active()
@@ -254,3 +257,9 @@ def train_many(experiments: Sequence[Experiment], *, stack_size: int | None = No
             runs[run.experiment] = run
     store.forget_finished_stacks()
     return [runs[experiment] for experiment in experiments]
+
+
+def _trained_before(experiment: Experiment) -> list[Experiment]:
+    """What an experiment's weights begin with, and what tells which of them may move."""
+    start = [] if experiment.start is None else [experiment.start.experiment]
+    return start if experiment.train.sparse is None else [*start, first_run(experiment)]
