@@ -111,6 +111,9 @@ def test_cost_counts_the_start_and_what_losses_compute():
     assert alignment.cost(alignment.more_steps(begin)) == pytest.approx(1.5 * plain)
     finished = alignment.METHODS["code-switching, finished model"].apply(begin, 0.25)
     assert alignment.cost(finished) == pytest.approx(1.5 * plain)
+    assert alignment.cost(alignment.METHODS["code-switching, few weights"].apply(begin, 0.05)) == pytest.approx(
+        2 * plain
+    )
     assert 1.05 < alignment.cost(alignment.METHODS["contrast, answer"].apply(begin, 0.3)) / plain < 1.5
 
 

@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 import pandas as pd
 
-from unifylens.config import CorpusChange, Experiment, Intervention, Start, StateLoss
+from unifylens.config import CorpusChange, Experiment, Intervention, Sparse, Start, StateLoss
 from unifylens.designs.common import Design, small
 from unifylens.training.cost import Member
 
@@ -99,6 +99,11 @@ def finished(
     return apply
 
 
+def _few_weights(base: Experiment, share: float) -> Experiment:
+    """Most examples switched, for a finished model of which that share of the weights may move."""
+    return finished(_intervention("code_switch"), **{"train.sparse": Sparse(share=share)})(base, 0.5)
+
+
 def _parallel_first(base: Experiment, factor: float) -> Experiment:
     often = base.corpus.model_copy(update={"parallel_exposure": factor})
     return base.replace(corpus=often, changes=(CorpusChange(step=base.train.steps // 2, corpus=base.corpus),))
@@ -106,6 +111,7 @@ def _parallel_first(base: Experiment, factor: float) -> Experiment:
 
 WEIGHTS, SHARES = (0.03, 0.3, 3.0), (0.25, 0.5, 1.0)
 SWITCHED, FACTORS = (0.1, 0.25, 0.5), (2.0, 4.0, 8.0)
+FEW_WEIGHTS = (0.01, 0.05, 0.25)
 BLOCKS = ("attention", "mlp", "normalization")
 
 METHODS: dict[str, Method] = {
@@ -151,10 +157,11 @@ METHODS: dict[str, Method] = {
     ),
     "code-switching, blocks alone": Method(
         "weights",
-        "composable-sft (parts, not single weights)",
+        "2406.11477 (the other parts)",
         SWITCHED,
         finished(_intervention("code_switch"), **{"train.frozen": ("embedding", "unembedding")}),
     ),
+    "code-switching, few weights": Method("weights", "composable-sft, 2110.07560", FEW_WEIGHTS, _few_weights),
 }
 """By name. Dials of losses other than the strength (layer 1 of 2, temperature 0.1, 20 pairs a step) are our choice."""
 
@@ -247,8 +254,8 @@ def all_steps(experiment: Experiment) -> int:
 
 
 def cost(experiment: Experiment) -> float:
-    """Floating-point operations of training, roughly, the start's included."""
-    own = float(Member.of(experiment).flops) * experiment.train.steps
+    """Floating-point operations of training, roughly, those of its start and of a sparse one's first run included."""
+    own = float(Member.of(experiment).flops) * experiment.train.steps * (1 if experiment.train.sparse is None else 2)
     return own if experiment.start is None else own + cost(experiment.start.experiment)
 
 
