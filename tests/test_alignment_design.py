@@ -126,6 +126,10 @@ def test_committed_strengths_are_of_the_grid():
 
 def test_early_and_late_differ_in_when_a_loss_acts_alone(strengths):
     design = alignment.early_and_late(strengths, seeds=[0])
+    assert {labels["base"] for labels, _ in design} == {f"{n} languages, half of subject words shared" for n in (2, 4)}
+    assert {labels["method"] for labels, _ in design} == {
+        name for name, method in alignment.METHODS.items() if method.kind == "states" and "first" not in name
+    }
     for start in range(0, len(design), 3):
         (one, whole), (two, first), (three, second) = design[start : start + 3]
         assert [one["when"], two["when"], three["when"]] == ["throughout", "first half", "second half"]

@@ -36,7 +36,8 @@ BASES: dict[str, dict[str, Any]] = {
 """Where transfer is wanting: at chance (1/8) where no subject word is shared, whatever the share of parallel facts, and
 about 0.2 where half of them are (tuning seeds)."""
 
-UNSHARED, HALF_SHARED = ([name for name in BASES if name.endswith(part)] for part in ("unshared", "shared"))
+UNSHARED = [name for name, changes in BASES.items() if not changes["language.shared_subjects"]]
+HALF_SHARED = [name for name in BASES if name not in UNSHARED]
 
 RECALL_KEPT = 0.98
 """Least mean recall at which a strength is taken, where one of the three has it."""
