@@ -114,6 +114,8 @@ def test_cost_counts_the_start_and_what_losses_compute():
     assert alignment.cost(alignment.METHODS["code-switching, few weights"].apply(begin, 0.05)) == pytest.approx(
         2 * plain
     )
+    first = alignment.METHODS["contrast first, words"].apply(begin, 0.3)
+    assert 1.05 < alignment.cost(first) / plain < 1.12, "it acts for a fifth of the steps"
     assert 1.05 < alignment.cost(alignment.METHODS["contrast, answer"].apply(begin, 0.3)) / plain < 1.5
 
 

@@ -10,7 +10,7 @@ from test_interchange import planted
 import unifylens as ul
 from unifylens.corpus.corpus import Corpus
 from unifylens.crosslingual import inference, repair
-from unifylens.crosslingual.inference import Asked, Rows, fitted, split, transfer_at_inference
+from unifylens.crosslingual.inference import Asked, Rows, fitted, guessed, split, transfer_at_inference
 from unifylens.measures.checks import ROUNDING
 
 N, WIDTH = 60, 8
@@ -216,6 +216,23 @@ def test_what_is_fitted_chosen_and_reported_are_different_facts(three, monkeypat
     assert not corpus.parallel[list(reported)].any()
     assert not used["fit"] & chosen_on and not chosen_on & reported
     assert len(used["fit"] | chosen_on) == corpus.parallel.sum()
+
+
+def test_what_is_guessed_is_expected_over_all_deals_within_groups():
+    said, due, group = (torch.tensor(x) for x in ([7, 7, 8, 8, 9], [7, 8, 8, 8, 9], [0, 0, 0, 1, 1]))
+    # group 0 is due 7, 8, 8: a third for each 7, two thirds for 8; group 1 is due 8, 9
+    assert guessed(said, due, group) == pytest.approx((1 / 3 + 1 / 3 + 2 / 3 + 1 / 2 + 1 / 2) / 5)
+    draw = torch.Generator().manual_seed(0)
+    deals = []
+    for _ in range(400):
+        dealt = due.clone()
+        for g in (0, 1):
+            rows = (group == g).nonzero()[:, 0]
+            dealt[rows] = due[rows[torch.randperm(len(rows), generator=draw)]]
+        deals.append((said == dealt).double().mean())
+    assert guessed(said, due, group) == pytest.approx(float(torch.stack(deals).mean()), abs=0.03)
+    assert guessed(torch.tensor([5, 5]), torch.tensor([7, 8]), torch.tensor([0, 0])) == 0
+    assert np.isnan(guessed(said[:0], due[:0], group[:0]))
 
 
 def test_halves_have_every_relation(three):

@@ -283,7 +283,7 @@ class Asked:
         return Said(token, *(logits.gather(1, each) for each in words))
 
 
-MEASURES = ("transfer", "either", "corrected", "looked up", "right language", "recall", "recall, either")
+MEASURES = ("transfer", "guessed", "either", "corrected", "looked up", "right language", "recall", "recall, either")
 """Columns of shares."""
 
 
@@ -302,6 +302,7 @@ def measured(rows: Rows, said: Said, held_out: Bool[np.ndarray, " row"]) -> dict
     )
     return {
         "transfer": _mean(right[held_out]),
+        "guessed": guessed(said.token[mask], due[mask], rows.group[mask]),
         "either": _mean(either[held_out]),
         "corrected": corrected,
         "looked up": looked_up,
@@ -309,6 +310,20 @@ def measured(rows: Rows, said: Said, held_out: Bool[np.ndarray, " row"]) -> dict
         "recall": _mean(right[~held_out]),
         "recall, either": _mean(either[~held_out]),
     }
+
+
+def guessed(said: Int[Tensor, " row"], due: Int[Tensor, " row"], group: Int[Tensor, " row"]) -> float:
+    """The share that would be right if what is due were dealt out anew within each group: expected over all deals.
+
+    What answers gain by being spread over those that are due there, without knowing which is whose.
+    """
+    if not len(said):
+        return float("nan")
+    table = pd.DataFrame({"group": group.numpy(), "due": due.numpy()})
+    times = table.value_counts()
+    asked = pd.MultiIndex.from_arrays([group.numpy(), said.numpy()])
+    share = times.reindex(asked, fill_value=0).to_numpy() / table["group"].map(table["group"].value_counts()).to_numpy()
+    return _mean(share)
 
 
 def _mean(values: np.ndarray) -> float:
@@ -492,6 +507,8 @@ def transfer_at_inference(
 
     - `transfer`, answers that are right in the word of the language asked; `either`, in that or the home language's.
       What moves states home answers in words of home: `either` is what a dictionary would make of it, not transfer.
+    - `guessed`, what transfer would be if the answers due were dealt out anew among the facts asked in one language
+      and relation that have one home: the part of it that needs no knowledge of which fact has which;
     - `corrected`, the prior-corrected choice among the relation's objects in words of the language asked; `looked up`,
       the same in words of the home language, whose object is then looked up.
     - `right language`, answers that are words of the language asked.

@@ -125,7 +125,7 @@ METHODS: dict[str, Method] = {
     ),
     "contrast first, words": Method(
         "states",
-        "PreAlign, 2407.16222",
+        "PreAlign's first stage, 2407.16222",
         WEIGHTS,
         _states(method="contrast", role="subject", layers=(0, 1, 2), until=0.2),
         pairs=True,
@@ -138,7 +138,7 @@ METHODS: dict[str, Method] = {
     "self-distillation": Method("states", "MT-LLM, DR.DECR", WEIGHTS, _states(method="distil"), pairs=True),
     "code-switching": Method("data", "2406.16135", SWITCHED, _intervention("code_switch")),
     "code-switching, then restored": Method("data", "CSR4mBART", SWITCHED, _first_half(_intervention("code_switch"))),
-    "code-switching, finished model": Method("data", "2406.16135", SWITCHED, finished(_intervention("code_switch"))),
+    "code-switching, finished model": Method("weights", "2406.16135", SWITCHED, finished(_intervention("code_switch"))),
     "parallel facts seen more": Method("data", "balanced sampling", FACTORS, _dial("corpus.parallel_exposure")),
     "parallel facts first": Method("data", "continual pretraining, 2407.02118", FACTORS, _parallel_first),
     "parallel facts added": Method("data", "the yardstick", (0.1, 0.25, 0.5), _intervention("add_parallel")),
@@ -269,7 +269,7 @@ def chosen_strengths() -> pd.DataFrame:
 def early_and_late(strengths: pd.DataFrame, seeds: Sequence[int]) -> Design:
     """Every loss on states throughout, in the first half of training alone, and in the second; labels when, and others.
 
-    On the bases where half of the subject words are shared: where none is, no half of training brings more than 0.04
+    On the bases where half of the subject words are shared: where none is, no half of training brings more than 0.05
     (tuning seeds). `contrast first, words` is left out: it is early by what it is.
     """
     halves = {"throughout": (0.0, 1.0), "first half": (0.0, 0.5), "second half": (0.5, 1.0)}

@@ -171,7 +171,7 @@ class Member:
     progress_bytes: int
     """Of the disk: once trained, and while under way."""
     flops: int
-    """Of one step, roughly."""
+    """Of one step in the mean, roughly."""
     fields: tuple[str, ...]
     """Settings that its memory comes from."""
 
@@ -191,8 +191,12 @@ class Member:
         shared = config.model_copy(update=settings | {"sparse": config.sparse and Sparse(share=1.0)})
         numbers, n_checkpoints = n_parameters(model, corpus.d_vocab, corpus.n_ctx), len(config.checkpoint_steps())
         tokens = config.batch_size * (corpus.n_ctx - 1)
-        of_pairs = sum(2 * term.pairs * (corpus.n_ctx - 1) * term.layer for term in config.state_losses)
-        asked = tokens if config.loss == "full" else config.batch_size
+        in_pairs, of_pairs = 0.0, 0.0  # rows of pairs that reach the logits, and tokens that pass a block
+        for term in config.state_losses:
+            rows, to_logits = 2 * term.pairs * (term.until - term.since), term.method == "distil"
+            in_pairs += rows * to_logits
+            of_pairs += rows * (corpus.n_ctx - 1) * (model.n_layers if to_logits else term.layer)
+        asked = (tokens if config.loss == "full" else config.batch_size) + in_pairs
         blocks = (tokens * model.n_layers + of_pairs) * model.d_model * (4 * model.d_model + 2 * model.d_mlp)
         return cls(
             experiment=experiment,
@@ -201,6 +205,6 @@ class Member:
             run_bytes=n_checkpoints * numbers * FLOAT + 2**16,
             progress_bytes=(3 + n_checkpoints) * numbers * FLOAT,
             # a product forward, two backward; and the optimiser's pass over the parameters
-            flops=6 * (blocks + asked * model.d_model * corpus.d_vocab) + 20 * numbers,
+            flops=round(6 * (blocks + asked * model.d_model * corpus.d_vocab) + 20 * numbers),
             fields=tuple(fields_that_decide(experiment, corpus)),
         )
