@@ -30,6 +30,8 @@ PLANTED = {
     "C5-words": (0.6, 0.99, [0.8]),  # not learnt
     "B3": (0.6, 0.99, [0.94]),  # the first run
     "B7": (0.6, 1.0, [0.9]),  # not at equal recall
+    "B5-early": (0.1, 1.0, [0.95]),  # what comes late is not learnt
+    "B5-inference": (0.15, 0.0, [0.1]),  # an edit brings facts across whose words are unshared, too
 }
 
 
@@ -51,6 +53,22 @@ def test_mixture_alone_is_no_c5():
     assert (shared - (shared + unshared) / 2).min() > 0.35
     found = claims.record("C5", effect=shared - shared[::-1], control=unshared, seeds=SEEDS)
     assert found.control["holds"] and not found.holds
+
+
+def test_states_that_are_not_alike_or_bring_transfer_are_no_b5_align():
+    found = claims.record("B5-align", effect=0.03 + NEAR, control=0.5 + NEAR, seeds=SEEDS)
+    assert found.holds
+    unlike = claims.record("B5-align", effect=0.03 + NEAR, control=0.2 + NEAR, seeds=SEEDS)
+    brings = claims.record("B5-align", effect=0.3 + NEAR, control=0.5 + NEAR, seeds=SEEDS)
+    assert not unlike.control["holds"] and not unlike.holds
+    assert brings.control["holds"] and not brings.holds
+
+
+def test_an_order_that_each_base_has_by_itself_is_no_b5_order():
+    chance = np.linspace(0.1, 0.4, 300)
+    assert claims.record("B5-order", effect=0.8 + NEAR, permuted=chance, seeds=SEEDS).holds
+    for agreement in (0.25, 0.45):  # by chance, and beyond it but below the threshold
+        assert not claims.record("B5-order", effect=agreement + NEAR, permuted=chance, seeds=SEEDS).holds
 
 
 def test_one_force_alone_is_no_b3():
