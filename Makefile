@@ -48,6 +48,7 @@ SIDE_BY_SIDE := from unifylens.reproduce import side_by_side; n, own = side_by_s
   print(n, *(f"{name}={value}" for name, value in own.items()))
 
 # Notebooks 12 and 13 (_real_) are left to `make reproduce-real`; what they are made of is among the unit tests.
+# The last notebooks come first: 15 takes longest, and begun last it would run alone.
 test: venv
 	@$(RUN) ruff check
 	@$(RUN) ruff format --check
@@ -56,7 +57,7 @@ test: venv
 	@$(MAKE) test-newest
 	@rm -rf build/test-home build/test-figures
 	@set -- $$(.venv/bin/python -c '$(SIDE_BY_SIDE)'); n=$$1; shift; UNIFYLENS_SEEDS=2 $(TEST_ENV) env "$$@" \
-	  $(RUN) pytest -n $$n --dist worksteal --nbmake --nbmake-timeout=3000 $$(ls notebooks/[0-9]*.ipynb | grep -v _real_)
+	  $(RUN) pytest -n $$n --dist worksteal --nbmake --nbmake-timeout=3000 $$(ls -r notebooks/[0-9]*.ipynb | grep -v _real_)
 	@echo "unifylens: all checks passed"
 
 # The newest TransformerLens that pyproject.toml allows beside the locked one, and first on the path.
