@@ -92,6 +92,7 @@ def test_worth_is_read_between_levels():
     assert ways.worth([-0.1, 0.0, 0.1, 0.2, 0.35, 0.5, 0.6], facts, brought) == pytest.approx(
         [0, 0, 5, 10, 25, 40, np.inf]
     )
+    assert ways.worth([0.3 - 0.1], [0, 10], [0.0, 0.2]) == [10], "as much as all bring, but for rounding"
     assert ways.worth([0.0, 0.01], [0, 10], [0.0, 0.0]) == pytest.approx([0, np.inf]), "facts that bring nothing"
     for wrong in (([1, 10], [0.0, 0.2]), ([0, 10], [0.1, 0.2]), ([0, 10, 10], [0, 0.1, 0.2])):
         with pytest.raises(ValueError, match="rising from 0"):

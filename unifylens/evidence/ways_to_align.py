@@ -12,6 +12,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from unifylens.measures.association import concordance
+from unifylens.measures.checks import ROUNDING
 
 GAINS = {"transfer": "transfer", "corrected": "transfer_corrected", "score": "fact_only"}
 """What is gained, and the column of a history it is the difference of."""
@@ -97,7 +98,7 @@ def worth(
     rising = np.concatenate([[True], np.diff(brought) > 0])
     gained = np.asarray(gained, dtype=float)
     found = np.interp(gained, brought[rising], number[rising])
-    return np.where(gained > brought[-1], np.inf, found)
+    return np.where(gained > brought[-1] + ROUNDING, np.inf, found)
 
 
 def gains_at_inference(answers: pd.DataFrame, of: str = "transfer") -> pd.Series:
