@@ -508,7 +508,7 @@ def transfer_at_inference(
     - `transfer`, answers that are right in the word of the language asked; `either`, in that or the home language's.
       What moves states home answers in words of home: `either` is what a dictionary would make of it, not transfer.
     - `guessed`, what transfer would be if the answers due were dealt out anew among the facts asked in one language
-      and relation that have one home: the part of it that needs no knowledge of which fact has which;
+      and relation that have one home: the part of it that needs no knowledge of which fact has which.
     - `corrected`, the prior-corrected choice among the relation's objects in words of the language asked; `looked up`,
       the same in words of the home language, whose object is then looked up.
     - `right language`, answers that are words of the language asked.

@@ -108,7 +108,7 @@ def gains_at_inference(answers: pd.DataFrame, of: str = "transfer") -> pd.Series
     out. Raises ValueError where a run was not asked as it is.
     """
     own = answers[~answers["control"]].set_index(["base", "seed", "method"])[of]
-    plain = own.xs("none", level="method") if "none" in own.index.get_level_values("method") else own.iloc[:0]
+    plain = own[own.index.get_level_values("method") == "none"].droplevel("method")
     runs = own.index.droplevel("method")
     if not runs.isin(plain.index).all():
         raise ValueError("answers lacks rows of the method 'none'; allowed: each run with it")
