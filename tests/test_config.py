@@ -42,6 +42,7 @@ OTHER_VALUES = {
     "corpus.exposure_balance": 0.5,
     "corpus.copy_exposure": 0.5,
     "corpus.parallel_exposure": 0.5,
+    "corpus.language_exposure": (1.0, 0.5),
     "corpus.object_skew": 0.5,
     "corpus.home_bias": 0.5,
     "corpus.relation_bias": 0.5,
@@ -72,6 +73,7 @@ OTHER_VALUES = {
     "train.frozen": ("mlp",),
     "train.translated_words": 0.5,
     "train.sparse": ul.Sparse(share=0.5),
+    "train.soft_prompt": True,
     "train.n_evaluations": 5,
     "train.n_checkpoints": 2,
     "train.eval_facts": 8,
@@ -96,6 +98,7 @@ def test_every_field_goes_through_json_and_changes_the_hash():
     beside = dict.fromkeys(("tokenizer.vocab_size", "tokenizer.training"), PIECES) | {
         "real": {"world": ul.WorldConfig()},
         "train.sparse": {"start": ul.Start(experiment=tiny(seed=1))},
+        "train.soft_prompt": {"start": ul.Start(experiment=tiny(seed=2))},
     }
     changed = [tiny(**{**default, **beside.get(name, {}), name: value}) for name, value in OTHER_VALUES.items()]
     experiments = [tiny(), tiny(**PIECES), *changed]

@@ -208,6 +208,36 @@ def test_a_bias_moves_facts_to_one_home_and_leaves_the_other_dials_facts(levels,
     assert (low.home == high.home)[by_object].all(), "the object comes first"
 
 
+def test_languages_are_told_in_order():
+    dials = dict(tiny().corpus) | {"language_exposure": None}
+    first, both = (ul.CorpusConfig(**dials | {"language_exposure": f}) for f in ((1, 0), (0.25, 0.75)))
+    change = ul.CorpusChange(step=20, corpus=both)
+    plain, ordered = ul.build_corpus(tiny()), ul.build_corpus(tiny(corpus=first, changes=(change,)))
+    (_, stop, early), (start, _, late) = ordered.stages
+    assert stop == start == 20 and not early[1].any()
+    for exposure, factors in ((early, (1, 0)), (late, (0.25, 0.75))):
+        expected = plain.exposure * np.array(factors)[:, None]
+        np.testing.assert_allclose(exposure, expected / expected.sum())
+    assert (ordered.kind == plain.kind).all() and (ordered.home == plain.home).all()
+
+
+@pytest.mark.parametrize(
+    ("exposures", "told"),
+    [
+        (((1.0, 1.0, 1.0),), r"corpus.language_exposure=\(1.0, 1.0, 1.0\) has 3 numbers; allowed: 2, one for each"),
+        ((None, (1.0,) * 3), r"changes\[0\].corpus.language_exposure=.* has 3 numbers; allowed: 2"),
+        (((1.0, 0.0),), "corpus.language_exposure leaves out language 1 to the end; allowed: a number above 0"),
+        (((1.0, 0.0), (2.0, 0.0)), "corpus.language_exposure leaves out language 1 to the end"),
+        (((0.0, 0.0),), r"language_exposure=\(0.0, 0.0\) leaves nothing to learn; allowed: one above 0"),
+        (((-1.0, 1.0),), r"language_exposure\[0\]=-1.0; allowed: tuple, 2 to 100 of: number from 0 to"),
+    ],
+)
+def test_languages_that_are_never_told_are_refused(exposures, told):
+    with pytest.raises(ValueError, match=told):
+        first, *later = (ul.CorpusConfig(language_exposure=each) for each in exposures)
+        tiny(corpus=first, changes=tuple(ul.CorpusChange(step=20, corpus=each) for each in later))
+
+
 @given(st.sampled_from([0.2, 0.5, 4.0]), seeds)
 def test_parallel_exposure_moves_every_copy_of_parallel_facts_alike(factor, seed):
     one, other = (Corpus.build(tiny(**{"corpus.parallel_exposure": f, "seed": seed})) for f in (1.0, factor))

@@ -221,6 +221,60 @@ def test_code_switched_examples_are_drawn_every_second_time():
     assert told.loc["language information of a prompt token", "after"] < 0.6
 
 
+@given(experiments(), shares, st.integers(0, 3))
+def test_facts_are_told_in_another_of_their_languages_first(experiment, share, seed):
+    before, share = ul.build_corpus(experiment), share / 2
+    if not before.parallel.any():
+        with pytest.raises(ValueError, match="no fact is parallel"):
+            iv.translate_in_context(before, share, seed)
+        return
+    after, half = iv.translate_in_context(before, share, seed), len(before.sequences)
+    told = np.argwhere(after.preceded > 0)
+    assert (after.exposure == before.exposure).all() and len(after.sequences) == 2 * half
+    assert (after.due[:half, :, : before.due.shape[2]] == before.due).all()
+    assert (after.due[half:] == after.due[:half]).all()
+    for language, fact in told[:10]:
+        first = (language + after.preceded[language, fact]) % before.n_languages
+        assert before.seen[[first, language], fact].all() and first != language
+        alone = [before.text(int(x), int(fact)).replace(" →", "").removeprefix("<bos> ") for x in (first, language)]
+        assert after.text(int(language), int(fact), template=half).replace(" →", "") == " ".join(["<bos>", *alone])
+    alone = np.flatnonzero(after.preceded.ravel() == 0)
+    width = before.sequences.shape[2]
+    assert (after.sequences[half:, alone, :width] == after.sequences[:half, alone, :width]).all()
+    for slot in before.slots:
+        text = after.sequences[half, torch.arange(before.n_rows), after.positions(slot, half)]
+        assert (text == before.sequences[0, torch.arange(before.n_rows), before.positions(slot)]).all()
+    copies = before.exposure[:, before.parallel].sum()
+    done = iv.effects(before, after).loc["examples told in two languages", "after"]
+    assert done == pytest.approx(share * copies, abs=before.exposure.max())
+    assert not after.preceded[:, ~before.parallel].any()
+
+
+def test_models_learn_from_facts_told_in_two_languages_at_once():
+    settings = {"train.steps": 20, "corpus.parallel": 0.5}
+    plain, run = quietly(
+        *(tiny(interventions=i, **settings) for i in ((), (ul.Intervention(name="translate_in_context", share=0.5),)))
+    )
+    assert run.model.cfg.n_ctx == 2 * plain.model.cfg.n_ctx - 1
+    assert ul.transfer(run)["n"].sum() == ul.transfer(plain)["n"].sum()
+
+
+@pytest.mark.parametrize("tokenizer", ["word", "bpe"])
+def test_pivot_answers_are_the_first_languages_word_and_then_the_own(tokenizer):
+    before = built(**{"tokenizer.scheme": tokenizer, "tokenizer.vocab_size": None if tokenizer == "word" else 80})
+    after = iv.pivot_answers(before)
+    for language, own in enumerate(before.languages):
+        for fact in range(6):
+            pivot, thing = before.languages[0].objects, before.world.object[fact]
+            expected = before.text(language, fact, answer=False) + f" → {pivot[thing]} {own.objects[thing]}"
+            assert after.text(language, fact) == expected
+    assert (after.due[..., 0] == after.due[0, : before.n_facts, 0].repeat(2)).all()  # all begin in one word
+    with pytest.raises(ValueError, match=r"pivot_answers: '.*' has several words already; allowed: objects of one"):
+        iv.pivot_answers(after)
+    said = after.due[0]
+    assert (np.asarray(after.named(said, torch.tensor(np.tile(after.world.relation, 2)))[0]) >= 0).all()
+
+
 @pytest.mark.parametrize("scheme", ["character", "bpe"])
 def test_code_switching_names_of_several_tokens(scheme):
     size = {} if scheme == "character" else {"tokenizer.vocab_size": 80}
@@ -403,6 +457,8 @@ RELATIONS = {"language.shared_relations": 1.0, "language.shared_subjects": 0.0}
             {"share": 0.5},
             r"code_switch\(share=0.5\): 144 prompts become the same",
         ),
+        ({"corpus.parallel": 0.0}, "translate_in_context", {"share": 0.3}, "no fact is parallel"),
+        ({}, "translate_in_context", {"share": 0.6}, "share=0.6: allowed is 0 to 0.5"),
         (PLAIN, "share_words", {"share": 0.5}, "all 24 subjects have the same words"),
         (RELATIONS, "share_words", {"share": 1.0}, r"share_words\(share=1.0, kind='subjects'\).*72 of 144 prompts"),
         ({}, "share_words", {"share": 0.5, "kind": "verbs"}, "kind='verbs'.*Allowed: subjects, relations"),
@@ -444,12 +500,15 @@ def test_what_is_no_corpus_is_refused(name):
 
 
 @pytest.mark.parametrize("name", [*INTERVENTIONS])
-def test_code_switching_comes_last(name):
+def test_code_switching_and_translating_come_last(name):
     dials = {"language.shared_subjects": 0.5, "language.language_token": name == "remove_language_token"}
     dials["tokenizer.shared_tokens"] = 0.5 if name == "merge_vocabularies" else 1.0
     corpus = iv.code_switch(built(**dials), 0.2)
+    given_ = {parameter: GIVEN[parameter] for parameter in INTERVENTIONS[name]}
     with pytest.raises(ValueError, match="code-switched; allowed: code_switch once, and after all other"):
-        getattr(iv, name)(corpus, **{parameter: GIVEN[parameter] for parameter in INTERVENTIONS[name]})
+        getattr(iv, name)(corpus, **given_)
+    with pytest.raises(ValueError, match="in two languages at once; allowed: translate_in_context once, and after all"):
+        getattr(iv, name)(iv.translate_in_context(built(**dials), 0.2), **given_)
 
 
 @pytest.mark.parametrize(

@@ -185,6 +185,19 @@ def test_the_optimiser_moves_in_place_what_may_move():
     assert {name: p.data_ptr() for name, p in parameters.items()} == memory
 
 
+def test_a_soft_prompt_moves_the_vector_in_front_of_prompts_and_nothing_else():
+    tuned = DENSE.replace(**{"train.soft_prompt": True})
+    before, run, other = weights(quietly(START)[0]), *quietly(tuned, DENSE)
+    after = weights(run)
+    moved = {name: (p != before[name]).nonzero() for name, p in after.items() if not torch.equal(p, before[name])}
+    assert list(moved) == ["embed.W_E"]
+    assert moved["embed.W_E"][:, 0].unique().tolist() == [run.corpus.tokenizer.special["<bos>"]]
+    assert len(moved["embed.W_E"]) == run.experiment.model.d_model
+    assert len({tuned.key(3), DENSE.key(3)}) == 2 and not torch.equal(after["embed.W_E"], weights(other)["embed.W_E"])
+    with pytest.raises(ValueError, match=r"frozen=.*one vector moves"):
+        tuned.replace(**{"train.frozen": ("mlp",)})
+
+
 # --- settings ------------------------------------------------------------------------------------------------
 
 
@@ -195,6 +208,15 @@ def test_the_optimiser_moves_in_place_what_may_move():
             lambda: tiny(**{"train.sparse": ul.Sparse(share=0.1)}),
             r"train\.sparse=Sparse\(share=0\.1\) needs a start whose weights most keep; allowed: None, or a start\.",
         ),
+        (
+            lambda: tiny(**{"train.soft_prompt": True}),
+            r"train\.soft_prompt=True needs a start whose weights all stay; allowed: False, or a start\.",
+        ),
+        (
+            lambda: with_share(0.1, **{"train.soft_prompt": True}),
+            r"train: soft_prompt=True conflicts with sparse=Sparse\(share=0\.1\): one vector moves; allowed: "
+            r"sparse=None\.",
+        ),
         (lambda: ul.Sparse(share=0.0), r"share=0\.0; allowed: number above 0 to 1\."),
         (lambda: ul.Sparse(share=1.5), r"share=1\.5; allowed: number above 0 to 1\."),
         (lambda: with_share(-1.0), r"share=-1\.0; allowed: number above 0 to 1\."),
@@ -204,7 +226,7 @@ def test_the_optimiser_moves_in_place_what_may_move():
         ),
         (
             lambda: sparse.mask(DENSE),
-            r"experiment\.train\.sparse is None, and all weights move; allowed: a Sparse\.",
+            r"experiment\.train\.sparse is None, and all weights move; allowed: a Sparse, or train\.soft_prompt=True\.",
         ),
         (
             lambda: overlap(none_of(SHAPES), none_of({**SHAPES, "b": (3,)})),

@@ -202,6 +202,12 @@ class CorpusConfig(Config):
     """
     parallel_exposure: Annotated[Number, Field(ge=1e-6, le=1e6)] = 1.0
     """Factor on the exposure of every copy of parallel facts, beside that of monolingual facts."""
+    language_exposure: (
+        Annotated[Ordered[tuple[Annotated[Number, Field(ge=0.0, le=1e6)], ...]], Field(min_length=2, max_length=100)]
+        | None
+    ) = None
+    """Factor on the exposure of all that is said in a language, one for each; 0 leaves a language out for as long as
+    this corpus is drawn from, so that `changes` can tell languages in order; None for 1 everywhere."""
     object_skew: Share = 0.0
     """Share of monolingual facts whose home language is decided by their object (value-language link)."""
     home_bias: Share = 0.0
@@ -211,6 +217,10 @@ class CorpusConfig(Config):
 
     @model_validator(mode="after")
     def _dials_do_not_conflict(self) -> Self:
+        if self.language_exposure is not None and not any(self.language_exposure):
+            raise ValueError(
+                f"language_exposure={self.language_exposure} leaves nothing to learn; allowed: one above 0."
+            )
         if 0 < self.copy_exposure < 1e-6:
             raise ValueError(f"copy_exposure={self.copy_exposure}; allowed: 0, or a number from 1e-06 to 1e+06.")
         for name, other, why in self._conflicts():
@@ -250,7 +260,9 @@ InterventionName = Literal[
     "remove_parallel",
     "rebalance_exposure",
     "code_switch",
+    "translate_in_context",
     "share_words",
+    "pivot_answers",
     "retokenize",
     "mark_language",
     "merge_vocabularies",
@@ -264,7 +276,9 @@ INTERVENTIONS: dict[InterventionName, tuple[str, ...]] = {
     "remove_parallel": ("share",),
     "rebalance_exposure": ("balance",),
     "code_switch": ("share",),
+    "translate_in_context": ("share",),
     "share_words": ("share", "kind"),
+    "pivot_answers": (),
     "retokenize": ("tokenizer",),
     "mark_language": (),
     "merge_vocabularies": ("share",),

@@ -100,6 +100,7 @@ class Experiment(Config):
                     f"conflict: each of {self.n_languages} languages needs a relation of its own; allowed: "
                     f"relation_bias=0, or n_relations from {self.n_languages} on."
                 )
+        self._every_language_is_told()
         if self.tokenizer.scheme != "word":
             self._answers_end_the_prompt()
         for number, term in enumerate(self.train.state_losses):
@@ -112,6 +113,8 @@ class Experiment(Config):
             raise ValueError(
                 f"train.sparse={self.train.sparse!r} needs a start whose weights most keep; allowed: None, or a start."
             )
+        if self.train.soft_prompt and self.start is None:
+            raise ValueError("train.soft_prompt=True needs a start whose weights all stay; allowed: False, or a start.")
         if self.start is not None and (there := self.start.experiment.model) != self.model:
             other = {**self.model.differences(), **there.differences()}
             differing = [name for name in other if getattr(there, name) != getattr(self.model, name)]
@@ -123,6 +126,23 @@ class Experiment(Config):
         if steps != sorted(set(steps)) or (steps and steps[-1] >= self.train.steps):
             raise ValueError(f"changes: steps {steps} must rise and stay below train.steps={self.train.steps}.")
         return self
+
+    def _every_language_is_told(self) -> None:
+        """A language's own facts would be told nowhere if it were left out all the time."""
+        factors = [corpus.language_exposure for *_, corpus in self.stages()]
+        for number, each in enumerate(factors):
+            if each is not None and len(each) != self.n_languages:
+                where = "corpus" if number == 0 else f"changes[{number - 1}].corpus"
+                raise ValueError(
+                    f"{where}.language_exposure={each} has {len(each)} numbers; allowed: {self.n_languages}, one for "
+                    "each language, or None."
+                )
+        for language in range(self.n_languages):
+            if not any(each is None or each[language] for each in factors):
+                raise ValueError(
+                    f"corpus.language_exposure leaves out language {language} to the end; allowed: a number above 0 "
+                    "for every language, there or in one of the changes."
+                )
 
     def _nothing_is_invented(self) -> None:
         """With real words, what invents a world and words must be left as it is."""
@@ -204,9 +224,12 @@ Experiment.model_rebuild()
 
 def _drop_what_is_newer(experiment: dict[str, Any]) -> None:
     """Remove settings that are newer than the format where they are left alone: what was stored before stays found."""
-    for name in ("state_losses", "frozen", "translated_words", "sparse"):
+    for name in ("state_losses", "frozen", "translated_words", "sparse", "soft_prompt"):
         if not experiment["train"][name]:
             del experiment["train"][name]
+    for corpus in (experiment["corpus"], *(change["corpus"] for change in experiment["changes"])):
+        if corpus["language_exposure"] is None:
+            del corpus["language_exposure"]
     if experiment["start"] is None:
         del experiment["start"]
     else:

@@ -147,6 +147,8 @@ class TrainConfig(Config):
     every language, if they are words of one token; with a `start`, those words that are new."""
     sparse: Sparse | None = None
     """Few weights that move, which needs a `start`; None for all that are not `frozen`."""
+    soft_prompt: Flag = False
+    """Move nothing but the embedding of `<bos>`, the vector in front of every prompt, which needs a `start`."""
     n_evaluations: Annotated[Whole, Field(ge=2, le=10_000)] = 32
     """Number of evaluations, rows of `run.history`: before training, then at steps spaced evenly on a log scale."""
     n_checkpoints: Annotated[Whole, Field(ge=1, le=10_000)] = 6
@@ -159,6 +161,15 @@ class TrainConfig(Config):
         parts = get_args(get_args(type(self).model_fields["frozen"].annotation)[0])
         if len(set(self.frozen)) == len(parts):
             raise ValueError(f"frozen={self.frozen} leaves nothing to train; allowed: some of {', '.join(parts)}.")
+        return self
+
+    @model_validator(mode="after")
+    def _one_way_to_move_little(self) -> Self:
+        for name, default in (("frozen", ()), ("sparse", None), ("translated_words", 0.0)):
+            if self.soft_prompt and (value := getattr(self, name)) != default:
+                raise ValueError(
+                    f"soft_prompt=True conflicts with {name}={value!r}: one vector moves; allowed: {name}={default!r}."
+                )
         return self
 
     @model_validator(mode="after")

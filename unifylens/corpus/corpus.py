@@ -30,7 +30,7 @@ from unifylens.corpus import statistics
 from unifylens.corpus.exposure import KINDS, Copy, assign
 from unifylens.corpus.interventions import apply
 from unifylens.corpus.language import Language, make_languages, real_languages
-from unifylens.corpus.prompts import Rendered, cue_patterns, render
+from unifylens.corpus.prompts import Rendered, Rendering, cue_patterns, render
 from unifylens.corpus.size import refuse_what_does_not_fit
 from unifylens.corpus.tokenization import EOS, PAD, PAD_ID, Tokenizer, language_tag, make_tokenizer
 from unifylens.corpus.world import World
@@ -64,11 +64,13 @@ class Corpus(Card):
         home: Int[np.ndarray, " fact"],
         stages: list[tuple[int, int, Float[np.ndarray, "language fact"]]],
         switched: Int[np.ndarray, "language fact"] | None = None,
+        preceded: Int[np.ndarray, "language fact"] | None = None,
     ) -> None:
         """Stages are `(start, stop, exposure)` in order. Raises ValueError where two prompts cannot be told apart.
 
         `switched` says how many languages on the one lies whose word for the subject takes the place of its own in
-        every second example (code-switching); 0 for none.
+        every second example (code-switching); 0 for none. `preceded` says the same of the language in which the fact
+        is told first, in every second example (translation pairs in one context).
         """
         self.world = world
         self.languages = languages
@@ -80,6 +82,7 @@ class Corpus(Card):
         """Home language of each fact (by the first stage, where the corpus changes)."""
         self.stages = stages
         self.switched = switched
+        self.preceded = preceded
         self._refuse_ambiguous_prompts()
 
     @staticmethod
@@ -115,7 +118,7 @@ class Corpus(Card):
     def replace(self, **parts: Any) -> Corpus:
         """Copy with some parts changed, named as in the constructor. Raises what the constructor raises."""
         names = ("world", "languages", "tokenizer", "templates", "language_token", "language_cue", "home", "stages")
-        return Corpus(**{name: getattr(self, name) for name in (*names, "switched")} | parts)
+        return Corpus(**{name: getattr(self, name) for name in (*names, "switched", "preceded")} | parts)
 
     def _card(self) -> tuple[str, dict[str, str]]:
         world, n_parallel = self.world, int(self.parallel.sum())
@@ -213,17 +216,18 @@ class Corpus(Card):
             self._renderings,
             self.language_token,
             self.language_cue,
-            self.switched,
         )
 
     @cached_property
-    def _renderings(self) -> list[tuple[list[str], int, bool]]:
-        """Every template with every choice among a language's cues, then all again switched if there is a table of what
-        is; batches draw among them.
+    def _renderings(self) -> list[Rendering]:
+        """Every template with every choice among a language's cues, then all again switched or behind another telling
+        if there is a table of what is; batches draw among them.
         """
         n_choices = len(cue_patterns(self.language_cue, self.n_languages)[0])
-        once_or_twice = (False,) if self.switched is None else (False, True)
-        return [(words, k, switch) for switch in once_or_twice for words in self.templates for k in range(n_choices)]
+        plain = [Rendering(words, k) for words in self.templates for k in range(n_choices)]
+        if self.switched is None and self.preceded is None:
+            return plain
+        return plain + [one._replace(switched=self.switched, preceded=self.preceded) for one in plain]
 
     @cached_property
     def sequences(self) -> Int[Tensor, "template row pos"]:

@@ -63,6 +63,8 @@ def assign(
     copies = balance + (1 - balance) * n_languages * at_home  # a parallel fact weighs one unit per language
     copies *= np.where(at_home, 1.0, config.copy_exposure)
     weights = np.where(parallel, copies * config.parallel_exposure, at_home)
+    if config.language_exposure is not None:
+        weights = weights * np.array(config.language_exposure)[:, None]
     return home, weights / weights.sum()
 
 
@@ -88,6 +90,11 @@ def parallel_window(experiment: Experiment, start: int, stop: int) -> Experiment
     if not 0 <= start < stop <= steps:
         raise ValueError(f"start={start}, stop={stop}: allowed is 0 <= start < stop <= train.steps={steps}.")
     factors = {name: getattr(corpus, name) for name in ("exposure_balance", "copy_exposure", "parallel_exposure")}
+    if corpus.language_exposure is not None:
+        raise ValueError(
+            f"corpus.language_exposure={corpus.language_exposure}: parallel_window cannot keep every copy's exposure; "
+            "allowed: None."
+        )
     if any(factor != 1.0 for factor in factors.values()) or experiment.changes:
         raise ValueError(
             f"{', '.join(f'{name}={factor}' for name, factor in factors.items())}, changes at steps "

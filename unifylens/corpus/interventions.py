@@ -2,7 +2,7 @@
 
 All are `Corpus -> Corpus`, leave the world as it is, and act on every stage of exposure. The number of training
 examples stays what it was (exposure sums to one), so what one fact gains others lose. A larger share contains what a
-smaller one of the same seed chose. `share=0` changes nothing. `code_switch` comes last.
+smaller one of the same seed chose. `share=0` changes nothing. `code_switch` or `translate_in_context` comes last.
 """
 
 from __future__ import annotations
@@ -165,10 +165,7 @@ def code_switch(corpus: Corpus, share: float, seed: int = 0) -> Corpus:
     can = (words[own, subject] != words[(own + shift) % n_languages, subject]) & corpus.seen
     if not can.any():
         raise ValueError("code_switch: the words of all subjects are the same in all languages: none can be switched.")
-    weight = np.where(can, corpus.exposure, 0.0).ravel()[order]
-    chosen = np.empty(corpus.n_rows, dtype=bool)
-    chosen[order] = (weight > 0) & (weight.cumsum() <= 2 * share * weight.sum() + 1e-12)
-    switched = np.where(chosen.reshape(can.shape), shift, 0)
+    switched = np.where(_every_second(np.where(can, corpus.exposure, 0.0), share, order), shift, 0)
     try:
         new = _changed(corpus, switched=switched)
         _refuse_prompts_of_another_language(new)
@@ -178,6 +175,30 @@ def code_switch(corpus: Corpus, share: float, seed: int = 0) -> Corpus:
             "(add_language_token)."
         ) from None
     return new
+
+
+@_of_a_corpus
+def translate_in_context(corpus: Corpus, share: float, seed: int = 0) -> Corpus:
+    """Tell a fact in another of its languages first, in the same prompt, in that share of parallel facts' examples.
+
+    Translation language modelling (TLM: Conneau and Lample 2019, 1901.07291; within InfoXLM) in the dish: only the
+    answer at the end is learnt, as everywhere. An example chosen is told so every second time, so at most half of all
+    are. What also moves: prompts of one telling are seen less often, and the longest are about twice as long. No other
+    intervention can follow. Raises ValueError where no fact is parallel.
+    """
+    _check_share("share", share)
+    if share > 0.5:
+        raise ValueError(f"share={share}: allowed is 0 to 0.5, as every fact is also told alone.")
+    parallel = _parallel(corpus, "translate_in_context")
+    draw = rng(seed, "translate in context")
+    order = draw.permutation(corpus.n_rows)
+    others = draw.random((corpus.n_languages, corpus.n_languages, corpus.n_facts))  # by language, and how far on
+    for language in range(corpus.n_languages):
+        others[language] += np.roll(corpus.seen, -language, axis=0)
+    others[:, 0] = 0.0
+    shift = others.argmax(1)
+    weight = np.where(parallel & corpus.seen, corpus.exposure, 0.0)
+    return _changed(corpus, preceded=np.where(_every_second(weight, share, order), shift, 0))
 
 
 # --- words and tokens ------------------------------------------------------------------------------------------
@@ -207,6 +228,28 @@ def share_words(corpus: Corpus, share: float, kind: WordKind = "subjects", seed:
         value = dict(zip(language.function_words, words, strict=True)) if kind == "function_words" else words
         languages.append(replace(language, **{kind: value}))
     return _respelled(corpus, f"share_words(share={share}, kind={kind!r})", corpus.tokenizer.config, seed, languages)
+
+
+@_of_a_corpus
+def pivot_answers(corpus: Corpus, seed: int = 0) -> Corpus:
+    """Answer in the first language's word, then in the language's own: two words, in the first language the same twice.
+
+    Pivot answers, as "quote and think" has them. What also moves: an answer is right only if both of its words are.
+    Raises ValueError where objects' names have several words already, or languages share no token.
+    """
+    several = [name for language in corpus.languages for name in language.objects if " " in name]
+    if several:
+        raise ValueError(f"pivot_answers: {several[0]!r} has several words already; allowed: objects of one word.")
+    if corpus.tokenizer.config.shared_tokens == 0:
+        raise ValueError(
+            "pivot_answers: every token is marked by language, so no word is another's; see mark_language."
+        )
+    first = corpus.languages[0].objects
+    languages = [
+        replace(language, objects=tuple(f"{pivot} {own}" for pivot, own in zip(first, language.objects, strict=True)))
+        for language in corpus.languages
+    ]
+    return _respelled(corpus, "pivot_answers", corpus.tokenizer.config, seed, languages)
 
 
 @_of_a_corpus
@@ -277,7 +320,7 @@ def remove_language_token(corpus: Corpus) -> Corpus:
 def effects(before: Corpus, after: Corpus) -> pd.DataFrame:
     """Statistics before and after an intervention: columns before, after, change, moved, unit, meaning.
 
-    The rows of `Corpus.statistics()`, and the share of code-switched examples.
+    The rows of `Corpus.statistics()`, and the shares of examples that are code-switched or told in two languages.
     Raises ValueError if the two are not about the same facts.
     """
     if not np.array_equal(before.world.facts, after.world.facts):
@@ -286,8 +329,12 @@ def effects(before: Corpus, after: Corpus) -> pd.DataFrame:
         )
     tables = [corpus.statistics() for corpus in (before, after)]
     for table, corpus in zip(tables, (before, after), strict=True):
-        share = 0.0 if corpus.switched is None else 0.5 * float(corpus.exposure[corpus.switched > 0].sum())
-        table.loc["code-switched examples"] = [share, "share", "of all: with another language's word for the subject"]
+        for name, every_second, what in (
+            ("code-switched examples", corpus.switched, "with another language's word for the subject"),
+            ("examples told in two languages", corpus.preceded, "behind the same fact in another language"),
+        ):
+            share = 0.0 if every_second is None else 0.5 * float(corpus.exposure[every_second > 0].sum())
+            table.loc[name] = [share, "share", f"of all: {what}"]
     rows = list(dict.fromkeys([*tables[0].index, *tables[1].index]))
     out = pd.DataFrame({name: t["value"].reindex(rows) for name, t in zip(("before", "after"), tables, strict=True)})
     out["change"] = (out["after"] - out["before"]).where(lambda change: change.abs() > 1e-9, 0.0)
@@ -315,6 +362,16 @@ def _first(candidates: Bool[np.ndarray, " n"], share: float, order: Int[np.ndarr
     return chosen
 
 
+def _every_second(
+    weight: Float[np.ndarray, "language fact"], share: float, order: Int[np.ndarray, " row"]
+) -> Bool[np.ndarray, "language fact"]:
+    """Rows of so much of the weight, in this order, that every second example of them is that share of it all."""
+    ordered = weight.ravel()[order]
+    chosen = np.empty(len(order), dtype=bool)
+    chosen[order] = (ordered > 0) & (ordered.cumsum() <= 2 * share * ordered.sum() + 1e-12)
+    return chosen.reshape(weight.shape)
+
+
 def _monolingual(corpus: Corpus, name: str) -> Bool[np.ndarray, " fact"]:
     if corpus.parallel.all():
         raise ValueError(f"{name}: all {corpus.n_facts} facts are parallel; it needs facts seen in one language only.")
@@ -328,9 +385,13 @@ def _parallel(corpus: Corpus, name: str) -> Bool[np.ndarray, " fact"]:
 
 
 def _changed(corpus: Corpus, **parts: Any) -> Corpus:
-    """The corpus with some parts changed, if nothing is switched in it."""
-    if corpus.switched is not None:
-        raise ValueError("the corpus is code-switched; allowed: code_switch once, and after all other interventions.")
+    """The corpus with some parts changed, if nothing is switched in it, or told in two languages at once."""
+    for table, name, what in (
+        (corpus.switched, "code_switch", "code-switched"),
+        (corpus.preceded, "translate_in_context", "told in two languages at once"),
+    ):
+        if table is not None:
+            raise ValueError(f"the corpus is {what}; allowed: {name} once, and after all other interventions.")
     return corpus.replace(**parts)
 
 

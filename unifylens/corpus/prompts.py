@@ -16,6 +16,19 @@ LENGTHS_OF = 4
 """Sequences with answers of several tokens are padded to a multiple of this, so that seeds have the same length."""
 
 
+class Rendering(NamedTuple):
+    """One way to say all facts."""
+
+    words: list[str]
+    """Those of the template."""
+    shift: int = 0
+    """A number that shifts which cue each row shows."""
+    switched: Int[np.ndarray, "language fact"] | None = None
+    """How many languages on the one lies whose word for the subject is said instead of its own; 0 for none."""
+    preceded: Int[np.ndarray, "language fact"] | None = None
+    """How many languages on the one lies in which the fact is told first, in the same prompt; 0 for none."""
+
+
 class Rendered(NamedTuple):
     """Rows of tokens of several renderings, and what stands where in them."""
 
@@ -52,18 +65,13 @@ def render(
     world: World,
     languages: Sequence[Language],
     tokenizer: Tokenizer,
-    renderings: Sequence[tuple[list[str], int, bool]],
+    renderings: Sequence[Rendering],
     language_token: bool,
     language_cue: str,
-    switched: Int[np.ndarray, "language fact"] | None = None,
 ) -> Rendered:
-    """Every fact in every language, row `language * n_facts + fact`, in every rendering.
-
-    A rendering is a template's words, a number that shifts which cue each row shows, and whether its subjects' words
-    are of the language that lies `switched` further on.
-    """
+    """Every fact in every language, row `language * n_facts + fact`, in every rendering."""
     renderer = _Renderer(world, languages, tokenizer, language_token, language_cue)
-    parts = [renderer.rows(words, shift, switched if switch else None) for words, shift, switch in renderings]
+    parts = [renderer.rows(rendering) for rendering in renderings]
     n_prompt = max(int(part.ends["answer"].max()) + 1 for part in parts)
     n_answer = max(int(part.n_answer.max()) for part in parts)
     width = max(part.tokens.shape[1] for part in parts)
@@ -92,16 +100,36 @@ class _Renderer:
         self.subjects = [tokenizer.encode(name.split(), i) for i, of in enumerate(languages) for name in of.subjects]
         """Token IDs of all subjects' names, language by language."""
 
-    def rows(self, template: list[str], shift: int, switched: Int[np.ndarray, "language fact"] | None) -> _One:
+    def rows(self, rendering: Rendering) -> _One:
         """Every fact in every language."""
+        alone = self._alone(rendering)
+        return alone if rendering.preceded is None else self._behind_another(alone, rendering.preceded)
+
+    def _behind_another(self, alone: _One, preceded: Int[np.ndarray, "language fact"]) -> _One:
+        """The same behind the fact as another language tells it, where one does; `<bos>` stands once."""
+        n_languages, n_facts = preceded.shape
+        first = (np.arange(n_languages)[:, None] + preceded) % n_languages * n_facts + np.arange(n_facts)
+        none = (preceded == 0).reshape(-1, 1)
+        before = np.where(none, PAD_ID, alone.tokens[first.ravel()])
+        start = np.where(none, alone.tokens[:, :1], before[:, :1])
+        tokens = np.concatenate([start, before[:, 1:], alone.tokens[:, 1:]], 1)
+        tokens = _padding_last(tokens)[:, : (tokens != PAD_ID).sum(1).max()]
+        n_before = (before[:, 1:] != PAD_ID).sum(1)
+        return _One(tokens, {slot: at + n_before for slot, at in alone.ends.items()}, alone.n_answer)
+
+    def _alone(self, rendering: Rendering) -> _One:
+        """Every fact in every language, with nothing before it."""
+        switched = rendering.switched
         lent = np.zeros(len(self.languages), dtype=int) if switched is None else switched
-        by_language = [self._columns(index, template, shift, lent[index]) for index in range(len(self.languages))]
+        by_language = [
+            self._columns(index, rendering.words, rendering.shift, lent[index]) for index in range(len(self.languages))
+        ]
         slots = [slot for slot, _ in by_language[0]]
         blocks = [np.concatenate([tokens for _, tokens in columns], 1) for columns in by_language]
         counts = [np.stack([(ids != PAD_ID).sum(1) for _, ids in columns], 1) for columns in by_language]
         width = max(block.shape[1] for block in blocks)
         rows = np.concatenate([_padded(block, width) for block in blocks])
-        rows = np.take_along_axis(rows, np.argsort(rows == PAD_ID, axis=1, kind="stable"), 1)  # it moves to the right
+        rows = _padding_last(rows)
         n_tokens = np.concatenate(counts)
         ends = n_tokens.cumsum(1) - 1
         answer = slots.index("object")
@@ -146,6 +174,10 @@ class _Renderer:
         for row, tokens in zip(padded, ids, strict=True):
             row[: len(tokens)] = tokens
         return padded[np.broadcast_to(which, self.world.n_facts)]
+
+
+def _padding_last(rows: Int[np.ndarray, "row pos"]) -> Int[np.ndarray, "row pos"]:
+    return np.take_along_axis(rows, np.argsort(rows == PAD_ID, axis=1, kind="stable"), 1)
 
 
 def _padded(rows: Int[np.ndarray, "row pos"], width: int) -> Int[np.ndarray, "row width"]:

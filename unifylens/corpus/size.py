@@ -36,10 +36,11 @@ def n_bytes(experiment: Experiment) -> int:
     n, cue = language.n_languages, language.language_cue
     n_words = n * (world.n_subjects + world.n_relations * (1 + world.n_objects))
     choices = {"none": 1, "first": n, "pair": n, "vote": 3 * n - 2}[cue]
-    switched = 1 + any(change.name == "code_switch" for change in experiment.interventions)
+    done = [change.name for change in experiment.interventions]
+    times = 1 + ("code_switch" in done) + 3 * ("translate_in_context" in done)  # twice as many, twice as long
     lengths = [len(words) for words in language.template_words()]
     spelled = sum(language.syllables) * LETTERS_A_SYLLABLE if experiment.tokenizer.scheme == "character" else 3
     cues = {"none": 0, "vote": 3}.get(cue, 2)
     width = 1 + cues + language.language_token + max(lengths) - 3 + max(3, round(spelled)) + language.subject_words - 1
     n_rows = n * world.n_subjects * world.n_relations
-    return n_rows * len(lengths) * choices * switched * width * BYTES_A_TOKEN + n_words * BYTES_A_WORD
+    return n_rows * len(lengths) * choices * times * width * BYTES_A_TOKEN + n_words * BYTES_A_WORD

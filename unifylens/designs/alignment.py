@@ -55,7 +55,8 @@ class Method(NamedTuple):
 
     kind: Kind
     source: str
-    strengths: tuple[float, float, float]
+    strengths: tuple[float, ...]
+    """Three, or one where there is no dial."""
     apply: Callable[[Experiment, float], Experiment]
     """From a base and a strength."""
     pairs: bool = False
@@ -72,6 +73,10 @@ def _states(**fields: Any) -> Callable[[Experiment, float], Experiment]:
 
 def _intervention(name: Any, **fields: Any) -> Callable[[Experiment, float], Experiment]:
     return lambda base, share: base.replace(interventions=(Intervention(name=name, share=share, **fields),))
+
+
+def _without_dial(intervention: Intervention) -> Callable[[Experiment, float], Experiment]:
+    return lambda base, _: base.replace(interventions=(intervention,))
 
 
 def _dial(name: str) -> Callable[[Experiment, float], Experiment]:
@@ -103,6 +108,26 @@ def finished(
 def _few_weights(base: Experiment, share: float) -> Experiment:
     """Most examples switched, for a finished model of which that share of the weights may move."""
     return finished(_intervention("code_switch"), **{"train.sparse": Sparse(share=share)})(base, 0.5)
+
+
+def _in_order(base: Experiment, replay: float) -> Experiment:
+    """One language after the other, equally long; that share of the examples repeats the languages before."""
+    n, steps = base.language.n_languages, base.train.steps
+    stages = []
+    for new in range(n):
+        earlier = replay / new if new else 0.0
+        factors = (*[earlier] * new, 1 - replay if new else 1.0, *[0.0] * (n - new - 1))
+        stages.append(base.corpus.model_copy(update={"language_exposure": factors}))
+    changes = tuple(
+        CorpusChange(step=number * steps // n, corpus=stage) for number, stage in enumerate(stages) if number
+    )
+    return base.replace(corpus=stages[0], changes=changes)
+
+
+def _soft_prompt(base: Experiment, rate: float) -> Experiment:
+    """Most examples switched, for a finished model of which one vector moves, at that learning rate, undecayed."""
+    settings = {"train.soft_prompt": True, "train.lr": rate, "train.weight_decay": 0.0}
+    return finished(_intervention("code_switch"), **settings)(base, 0.5)
 
 
 def _parallel_first(base: Experiment, factor: float) -> Experiment:
@@ -141,11 +166,14 @@ METHODS: dict[str, Method] = {
     "code-switching, finished model": Method("weights", "2406.16135", SWITCHED, finished(_intervention("code_switch"))),
     "parallel facts seen more": Method("data", "balanced sampling", FACTORS, _dial("corpus.parallel_exposure")),
     "parallel facts first": Method("data", "continual pretraining, 2407.02118", FACTORS, _parallel_first),
+    "languages in order": Method("data", "continual pretraining, 2407.02118", (0.1, 0.25, 0.5), _in_order),
+    "translated in context": Method("data", "TLM, 1901.07291", SWITCHED, _intervention("translate_in_context")),
     "parallel facts added": Method("data", "the yardstick", (0.1, 0.25, 0.5), _intervention("add_parallel")),
     "subject words shared": Method("tokens", "shared words", SHARES, _intervention("share_words", kind="subjects")),
     "object words shared": Method(
         "tokens", "mOthello, 2404.12444", SHARES, _intervention("share_words", kind="objects")
     ),
+    "pivot answers": Method("tokens", "quote and think", (1.0,), _without_dial(Intervention(name="pivot_answers"))),
     "words begin as translations": Method("tokens", "2406.11477", SHARES, _dial("train.translated_words")),
     "contrast, finished model": Method(
         "weights", "2502.14830", WEIGHTS, finished(_states(method="contrast")), pairs=True
@@ -162,6 +190,7 @@ METHODS: dict[str, Method] = {
         SWITCHED,
         finished(_intervention("code_switch"), **{"train.frozen": ("embedding", "unembedding")}),
     ),
+    "code-switching, soft prompt": Method("weights", "prompt tuning, 2104.08691", (0.003, 0.03, 0.3), _soft_prompt),
     "code-switching, few weights": Method("weights", "composable-sft, 2110.07560", FEW_WEIGHTS, _few_weights),
 }
 """By name. Dials of losses other than the strength (layer 1 of 2, temperature 0.1, 20 pairs a step) are our choice."""

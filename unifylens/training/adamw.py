@@ -31,6 +31,8 @@ _RECORDING = Lock()
 
 def is_frozen(name: str, config: TrainConfig) -> bool:
     """Whether a parameter belongs to a part that is not trained."""
+    if config.soft_prompt:
+        return name != "embed.W_E"
     return any(sign in name for part in config.frozen for sign in SIGNS[part])
 
 

@@ -62,7 +62,7 @@ def parts_per_model(experiment: Experiment, corpus: Corpus) -> dict[str, int]:
     batch_size = max([train.batch_size, *(2 * term.pairs for term in train.state_losses)])  # one after the other
     bfloat16 = train.precision == "bfloat16"
     return {
-        "weights": (WEIGHT_COPIES * FLOAT + (0 if train.sparse is None else KEPT_BYTES)) * numbers,
+        "weights": (WEIGHT_COPIES * FLOAT + (KEPT_BYTES if sparse.moves_few(train) else 0)) * numbers,
         "checkpoints": len(train.checkpoint_steps()) * numbers * FLOAT,
         "data": n_rows * DOUBLE * tables + n_words * WORD_BYTES + 4 * STEPS_PER_DRAW * train.batch_size * DOUBLE,
         "step": _with_holes(
@@ -182,8 +182,9 @@ class Member:
         alignment.refuse_what_does_not_fit(experiment, corpus)
         start.refuse_what_does_not_fit(experiment, corpus)
         sparse.refuse_what_does_not_fit(experiment, corpus)
-        one_token = corpus.due.shape[2] == 1  # then the stack computes the same position in every row
-        answers = tuple(corpus.answer_positions[:, 0, 0].tolist()) if one_token else None
+        at = corpus.answer_positions
+        alike = at.shape[2] == 1 and bool((at == at[:, :1]).all())  # the stack computes one position in every row
+        answers = tuple(at[:, 0, 0].tolist()) if alike else None
         # stacked members may differ in these, which are factors of their own updates, or decide what they draw
         same = {"weight": 1.0, "since": 0.0, "until": 1.0, "shuffled": False}
         state_losses = tuple(term.model_copy(update=same) for term in config.state_losses)

@@ -1,6 +1,7 @@
-"""Which weights a sparse fine-tuning moves: those that a first run changed most (Ansell et al. 2022, arXiv 2110.07560).
+"""Which weights a fine-tuning of few moves.
 
-The first run is the same experiment without `train.sparse`: same start, data, seed and steps.
+`train.sparse` moves those that a first run changed most (Ansell et al. 2022, arXiv 2110.07560): the same experiment
+without it, with the same start, data, seed and steps. `train.soft_prompt` moves the vector of `<bos>`.
 """
 
 from __future__ import annotations
@@ -9,8 +10,9 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from unifylens.config import Experiment
+from unifylens.config import Experiment, TrainConfig
 from unifylens.corpus.corpus import Corpus
+from unifylens.corpus.tokenization import BOS
 from unifylens.model import Parameters, shape_of, without_numbers
 from unifylens.training.adamw import is_frozen
 from unifylens.training.start import first_parameters, weights_after
@@ -19,20 +21,31 @@ Mask = dict[str, Bool[Tensor, "..."]]
 """Which weights may move, by parameter, each of the parameter's shape; frozen parameters are left out."""
 
 
+def moves_few(train: TrainConfig) -> bool:
+    """Whether some weights of a parameter may move and others not."""
+    return train.sparse is not None or train.soft_prompt
+
+
 def first_run(experiment: Experiment) -> Experiment:
     """The same experiment with all weights moving, which is trained first."""
     return experiment.replace(**{"train.sparse": None})
 
 
 def mask(experiment: Experiment) -> Mask:
-    """The weights that an experiment with `train.sparse` moves.
+    """The weights that an experiment with `train.sparse` or `train.soft_prompt` moves.
 
-    The first run is read from the store, or trained where it is not there. Raises ValueError for an experiment without
-    `train.sparse`.
+    A first run is read from the store, or trained where it is not there. Raises ValueError for an experiment without
+    either.
     """
-    if experiment.train.sparse is None:
-        raise ValueError("experiment.train.sparse is None, and all weights move; allowed: a Sparse.")
+    if not moves_few(experiment.train):
+        raise ValueError(
+            "experiment.train.sparse is None, and all weights move; allowed: a Sparse, or train.soft_prompt=True."
+        )
     corpus = Corpus.build(experiment)
+    if experiment.train.soft_prompt:
+        rows = torch.zeros(corpus.d_vocab, experiment.model.d_model, dtype=torch.bool)
+        rows[corpus.tokenizer.special[BOS]] = True
+        return {"embed.W_E": rows}
     before = first_parameters(experiment, corpus, shape_of(experiment.model, corpus.d_vocab, corpus.n_ctx))
     after = weights_after(first_run(experiment), experiment.train.steps)
     moving = {name: p for name, p in before.items() if not is_frozen(name, experiment.train)}

@@ -25,7 +25,7 @@ from unifylens.training.alignment import Alignment
 from unifylens.training.batches import Batches
 from unifylens.training.progress import Progress
 from unifylens.training.run import by_layer
-from unifylens.training.sparse import mask
+from unifylens.training.sparse import mask, moves_few
 from unifylens.training.stack import Network, Parameters, Stacked, network_of, stack_parameters, unstack
 from unifylens.training.start import first_parameters
 
@@ -170,8 +170,8 @@ class _Stack:
         if self.config.precision == "bfloat16" and not on_gpu:
             warn_of_slow_bfloat16()
         self.network = network or network_of(shapes[0], self.device, bfloat16=self.config.precision == "bfloat16")
-        sparse = self.config.sparse is not None  # stacks share whether they are
-        masks = stack_parameters([mask(e) for e in experiments], self.device) if sparse else None
+        few = moves_few(self.config)  # stacks share whether they do
+        masks = stack_parameters([mask(e) for e in experiments], self.device) if few else None
         self.optimizer = StackedAdamW(
             self.parameters, [e.train for e in experiments], len(experiments) if on_gpu else PART_SIZE, masks
         )
