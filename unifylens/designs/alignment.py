@@ -343,3 +343,27 @@ def best_strengths(final: pd.DataFrame) -> pd.DataFrame:
     means["worth"] = means["transfer"].where(kept, means["recall"] - 2)
     best = means.loc[means.groupby(["method", "base"])["worth"].idxmax()]
     return best.pivot(index="method", columns="base", values="strength")
+
+
+UNIFIED = "2 languages, all subject words shared"
+
+
+def one_language_alone(seeds: Sequence[int], share: float = 0.05) -> Design:
+    """Finished models of two languages tuned on one of them, few of their blocks' weights moving; labels base, language.
+
+    Which weights these are, `training.sparse.mask` says. With the bases of two languages stands one in which all subject
+    words are shared (`UNIFIED`). Embeddings and unembeddings are frozen, as words of one language are no other's, and
+    nothing decays.
+    """
+    design: Design = []
+    bases = {name: changes for name, changes in BASES.items() if changes["language.n_languages"] == 2}
+    for name, changes in (bases | {UNIFIED: {"language.shared_subjects": 1.0}}).items():
+        for seed in seeds:
+            begin = small(**ALIGNED, **changes, seed=seed)
+            for language in (0, 1):
+                factors = tuple(1.0 if each == language else 1e-6 for each in (0, 1))
+                own = {"corpus.language_exposure": factors, "train.frozen": ("embedding", "unembedding")}
+                few = {"train.sparse": Sparse(share=share), "train.weight_decay": 0.0}
+                tuned = finished(lambda model, _: model, **own, **few)(begin, 1.0)
+                design.append(({"base": name, "language": language, "seed": seed}, tuned))
+    return design
