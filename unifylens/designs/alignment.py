@@ -349,11 +349,11 @@ UNIFIED = "2 languages, all subject words shared"
 
 
 def one_language_alone(seeds: Sequence[int], share: float = 0.05) -> Design:
-    """Finished models of two languages tuned on one of them, few of their blocks' weights moving; labels base, language.
+    """Finished models of two languages tuned on one of them, few weights of their blocks moving; labels base, language.
 
-    Which weights these are, `training.sparse.mask` says. With the bases of two languages stands one in which all subject
-    words are shared (`UNIFIED`). Embeddings and unembeddings are frozen, as words of one language are no other's, and
-    nothing decays.
+    Which weights these are, `training.sparse.mask` says. With the bases of two languages stands one in which all
+    subject words are shared (`UNIFIED`). Embeddings and unembeddings are frozen, as words of one language are no
+    other's, and nothing decays.
     """
     design: Design = []
     bases = {name: changes for name, changes in BASES.items() if changes["language.n_languages"] == 2}
