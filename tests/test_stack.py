@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 from unifylens.corpus.tokenization import PAD_ID
+from unifylens.model import LanguageModules
+from unifylens.modular import ModularTransformer
 from unifylens.training.stack import (
     FEW_POSITIONS,
     OneByOne,
@@ -17,6 +19,7 @@ from unifylens.training.stack import (
     cross_entropy,
     network_of,
     stack_parameters,
+    token_languages,
     unstack,
     unsupported,
 )
@@ -27,11 +30,16 @@ D_VOCAB, N_POS, N_BATCH = 11, 5, 4
 def network(seed=0, **values) -> HookedTransformer:
     """A HookedTransformer whose every parameter is random, so that none can be left out unnoticed."""
     fields = {"n_layers": 2, "d_model": 8, "n_ctx": 6, "n_heads": 2, "d_mlp": 12, "act_fn": "gelu", **values}
+    languages = fields.pop("languages", 0)
     fields = {"d_head": fields["d_model"] // fields["n_heads"], "d_vocab": D_VOCAB, "device": "cpu", **fields}
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.filterwarnings("ignore", message="HookedTransformer is deprecated", category=DeprecationWarning)
         torch.manual_seed(seed)
-        model = HookedTransformer(HookedTransformerConfig(**fields), move_to_device=False)
+        cfg = HookedTransformerConfig(**fields)
+        if languages:
+            of_token = torch.randint(-1, languages, (D_VOCAB,))
+            cfg.language_modules = LanguageModules(fields["d_mlp"] // 4, languages, of_token)
+        model = (ModularTransformer if languages else HookedTransformer)(cfg, move_to_device=False)
         for p in model.parameters():
             # where nothing is normalised, larger weights would blow float32's rounding up in any implementation
             p.data.copy_(torch.randn_like(p) / (2 if fields.get("normalization_type", "LN") else 4))
@@ -45,6 +53,11 @@ def networks(n, **values):
 def stacked(models, device="cpu"):
     """Their parameters with a leading K."""
     return stack_parameters([dict(model.named_parameters()) for model in models], device)
+
+
+def together(models, way=Stacked):
+    """What computes them, each by its own table of tokens' languages where it has one."""
+    return way(models[0].cfg, token_language=token_languages([model.cfg for model in models]))
 
 
 def plain(model, tokens):
@@ -77,6 +90,7 @@ shapes = st.builds(
             "n_heads": st.sampled_from([1, 2, 4]),
             "d_mlp": st.sampled_from([4, 12]),
             "act_fn": st.sampled_from(["gelu", "relu"]),
+            "languages": st.sampled_from([0, 0, 2, 3]),
             "normalization_type": st.sampled_from(["LN", "LNPre", "RMS", "RMSPre", None]),
         }
     ),
@@ -88,6 +102,7 @@ other_shapes = st.sampled_from(
     [
         {"act_fn": "silu"},
         {"act_fn": "gelu_new"},
+        {"act_fn": "silu", "languages": 2},
         {"attn_only": True},
         {"gated_mlp": True},
         {"parallel_attn_mlp": True},
@@ -180,7 +195,7 @@ def assert_same_gradients(way, models, question):
 @given(shapes, st.integers(1, 3), queries, st.booleans(), precisions, st.integers(0, 999))
 def test_logits_and_residuals_are_those_of_each_model(shape, n_models, kind, shared, dtype, seed):
     models = networks(n_models, dtype=dtype, **shape)
-    assert_same_outputs(Stacked(models[0].cfg), models, Question(kind, n_models, shared, seed))
+    assert_same_outputs(together(models), models, Question(kind, n_models, shared, seed))
 
 
 def assert_same_states(way, models, question, layer):
@@ -221,14 +236,14 @@ def assert_same_states(way, models, question, layer):
 def test_states_and_their_gradients_are_those_of_each_model(shape, n_models, kind, shared, dtype, seed, data):
     models = networks(n_models, dtype=dtype, **shape)
     layer = data.draw(st.sampled_from([None, *range(models[0].cfg.n_layers + 1)]))
-    assert_same_states(Stacked(models[0].cfg), models, Question(kind, n_models, shared, seed), layer)
+    assert_same_states(together(models), models, Question(kind, n_models, shared, seed), layer)
 
 
 @settings(max_examples=100)
 @given(shapes, st.integers(1, 3), queries, st.booleans(), precisions, st.integers(0, 999))
 def test_gradients_are_those_of_each_model(shape, n_models, kind, shared, dtype, seed):
     models = networks(n_models, dtype=dtype, **shape)
-    assert_same_gradients(Stacked(models[0].cfg), models, Question(kind, n_models, shared, seed))
+    assert_same_gradients(together(models), models, Question(kind, n_models, shared, seed))
 
 
 @settings(max_examples=20)
@@ -236,8 +251,8 @@ def test_gradients_are_those_of_each_model(shape, n_models, kind, shared, dtype,
 def test_long_sequences_are_computed_as_exactly(shape, kind, shared, seed):
     models = networks(2, dtype=torch.float64, n_ctx=FEW_POSITIONS + 4, **shape)
     question = Question(kind, 2, shared, seed, n_pos=FEW_POSITIONS + 3)
-    assert_same_outputs(Stacked(models[0].cfg), models, question)
-    assert_same_gradients(Stacked(models[0].cfg), models, question)
+    assert_same_outputs(together(models), models, question)
+    assert_same_gradients(together(models), models, question)
 
 
 def test_one_network_takes_batches_of_several_shapes():
@@ -253,7 +268,7 @@ def test_other_shapes_are_computed_one_by_one(shape, kind, seed):
     models = networks(2, dtype=torch.float64, **shape)
     question = Question(kind, 2, False, seed)
     with pytest.warns(UserWarning, match="train one by one"):
-        way = network_of(models[0].cfg)
+        way = network_of(models[0].cfg, token_language=token_languages([model.cfg for model in models]))
     assert isinstance(way, OneByOne)
     assert_same_outputs(way, models, question)
     assert_same_gradients(way, models, question)
@@ -265,7 +280,7 @@ def test_other_shapes_are_computed_one_by_one(shape, kind, seed):
 def test_one_by_one_is_right_for_stacked_shapes_too(shape, kind, seed):
     models = networks(2, dtype=torch.float64, **shape)
     assert isinstance(network_of(models[0].cfg), Stacked)
-    assert_same_gradients(OneByOne(models[0].cfg), models, Question(kind, 2, False, seed))
+    assert_same_gradients(together(models, OneByOne), models, Question(kind, 2, False, seed))
 
 
 @pytest.mark.parametrize("way", [Stacked, OneByOne])
@@ -311,11 +326,11 @@ def test_cross_entropy_of_what_is_not_finite_is_not_finite():
 @given(shapes, st.integers(1, 3))
 @settings(max_examples=15)
 def test_stacked_and_unstacked_again_is_the_same_model(shape, n_models):
-    models = networks(n_models, **shape)
+    models = networks(n_models, **shape | {"languages": 0})
     parameters = stacked(models)
     tokens = torch.arange(N_POS)[None]
     for k, model in enumerate(models):
-        fresh = network(99, **shape)
+        fresh = network(99, **shape | {"languages": 0})
         assert not torch.equal(fresh(tokens), model(tokens))
         loaded = fresh.load_state_dict(unstack(parameters, k), strict=False)
         assert not loaded.unexpected_keys and not {*loaded.missing_keys} & {n for n, _ in model.named_parameters()}
@@ -347,7 +362,9 @@ def test_what_the_stack_does_not_compute_is_named(shape):
 
 @pytest.mark.parametrize("kind", ["last", "several", "ragged"])
 @pytest.mark.parametrize(
-    "shape", [{}, {"positional_embedding_type": "rotary", "rotary_dim": 4}, local(1, 2, 2)], ids=str
+    "shape",
+    [{}, {"positional_embedding_type": "rotary", "rotary_dim": 4}, local(1, 2, 2), {"languages": 2}],
+    ids=str,
 )
 def test_everything_stays_on_the_device_of_the_parameters(kind, shape):
     """Meta tensors know shapes and devices only, so nothing can be read back or come out elsewhere."""

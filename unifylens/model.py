@@ -9,21 +9,26 @@ from __future__ import annotations
 import math
 import threading
 import warnings
-from typing import TYPE_CHECKING, Any
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from unifylens.config import ModelConfig
 from unifylens.seeds import torch_seed
 
 if TYPE_CHECKING:
+    from unifylens.corpus.corpus import Corpus
     from unifylens.patching.stream import Model
 
 try:
     from transformer_lens import HookedTransformer
     from transformer_lens import HookedTransformerConfig as Shape
+
+    from unifylens import modular
 
     HOOKED = True
 except ImportError:  # TransformerLens 4
@@ -42,8 +47,65 @@ LOCAL_WINDOW = 2
 _ONE_AT_A_TIME = threading.Lock()  # the global generator and the warning filters belong to the whole process
 
 
-def shape_of(config: ModelConfig, d_vocab: int, n_ctx: int) -> Shape:
-    """TransformerLens' configuration of a model."""
+class LanguageModules(NamedTuple):
+    """Neurons of each block's MLP that are active in prompts of one language alone: the last ones, in its order."""
+
+    n_neurons: int
+    """Of each language."""
+    n_languages: int
+    token_language: Int[Tensor, " d_vocab"]
+    """The one language that a token belongs to, or -1."""
+
+    def gate(
+        self, tokens: Int[Tensor, "model batch pos"], token_language: Int[Tensor, "model d_vocab"]
+    ) -> Bool[Tensor, "model batch neuron"]:
+        """Which neurons are of each prompt's language, that of its last token of one language alone; else none."""
+        own = token_language.gather(1, tokens.flatten(1)).view_as(tokens)
+        place = torch.arange(tokens.shape[2], device=tokens.device)
+        last = torch.where(own >= 0, place, 0).amax(2, keepdim=True)
+        languages = torch.arange(self.n_languages * self.n_neurons, device=tokens.device) // self.n_neurons
+        return own.gather(2, last) == languages
+
+
+def modules_of(shape: Shape) -> LanguageModules | None:
+    """A shape's modules of languages, which TransformerLens' own shapes have not."""
+    return getattr(shape, "language_modules", None)
+
+
+def shape_for(config: ModelConfig, corpus: Corpus) -> Shape:
+    """TransformerLens' configuration of a model of a corpus, told whose tokens are whose where it has modules."""
+    languages = torch.from_numpy(corpus.token_language) if config.language_neurons else None
+    return shape_of(config, corpus.d_vocab, corpus.n_ctx, languages)
+
+
+def shape_of(
+    config: ModelConfig, d_vocab: int, n_ctx: int, token_language: Int[Tensor, " d_vocab"] | None = None
+) -> Shape:
+    """TransformerLens' configuration of a model; with `language_neurons` it needs to know the language of each token.
+
+    Raises ValueError where it does not, or where TransformerLens 4 is to compute them.
+    """
+    shape = _plain_shape(config, d_vocab, n_ctx)
+    if config.language_neurons == 0:
+        return shape
+    said = f"language_neurons={config.language_neurons}"
+    if not HOOKED:
+        raise ValueError(
+            f"{said} needs TransformerLens 3.9 (pip install 'transformer-lens<4'); allowed with "
+            f"{version('transformer-lens')}: 0."
+        )
+    if token_language is None or token_language.shape != (d_vocab,):
+        raise ValueError(
+            f"{said} needs token_language, the one language of each token or -1; allowed: d_vocab={d_vocab} of them."
+        )
+    n_languages = max(1, int(token_language.max()) + 1)
+    if config.language_neurons * n_languages > config.d_mlp:
+        raise ValueError(f"{said}; allowed for {n_languages} languages: at most {config.d_mlp // n_languages}.")
+    shape.language_modules = LanguageModules(config.language_neurons, n_languages, token_language)
+    return shape
+
+
+def _plain_shape(config: ModelConfig, d_vocab: int, n_ctx: int) -> Shape:
     d_head = config.d_model // config.n_heads
     shape = Shape(
         n_layers=config.n_layers,
@@ -71,9 +133,18 @@ def shape_of(config: ModelConfig, d_vocab: int, n_ctx: int) -> Shape:
     return shape
 
 
-def build_model(config: ModelConfig, d_vocab: int, n_ctx: int, seed: int = 0) -> Model:
-    """An untrained model; the same shape and seed give the same weights, whatever the global generators hold."""
-    return untrained(shape_of(config, d_vocab, n_ctx), seed)
+def build_model(
+    config: ModelConfig,
+    d_vocab: int,
+    n_ctx: int,
+    seed: int = 0,
+    token_language: Int[Tensor, " d_vocab"] | None = None,
+) -> Model:
+    """An untrained model; the same shape and seed give the same weights, whatever the global generators hold.
+
+    With `language_neurons` it needs the one language of each token, or -1. Raises ValueError without.
+    """
+    return untrained(shape_of(config, d_vocab, n_ctx, token_language), seed)
 
 
 def untrained_like(model: Model, seed: int = 0) -> Model:
@@ -105,7 +176,8 @@ def _hooked(shape: Shape, seed: int = 0) -> Any:
     with _ONE_AT_A_TIME, torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="HookedTransformer is deprecated", category=DeprecationWarning)
         torch.manual_seed(torch_seed(seed, "initial weights"))
-        return HookedTransformer(shape, move_to_device=False)
+        kind = HookedTransformer if modules_of(shape) is None else modular.ModularTransformer
+        return kind(shape, move_to_device=False)
 
 
 def initial_parameters(shape: Shape, seed: int = 0) -> Parameters:
@@ -126,7 +198,7 @@ def without_numbers(shape: Shape) -> Parameters:
 
 def n_parameters(config: ModelConfig, d_vocab: int, n_ctx: int) -> int:
     """Number of trained numbers of a model of this shape, without building it."""
-    return sum(map(math.prod, _sizes(shape_of(config, d_vocab, n_ctx)).values()))
+    return sum(map(math.prod, _sizes(_plain_shape(config, d_vocab, n_ctx)).values()))
 
 
 def _sizes(shape: Shape) -> dict[str, tuple[int, ...]]:

@@ -109,6 +109,11 @@ class Experiment(Config):
                     f"train.state_losses[{number}].layer={term.layer} is more than model.n_layers="
                     f"{self.model.n_layers}; allowed: 0 to {self.model.n_layers}."
                 )
+        if self.model.language_neurons * self.n_languages > self.model.d_mlp:
+            raise ValueError(
+                f"model.language_neurons={self.model.language_neurons} of each of {self.n_languages} languages are "
+                f"more than model.d_mlp={self.model.d_mlp}; allowed: at most {self.model.d_mlp // self.n_languages}."
+            )
         if self.train.sparse is not None and self.start is None:
             raise ValueError(
                 f"train.sparse={self.train.sparse!r} needs a start whose weights most keep; allowed: None, or a start."
@@ -224,9 +229,14 @@ Experiment.model_rebuild()
 
 def _drop_what_is_newer(experiment: dict[str, Any]) -> None:
     """Remove settings that are newer than the format where they are left alone: what was stored before stays found."""
-    for name in ("state_losses", "frozen", "translated_words", "sparse", "soft_prompt"):
-        if not experiment["train"][name]:
-            del experiment["train"][name]
+    newer = {
+        "train": ("state_losses", "frozen", "translated_words", "sparse", "soft_prompt"),
+        "model": ("language_neurons",),
+    }
+    for part, names in newer.items():
+        for name in names:
+            if not experiment[part][name]:
+                del experiment[part][name]
     for corpus in (experiment["corpus"], *(change["corpus"] for change in experiment["changes"])):
         if corpus["language_exposure"] is None:
             del corpus["language_exposure"]

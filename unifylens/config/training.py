@@ -38,6 +38,9 @@ class ModelConfig(Config):
     """MLPs whose neurons are multiplied by a learned gate."""
     parallel_attn_mlp: Flag = False
     """Attention and MLP of a block read the same state, instead of one after the other."""
+    language_neurons: Annotated[Whole, Field(ge=0, le=1_000_000)] = 0
+    """Number of neurons of each block's MLP that are a module of each language's own (X-MOD, arXiv 2205.06266): with n
+    languages the last n times as many of `d_mlp`, in their order, active in prompts of that language alone."""
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
@@ -50,10 +53,11 @@ class ModelConfig(Config):
                 f"positional_embedding_type='rotary' turns pairs of dimensions; d_model={self.d_model} over "
                 f"n_heads={self.n_heads} must be even."
             )
-        for name in ("gated_mlp", "parallel_attn_mlp"):
+        for name in ("gated_mlp", "parallel_attn_mlp", "language_neurons"):
             if self.attn_only and getattr(self, name):
                 raise ValueError(
-                    f"{name}=True conflicts with attn_only=True: there is no MLP; allowed: one of the two."
+                    f"{name}={getattr(self, name)} conflicts with attn_only=True: there is no MLP; allowed: one of the "
+                    "two."
                 )
         return self
 

@@ -414,6 +414,13 @@ class Corpus(Card):
         revealing[self.tokenizer.encode([language_tag(language) for language in self.languages])] = True
         return revealing
 
+    @cached_property
+    def token_language(self) -> Int[np.ndarray, " vocab"]:
+        """The one language that a token belongs to; -1 for tokens of several languages, or of none."""
+        language = np.where(self.language_revealing, self.tokenizer.used_by().argmax(0), -1)
+        language[self.tokenizer.encode([language_tag(each) for each in self.languages])] = np.arange(self.n_languages)
+        return language
+
     def _refuse_ambiguous_prompts(self) -> None:
         """Two languages must never share a prompt: what is due there could not be known."""
         for template, (words, *_) in enumerate(self._renderings):

@@ -140,12 +140,16 @@ class Tokenizer:
                         "spell the word."
                     )
 
-    def languages_of(self) -> np.ndarray:
-        """`[vocab]`: in how many languages a token is used."""
+    def used_by(self) -> np.ndarray:
+        """`[language, vocab]`: whether a token is used in a language."""
         used = np.zeros((len(self.words), len(self)), dtype=bool)
         for language, table in enumerate(self.words):
             used[language, [i for ids in table.values() for i in ids]] = True
-        return used.sum(0)
+        return used
+
+    def languages_of(self) -> np.ndarray:
+        """`[vocab]`: in how many languages a token is used."""
+        return self.used_by().sum(0)
 
 
 def _shared_pieces(cut: list[Pieces], share: float, seed: int) -> set[str]:

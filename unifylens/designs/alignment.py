@@ -17,7 +17,7 @@ from unifylens.config import CorpusChange, Experiment, Intervention, Sparse, Sta
 from unifylens.designs.common import Design, small
 from unifylens.training.cost import Member
 
-Kind = Literal["states", "data", "tokens", "weights"]
+Kind = Literal["states", "data", "tokens", "shape", "weights"]
 
 ALIGNED: dict[str, Any] = {
     "world.n_subjects": 75,
@@ -110,6 +110,11 @@ def _few_weights(base: Experiment, share: float) -> Experiment:
     return finished(_intervention("code_switch"), **{"train.sparse": Sparse(share=share)})(base, 0.5)
 
 
+def _modules(base: Experiment, neurons: float) -> Experiment:
+    """So many neurons of each MLP are each language's own; the base, with as many in all, has none but shared ones."""
+    return base.replace(**{"model.language_neurons": int(neurons)})
+
+
 def _in_order(base: Experiment, replay: float) -> Experiment:
     """One language after the other, equally long; that share of the examples repeats the languages before."""
     n, steps = base.language.n_languages, base.train.steps
@@ -175,6 +180,7 @@ METHODS: dict[str, Method] = {
     ),
     "pivot answers": Method("tokens", "quote and think", (1.0,), _without_dial(Intervention(name="pivot_answers"))),
     "words begin as translations": Method("tokens", "2406.11477", SHARES, _dial("train.translated_words")),
+    "modules of languages": Method("shape", "X-MOD, 2205.06266", (8.0, 16.0, 32.0), _modules),
     "contrast, finished model": Method(
         "weights", "2502.14830", WEIGHTS, finished(_states(method="contrast")), pairs=True
     ),

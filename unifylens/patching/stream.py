@@ -102,7 +102,7 @@ def block_of(name: str) -> int:
 def can_resume(model: Model) -> bool:
     """Whether a run can start at a block: where blocks read the residual stream alone, no mask made from tokens."""
     simple = is_hooked(model) and model.cfg.positional_embedding_type != "shortformer"
-    return simple and model.tokenizer is None
+    return simple and model.tokenizer is None and getattr(model.cfg, "language_modules", None) is None
 
 
 def residual(model: Model, layer: int) -> str:

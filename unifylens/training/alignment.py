@@ -117,7 +117,9 @@ class _Pairs:
             [torch.stack([torch.tensor(c.positions(role, t)) for t in range(self.n_templates)]) for c in corpora]
         )
         low, high = int(at.min()), int(at.max())
-        self.n_in = high + 1
+        # modules of languages are told by the whole prompt
+        whole = experiments[0].model.language_neurons > 0
+        self.n_in = 1 + (max(int(c.answer_positions[..., 0].max()) for c in corpora) if whole else high)
         self.query = slice(low, high + 1) if low == high else None
         """The position where it is the same in all prompts."""
         self.at = at.to(self.device)

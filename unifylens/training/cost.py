@@ -12,9 +12,9 @@ from unifylens.corpus.corpus import Corpus
 from unifylens.corpus.exposure import Copy
 from unifylens.crosslingual.evaluate import MEASURED_ROWS
 from unifylens.hardware import FLOAT, device
-from unifylens.model import n_parameters, shape_of
+from unifylens.model import n_parameters, shape_for
 from unifylens.patching.stream import BATCH_ROWS
-from unifylens.training import alignment, sparse, start
+from unifylens.training import alignment, modules, sparse, start
 from unifylens.training.adamw import PART_SIZE
 from unifylens.training.batches import STEPS_PER_DRAW
 from unifylens.training.rehearsal import Asked, bytes_of_forward, bytes_of_step
@@ -95,7 +95,7 @@ def bytes_of_evaluation(experiment: Experiment, corpus: Corpus) -> int:
 def _with_holes(n_bytes: int, experiment: Experiment, corpus: Corpus) -> int:
     """What buffers that are kept take; attention over many positions has more of different sizes, autograd most."""
     few = corpus.n_ctx <= FEW_POSITIONS + 1
-    if unsupported(shape_of(experiment.model, corpus.d_vocab, corpus.n_ctx)):
+    if unsupported(shape_for(experiment.model, corpus)):
         return int(n_bytes * HOLES_ONE_BY_ONE)
     return int(n_bytes * (HOLES if few else HOLES_OF_LONG))
 
@@ -181,6 +181,7 @@ class Member:
         corpus, config, model = Corpus.build(experiment), experiment.train, experiment.model
         alignment.refuse_what_does_not_fit(experiment, corpus)
         start.refuse_what_does_not_fit(experiment, corpus)
+        modules.refuse_what_does_not_fit(experiment, corpus)
         sparse.refuse_what_does_not_fit(experiment, corpus)
         at = corpus.answer_positions
         alike = at.shape[2] == 1 and bool((at == at[:, :1]).all())  # the stack computes one position in every row

@@ -8,21 +8,32 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from copy import copy
 
 import joblib
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from unifylens.config import Experiment
 from unifylens.hardware import device, limited_threads
-from unifylens.model import Shape, shape_of
+from unifylens.model import Shape, shape_for
 from unifylens.training import store, workers
 from unifylens.training.adamw import PART_SIZE
 from unifylens.training.run import Run
-from unifylens.training.stack import Output, Parameters, Pass, Query, Stacked, States, Trace, stack_parameters
+from unifylens.training.stack import (
+    Output,
+    Parameters,
+    Pass,
+    Query,
+    Stacked,
+    States,
+    Trace,
+    stack_parameters,
+    token_languages,
+)
 from unifylens.training.trainer import Monitor, train_stack
 
 __all__ = ["train_with_attention"]
@@ -90,9 +101,10 @@ def _train_all(members: list[Member], progress: bool) -> dict[Member, pd.DataFra
 
 def _train(members: list[Member], bar: tqdm) -> dict[Member, pd.DataFrame]:
     references = stack_parameters([reference.parameters(step) for _, step, reference in members], device())
-    experiment, corpus = members[0][0].experiment, members[0][0].corpus
-    shape = shape_of(experiment.model, corpus.d_vocab, corpus.n_ctx)
-    network = Imposed(shape, references, bfloat16=experiment.train.precision == "bfloat16")
+    experiment = members[0][0].experiment
+    shapes = [shape_for(run.experiment.model, run.corpus) for run, *_ in members]
+    tables = token_languages(shapes, device())
+    network = Imposed(shapes[0], references, experiment.train.precision == "bfloat16", tables)
     results = train_stack([run.experiment for run, *_ in members], _Bar(bar, len(members)), network=network)
     histories = {member: result.history for member, result in zip(members, results, strict=True)}
     try:
@@ -117,13 +129,21 @@ class _Bar(Monitor):
 class Imposed:
     """K models, each attending as its reference does."""
 
-    def __init__(self, cfg: Shape, reference: Parameters, bfloat16: bool = False) -> None:
+    def __init__(
+        self,
+        cfg: Shape,
+        reference: Parameters,
+        bfloat16: bool = False,
+        token_language: Int[Tensor, "model d_vocab"] | None = None,
+    ) -> None:
         """`reference` are the parameters whose patterns are imposed, a member each."""
-        self.network, self.reference = Stacked(cfg, bfloat16), reference
+        self.network, self.reference = Stacked(cfg, bfloat16, token_language), reference
 
     def of(self, members: slice) -> Imposed:
         """Some of the members, with their references."""
-        return Imposed(self.network.cfg, {n: p[members] for n, p in self.reference.items()}, self.network.bfloat16)
+        some = copy(self)
+        some.network, some.reference = self.network.of(members), {n: p[members] for n, p in self.reference.items()}
+        return some
 
     def forward(self, parameters: Parameters, tokens: Tensor, query: Query = None, shared: int = 0) -> Output:
         """What the K models compute at the asked positions."""

@@ -20,7 +20,7 @@ from unifylens.cards import Card
 from unifylens.config import Experiment
 from unifylens.corpus.corpus import Corpus
 from unifylens.crosslingual import evaluate
-from unifylens.model import Parameters, shape_of, with_parameters
+from unifylens.model import Parameters, shape_for, with_parameters
 from unifylens.patching.stream import Model
 from unifylens.training import disk
 
@@ -163,7 +163,7 @@ class Run(Card):
 
     def checkpoint(self, step: int) -> Model:
         """The model after `step` steps. Raises ValueError for a step that was not kept."""
-        shape = shape_of(self.experiment.model, self.corpus.d_vocab, self.corpus.n_ctx)
+        shape = shape_for(self.experiment.model, self.corpus)
         return with_parameters(shape, self.parameters(step))
 
     def parameters(self, step: int) -> Parameters:

@@ -13,7 +13,7 @@ from torch import Tensor
 from unifylens.config import Experiment, TrainConfig
 from unifylens.corpus.corpus import Corpus
 from unifylens.corpus.tokenization import BOS
-from unifylens.model import Parameters, shape_of, without_numbers
+from unifylens.model import Parameters, shape_for, without_numbers
 from unifylens.training.adamw import is_frozen
 from unifylens.training.start import first_parameters, weights_after
 
@@ -46,7 +46,7 @@ def mask(experiment: Experiment) -> Mask:
         rows = torch.zeros(corpus.d_vocab, experiment.model.d_model, dtype=torch.bool)
         rows[corpus.tokenizer.special[BOS]] = True
         return {"embed.W_E": rows}
-    before = first_parameters(experiment, corpus, shape_of(experiment.model, corpus.d_vocab, corpus.n_ctx))
+    before = first_parameters(experiment, corpus, shape_for(experiment.model, corpus))
     after = weights_after(first_run(experiment), experiment.train.steps)
     moving = {name: p for name, p in before.items() if not is_frozen(name, experiment.train)}
     return most_changed(moving, after, experiment.train.sparse.share)
@@ -86,7 +86,7 @@ def refuse_what_does_not_fit(experiment: Experiment, corpus: Corpus) -> None:
     train = experiment.train
     if train.sparse is None:
         return
-    parameters = without_numbers(shape_of(experiment.model, corpus.d_vocab, corpus.n_ctx))
+    parameters = without_numbers(shape_for(experiment.model, corpus))
     n = sum(p.numel() for name, p in parameters.items() if not is_frozen(name, train))
     if round(train.sparse.share * n) == 0:
         raise ValueError(

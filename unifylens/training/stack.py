@@ -7,17 +7,18 @@ operations. `OneByOne` takes any other that TransformerLens computes. Both have 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from unifylens.corpus.tokenization import PAD_ID
-from unifylens.model import Parameters, Shape, logits_with, untrained
+from unifylens.model import Parameters, Shape, logits_with, modules_of, untrained
 
 Query = slice | Int[Tensor, "model batch query"] | None
 """Positions whose logits are asked for: the same ones in every sequence, others in each, or all."""
@@ -49,6 +50,12 @@ def stack_parameters(members: list[Parameters], device: torch.device | str = "cp
 def unstack(parameters: Parameters, member: int) -> Parameters:
     """One member's parameters by name, as the store keeps them."""
     return {name: p[member].detach().clone() for name, p in parameters.items()}
+
+
+def token_languages(shapes: Sequence[Shape], device: torch.device | str = "cpu") -> Int[Tensor, "model d_vocab"] | None:
+    """The one language of each token, or -1, by member, on a device; None where shapes have no modules of languages."""
+    modules = [modules for shape in shapes if (modules := modules_of(shape)) is not None]
+    return torch.stack([each.token_language for each in modules]).to(device) if modules else None
 
 
 # --- what both ways offer ------------------------------------------------------------------------------------
@@ -109,16 +116,22 @@ class Network(Protocol):
         """
 
 
-def network_of(shape: Shape, device: torch.device | str = "cpu", bfloat16: bool = False) -> Network:
+def network_of(
+    shape: Shape,
+    device: torch.device | str = "cpu",
+    bfloat16: bool = False,
+    token_language: Int[Tensor, "model d_vocab"] | None = None,
+) -> Network:
     """How models of this shape are computed: stacked, or one by one with a warning that says why.
 
+    `token_language`, see `token_languages`, is each member's own; the shape's where it is None.
     Raises ValueError for a shape that the installed TransformerLens does not compute.
     """
     reason = unsupported(shape)
     if reason is None:
-        return Stacked(shape, bfloat16)
+        return Stacked(shape, bfloat16, token_language)
     warnings.warn(f"{reason}: models of this shape train one by one, several times slower", stacklevel=2)
-    return OneByOne(shape, device, bfloat16)
+    return OneByOne(shape, device, bfloat16, token_language)
 
 
 def unsupported(cfg: Shape) -> str | None:
@@ -189,7 +202,9 @@ def _sum_by_entry(
 class Stacked:
     """K models at once, forward and gradient written out; see `unsupported` for the shapes it computes."""
 
-    def __init__(self, cfg: Shape, bfloat16: bool = False) -> None:
+    def __init__(
+        self, cfg: Shape, bfloat16: bool = False, token_language: Int[Tensor, "model d_vocab"] | None = None
+    ) -> None:
         """`bfloat16` multiplies matrices in that precision in training; all else stays as the parameters are.
 
         Raises ValueError for a configuration that is not supported.
@@ -198,11 +213,19 @@ class Stacked:
             raise ValueError(f"{reason}.")
         self.cfg = cfg
         self.bfloat16 = bfloat16
+        self.token_language = token_language
         self._geometries: dict[tuple, _Geometry] = {}
 
     def of(self, members: slice) -> Stacked:
-        """Itself: members differ in their parameters alone."""
-        return self
+        """Itself where members differ in their parameters alone, or with what some know of their tokens' languages."""
+        return _some(self, members)
+
+    def gate(self, tokens: Int[Tensor, "model batch pos"]) -> Bool[Tensor, "model batch neuron"] | None:
+        """Which neurons of modules are of each prompt's language; None where the shape has no modules."""
+        if (modules := modules_of(self.cfg)) is None:
+            return None
+        known = modules.token_language.to(tokens.device)[None] if self.token_language is None else self.token_language
+        return modules.gate(tokens, known.expand(len(tokens), -1))
 
     def geometry(self, tokens: Tensor, query: Query, shared: int) -> _Geometry:
         """Where rows stand; made once for each shape of the batch, and kept: a CUDA graph may have recorded it."""
@@ -357,6 +380,9 @@ class Pass:
         self.to_logits = depth is None
         self.depth = network.cfg.n_layers if depth is None else depth
         self.cfg, self.bfloat16, self.p = network.cfg, bfloat16, parameters
+        gate = network.gate(tokens)
+        shared = shared if gate is None else 0  # the first position differs from language to language
+        self.gate = None if gate is None else gate.to(parameters["embed.W_E"].dtype).unsqueeze(1)
         self.at = network.geometry(tokens, slice(0, tokens.shape[2]) if query is None else query, shared)
         rows = tokens[:, :, shared:].transpose(1, 2).flatten(1)
         self.tokens = torch.cat([tokens[:, 0, :1], rows], 1) if shared else rows
@@ -390,6 +416,12 @@ class Pass:
         self.gradients[weight] = self.multiply(x.transpose(1, 2), gradient).view(self.p[weight].shape)
         self.gradients[bias] = gradient.sum(1)
         return self.multiply(gradient, matrix.transpose(1, 2))
+
+    def gated(self, neurons: Float[Tensor, "model row d_mlp"]) -> Float[Tensor, "model row d_mlp"]:
+        """Neurons, in place, without the modules of other languages than the prompt's; their gradient likewise."""
+        if self.gate is not None:
+            self.at.by_position(neurons)[..., neurons.shape[2] - self.gate.shape[3] :].mul_(self.gate)
+        return neurons
 
     def normalize(self, x: Tensor, name: str, trace: Trace) -> Tensor:
         """LayerNorm or RMSNorm, with its weights where it has any."""
@@ -552,7 +584,7 @@ class Pass:
         x = self.linear(z, p[f"{block}.attn.W_O"].flatten(1, 2), p[f"{block}.attn.b_O"], onto=x)
         trace.normal_after = self.normalize(x, f"{block}.ln2", trace)
         hidden = trace.hidden = self.linear(trace.normal_after, p[f"{block}.mlp.W_in"], p[f"{block}.mlp.b_in"])
-        active = trace.active = F.gelu(hidden) if self.cfg.act_fn == "gelu" else F.relu(hidden)
+        active = trace.active = self.gated(F.gelu(hidden) if self.cfg.act_fn == "gelu" else F.relu(hidden))
         return self.linear(active, p[f"{block}.mlp.W_out"], p[f"{block}.mlp.b_out"], onto=x)
 
     def backward(self, gradient: Float[Tensor, "model row d_vocab"]) -> Parameters:
@@ -578,7 +610,7 @@ class Pass:
     def block_backward(self, g: Tensor, layer: int) -> Tensor:
         """Gradient of the residual stream before a block from that after it."""
         at, block, last, trace = self.at, f"blocks.{layer}", layer == self.depth - 1, self.trace[layer]
-        inner = self.linear_backward(g, trace.active, f"{block}.mlp", "_out")
+        inner = self.gated(self.linear_backward(g, trace.active, f"{block}.mlp", "_out"))
         if self.cfg.act_fn == "gelu":
             inner = torch.ops.aten.gelu_backward(inner, trace.hidden)
         else:
@@ -625,6 +657,18 @@ def _mix(
     return torch.einsum("macbh,mcbhd->mabhd", weight, x)
 
 
+Way = TypeVar("Way", "Stacked", "OneByOne")
+
+
+def _some(network: Way, members: slice) -> Way:
+    """What computes some members, all else shared with the whole."""
+    if network.token_language is None:
+        return network
+    some = copy(network)
+    some.token_language = network.token_language[members]
+    return some
+
+
 # --- one by one ----------------------------------------------------------------------------------------------
 
 
@@ -638,13 +682,26 @@ def _at_query(
 class OneByOne:
     """K models of any shape that TransformerLens computes, one after the other by `functional_call`."""
 
-    def __init__(self, shape: Shape, device: torch.device | str = "cpu", bfloat16: bool = False) -> None:
+    def __init__(
+        self,
+        shape: Shape,
+        device: torch.device | str = "cpu",
+        bfloat16: bool = False,
+        token_language: Int[Tensor, "model d_vocab"] | None = None,
+    ) -> None:
         """`device` is that of the parameters."""
         self.model, self.bfloat16 = untrained(shape).to(device, print_details=False), bfloat16
+        self.token_language = token_language
 
     def of(self, members: slice) -> OneByOne:
-        """Itself: members differ in their parameters alone."""
-        return self
+        """Itself where members differ in their parameters alone, or with what some know of their tokens' languages."""
+        return _some(self, members)
+
+    def _logits(self, parameters: Parameters, member: int, tokens: Int[Tensor, "batch pos"]) -> Tensor:
+        own = {name: p[member] for name, p in parameters.items()}
+        if self.token_language is not None:
+            own["token_language"] = self.token_language[member]
+        return logits_with(self.model, own, tokens)
 
     def forward(
         self, parameters: Parameters, tokens: Int[Tensor, "model batch pos"], query: Query = None, shared: int = 0
@@ -654,13 +711,12 @@ class OneByOne:
         members = []
         for member, own in enumerate(tokens):
             states: list[Tensor] = []
-            weights = {name: p[member] for name, p in parameters.items()}
             hooks = [
                 (f"blocks.{layer}.hook_resid_post", lambda state, hook, states=states: states.append(state))
                 for layer in range(self.model.cfg.n_layers)
             ]
             with self.model.hooks(fwd_hooks=hooks):
-                logits = logits_with(self.model, weights, own)
+                logits = self._logits(parameters, member, own)
             members.append([_at_query(x, query, member) for x in (logits, *states)])
         logits, *states = (torch.stack(xs) for xs in zip(*members, strict=True))
         return Output(logits, states)
@@ -699,7 +755,7 @@ class OneByOne:
             for member, own in enumerate(tokens):
                 seen: list[Tensor] = []
                 with self.model.hooks(fwd_hooks=[(point, lambda state, hook, seen=seen: seen.append(state))]):
-                    logits = logits_with(self.model, {name: p[member] for name, p in leaves.items()}, own)
+                    logits = self._logits(leaves, member, own)
                 members.append(_at_query(logits if layer is None else seen[0], query, member)[:, 0])
             values = torch.stack(members)
 

@@ -68,6 +68,12 @@ def refuse_what_does_not_fit(experiment: Experiment, corpus: Corpus) -> None:
         )
     if experiment.start is None:
         return
+    if experiment.model.language_neurons and experiment.start.experiment.n_languages != experiment.n_languages:
+        raise ValueError(
+            f"start.experiment has {experiment.start.experiment.n_languages} languages, whose modules "
+            f"(model.language_neurons={experiment.model.language_neurons}) would be other languages' here; allowed: "
+            f"{experiment.n_languages}, as here."
+        )
     start, known = Corpus.build(experiment.start.experiment), set(_names(corpus))
     if lost := [piece for piece, language in _names(start) if (piece, language) not in known]:
         raise ValueError(

@@ -18,7 +18,7 @@ from unifylens.config import Experiment
 from unifylens.corpus.corpus import Corpus
 from unifylens.crosslingual.evaluate import Questions
 from unifylens.hardware import device, freed_memory_returned, keep_freed_memory, limited_threads, warn_of_slow_bfloat16
-from unifylens.model import shape_of
+from unifylens.model import shape_for
 from unifylens.patching.stream import BATCH_ROWS
 from unifylens.training.adamw import PART_SIZE, Graph, StackedAdamW
 from unifylens.training.alignment import Alignment
@@ -26,7 +26,15 @@ from unifylens.training.batches import Batches
 from unifylens.training.progress import Progress
 from unifylens.training.run import by_layer
 from unifylens.training.sparse import mask, moves_few
-from unifylens.training.stack import Network, Parameters, Stacked, network_of, stack_parameters, unstack
+from unifylens.training.stack import (
+    Network,
+    Parameters,
+    Stacked,
+    network_of,
+    stack_parameters,
+    token_languages,
+    unstack,
+)
 from unifylens.training.start import first_parameters
 
 SECONDS_BETWEEN_SAVES = 60.0
@@ -162,14 +170,16 @@ class _Stack:
         self.device = device()
         self.batches = Batches(experiments, self.corpora, self.device)
         self.alignment = Alignment(experiments, self.corpora, self.batches.sequences)
-        shapes = [shape_of(e.model, c.d_vocab, c.n_ctx) for e, c in zip(experiments, self.corpora, strict=True)]
+        shapes = [shape_for(e.model, c) for e, c in zip(experiments, self.corpora, strict=True)]
         made_of = zip(experiments, self.corpora, shapes, strict=True)
         members = [first_parameters(experiment, corpus, shape) for experiment, corpus, shape in made_of]
         self.parameters = stack_parameters(members, self.device)
         on_gpu = self.device.type == "cuda"
         if self.config.precision == "bfloat16" and not on_gpu:
             warn_of_slow_bfloat16()
-        self.network = network or network_of(shapes[0], self.device, bfloat16=self.config.precision == "bfloat16")
+        self.network = network or network_of(
+            shapes[0], self.device, self.config.precision == "bfloat16", token_languages(shapes, self.device)
+        )
         few = moves_few(self.config)  # stacks share whether they do
         masks = stack_parameters([mask(e) for e in experiments], self.device) if few else None
         self.optimizer = StackedAdamW(
