@@ -20,6 +20,7 @@ CHANGES = [
     {"train.loss": "full"},
     {"language.templates": ("plain", "topic", "of")},
     {"tokenizer": {"scheme": "character"}},
+    {"model.language_neurons": 8},
     {"model.normalization": "RMS", "model.positional_embedding_type": "rotary", "model.act_fn": "relu"},
 ]
 DEFAULT = {"world": ul.WorldConfig(), "model": ul.ModelConfig(), "train.batch_size": 256}

@@ -20,7 +20,7 @@ from unifylens.training import imposed, store, trainer
 from unifylens.training import workers as pool
 from unifylens.training.batches import Batches
 from unifylens.training.imposed import Imposed, train_with_attention
-from unifylens.training.stack import Stacked, stack_parameters
+from unifylens.training.stack import Stacked, stack_parameters, token_languages
 
 SHORT = {"train.steps": 12}
 ATTENDING = ("attn.W_Q", "attn.b_Q", "attn.W_K", "attn.b_K")
@@ -69,7 +69,10 @@ def test_losses_and_gradients_are_those_of_a_plain_model_with_the_references_pat
     models = networks(4, dtype=torch.float64, **shape)
     models, references = models[:2], models[2:]
     question = Question(kind, 2, True, seed=5)
-    both = Imposed(models[0].cfg, stacked(references))
+    both = Imposed(models[0].cfg, stacked(references), token_language=token_languages([model.cfg for model in models]))
+    if shape["languages"]:  # it reads the same tokens
+        for model, reference in zip(models, references, strict=True):
+            reference.token_language = model.token_language
     query = slice(0, question.tokens.shape[2]) if question.query is None else question.query
     losses, gradients = both.loss_and_gradients(stacked(models), question.tokens, question.due, query, question.shared)
     for k, (model, reference) in enumerate(zip(models, references, strict=True)):

@@ -62,7 +62,7 @@ class LanguageModules(NamedTuple):
         """Which neurons are of each prompt's language, that of its last token of one language alone; else none."""
         own = token_language.gather(1, tokens.flatten(1)).view_as(tokens)
         place = torch.arange(tokens.shape[2], device=tokens.device)
-        last = torch.where(own >= 0, place, 0).amax(2, keepdim=True)
+        last = ((own >= 0) * place).amax(2, keepdim=True)
         languages = torch.arange(self.n_languages * self.n_neurons, device=tokens.device) // self.n_neurons
         return own.gather(2, last) == languages
 
