@@ -58,6 +58,7 @@ OTHER_VALUES = {
     "model.gated_mlp": True,
     "model.parallel_attn_mlp": True,
     "model.language_neurons": 4,
+    "model.n_experts": 3,
     "real": ul.RealConfig(locales=("en", "ja"), romanised=True),
     "train.steps": 41,
     "train.batch_size": 16,

@@ -76,6 +76,7 @@ for n_models, given in json.load(sys.stdin):
         {"attn_only": True},
         {"gated_mlp": True},
         {"parallel_attn_mlp": True},
+        {"n_experts": 3},
     ],
     ids=str,
 )

@@ -11,11 +11,21 @@ from hypothesis import strategies as st
 
 import unifylens as ul
 from unifylens.corpus.corpus import Corpus
-from unifylens.model import LanguageModules, build_model, initial_parameters, shape_for, shape_of, with_parameters
+from unifylens.model import (
+    HOOKED,
+    LanguageModules,
+    build_model,
+    initial_parameters,
+    shape_for,
+    shape_of,
+    with_parameters,
+)
 from unifylens.patching.stream import can_resume, run_prompts
 from unifylens.training.alignment import Alignment
 from unifylens.training.cost import Member
 from unifylens.training.stack import Stacked, stack_parameters, token_languages
+
+pytestmark = pytest.mark.skipif(not HOOKED, reason="modules are gates in a HookedTransformer")
 
 N = 8
 """Neurons of each module."""

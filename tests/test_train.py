@@ -42,7 +42,8 @@ STATE_LOSSES = {
 def plain_loop(experiment):
     """The training of one model, as anyone would write it: its weights, and the loss of every step."""
     config, corpus = experiment.train, Corpus.build(experiment)
-    model = build_model(experiment.model, corpus.d_vocab, corpus.n_ctx, experiment.seed)
+    languages = torch.tensor(corpus.token_language)
+    model = build_model(experiment.model, corpus.d_vocab, corpus.n_ctx, experiment.seed, languages)
     matrices = [p for name, p in model.named_parameters() if name.split(".")[-1].startswith("W_")]
     vectors = [p for name, p in model.named_parameters() if not name.split(".")[-1].startswith("W_")]
     groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
@@ -167,6 +168,15 @@ def test_pieces_of_words_train_as_in_a_plain_loop():
     steps = result.history["step"].tolist()
     means = [np.mean(losses[before:step]) for before, step in pairwise(steps)]
     assert result.history["loss"][1:].tolist() == pytest.approx(means, abs=1e-5)
+
+
+@pytest.mark.parametrize("changes", [{}, {"tokenizer.scheme": "character"}, {"train.loss": "full"}], ids=str)
+def test_modules_of_languages_train_as_plainly(changes):
+    experiment = tiny(**{"model.language_neurons": 8, "language.language_token": True}, **changes)
+    with in_float64():
+        (result,) = train_stack([experiment])
+        expected, _ = plain_loop(experiment)
+    assert distance(expected, result.checkpoints[40]) < 1e-6
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,8 @@ except ImportError:  # TransformerLens 4
     HOOKED = False
 
 Parameters = dict[str, Tensor]
+EXPERTS_PER_TOKEN = 2
+"""With one, whose weight is then always 1, the router would have no gradient."""
 PAD_ID = 0
 """Token ID of padding, as every corpus has it."""
 LOCAL_WINDOW = 2
@@ -129,6 +131,8 @@ def _plain_shape(config: ModelConfig, d_vocab: int, n_ctx: int) -> Shape:
         parallel_attn_mlp=config.parallel_attn_mlp,
         device="cpu",
     )
+    if config.n_experts is not None:
+        shape.num_experts, shape.experts_per_token, shape.norm_topk_prob = config.n_experts, EXPERTS_PER_TOKEN, True
     shape.pad_token_id = PAD_ID  # which configurations of `transformers` have, too
     return shape
 
@@ -154,6 +158,8 @@ def untrained_like(model: Model, seed: int = 0) -> Model:
 
 def untrained(shape: Shape, seed: int = 0) -> Model:
     """An untrained model of a shape."""
+    if HOOKED and shape.num_experts:  # whose layers draw weights that they do not keep
+        return with_parameters(shape, initial_parameters(shape, seed))
     return _hooked(shape, seed) if HOOKED else native.bridge(shape, initial_parameters(shape, seed))
 
 
@@ -211,6 +217,10 @@ def _sizes(shape: Shape) -> dict[str, tuple[int, ...]]:
     order = ("W_in", "W_out", "W_gate", "b_in", "b_out") if shape.gated_mlp else ("W_in", "b_in", "W_out", "b_out")
     mlp = {"W_in": (d, d_mlp), "W_gate": (d, d_mlp), "W_out": (d_mlp, d), "b_in": (d_mlp,), "b_out": (d,)}
     mlp = {name: mlp[name] for name in order}
+    if shape.num_experts:
+        expert = {"W_in.weight": (d_mlp, d), "W_out.weight": (d, d_mlp), "W_gate.weight": (d_mlp, d)}
+        mlp = {f"experts.{n}.{name}": size for n in range(shape.num_experts) for name, size in expert.items()}
+        mlp["W_gate.weight"] = (shape.num_experts, d)
     block = {"ln1": norm, "attn": attn} if shape.attn_only else {"ln1": norm, "ln2": norm, "attn": attn, "mlp": mlp}
     parts = {"embed": {"W_E": (shape.d_vocab, d)}}
     if shape.positional_embedding_type == "standard":

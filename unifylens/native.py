@@ -18,6 +18,7 @@ COMPUTED = {
     "act_fn": ("gelu", "relu", "gelu_new", "silu"),
     "positional_embedding_type": ("standard", "rotary"),
     "parallel_attn_mlp": (False,),
+    "num_experts": (None,),
     "rotary_adjacent_pairs": (False,),
     "n_key_value_heads": (None,),
     "scale_attn_by_inverse_layer_idx": (False,),

@@ -231,7 +231,7 @@ def _drop_what_is_newer(experiment: dict[str, Any]) -> None:
     """Remove settings that are newer than the format where they are left alone: what was stored before stays found."""
     newer = {
         "train": ("state_losses", "frozen", "translated_words", "sparse", "soft_prompt"),
-        "model": ("language_neurons",),
+        "model": ("language_neurons", "n_experts"),
     }
     for part, names in newer.items():
         for name in names:

@@ -41,6 +41,9 @@ class ModelConfig(Config):
     language_neurons: Annotated[Whole, Field(ge=0, le=1_000_000)] = 0
     """Number of neurons of each block's MLP that are a module of each language's own (X-MOD, arXiv 2205.06266): with n
     languages the last n times as many of `d_mlp`, in their order, active in prompts of that language alone."""
+    n_experts: Annotated[Whole, Field(ge=2, le=1_000)] | None = None
+    """Number of gated MLPs of `d_mlp` neurons in each block, of which a learned router chooses two for every token
+    (Mixtral, arXiv 2401.04088); None for one MLP."""
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
@@ -58,6 +61,12 @@ class ModelConfig(Config):
                 raise ValueError(
                     f"{name}={getattr(self, name)} conflicts with attn_only=True: there is no MLP; allowed: one of the "
                     "two."
+                )
+        for name in ("attn_only", "gated_mlp", "language_neurons"):
+            if self.n_experts is not None and (value := getattr(self, name)):
+                raise ValueError(
+                    f"n_experts={self.n_experts} conflicts with {name}={value}: experts are MLPs of their own kind; "
+                    "allowed: one of the two."
                 )
         return self
 

@@ -1,5 +1,6 @@
-from . import evaluate, inference, interchange, pairs, repair, roles
+from . import evaluate, experts, inference, interchange, pairs, repair, roles
 from .evaluate import by_fact, held_out, states, transfer, unification
+from .experts import routing
 from .inference import transfer_at_inference
 from .repair import repairs
 from .roles import prompts
@@ -7,6 +8,7 @@ from .roles import prompts
 __all__ = [
     "by_fact",
     "evaluate",
+    "experts",
     "held_out",
     "inference",
     "interchange",
@@ -15,6 +17,7 @@ __all__ = [
     "repair",
     "repairs",
     "roles",
+    "routing",
     "states",
     "transfer",
     "transfer_at_inference",

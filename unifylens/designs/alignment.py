@@ -115,6 +115,11 @@ def _modules(base: Experiment, neurons: float) -> Experiment:
     return base.replace(**{"model.language_neurons": int(neurons)})
 
 
+def _experts(base: Experiment, number: float) -> Experiment:
+    """Two of so many experts answer for each token, together as wide as the base's MLP."""
+    return base.replace(**{"model.n_experts": int(number), "model.d_mlp": base.model.d_mlp // 2})
+
+
 def _in_order(base: Experiment, replay: float) -> Experiment:
     """One language after the other, equally long; that share of the examples repeats the languages before."""
     n, steps = base.language.n_languages, base.train.steps
@@ -181,6 +186,7 @@ METHODS: dict[str, Method] = {
     "pivot answers": Method("tokens", "quote and think", (1.0,), _without_dial(Intervention(name="pivot_answers"))),
     "words begin as translations": Method("tokens", "2406.11477", SHARES, _dial("train.translated_words")),
     "modules of languages": Method("shape", "X-MOD, 2205.06266", (8.0, 16.0, 32.0), _modules),
+    "mixture of experts": Method("shape", "2510.04694", (3.0, 4.0, 6.0), _experts),
     "contrast, finished model": Method(
         "weights", "2502.14830", WEIGHTS, finished(_states(method="contrast")), pairs=True
     ),

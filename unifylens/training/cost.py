@@ -12,7 +12,7 @@ from unifylens.corpus.corpus import Corpus
 from unifylens.corpus.exposure import Copy
 from unifylens.crosslingual.evaluate import MEASURED_ROWS
 from unifylens.hardware import FLOAT, device
-from unifylens.model import n_parameters, shape_for
+from unifylens.model import EXPERTS_PER_TOKEN, n_parameters, shape_for
 from unifylens.patching.stream import BATCH_ROWS
 from unifylens.training import alignment, modules, sparse, start
 from unifylens.training.adamw import PART_SIZE
@@ -199,7 +199,8 @@ class Member:
             in_pairs += rows * to_logits
             of_pairs += rows * (corpus.n_ctx - 1) * (model.n_layers if to_logits else term.layer)
         asked = (tokens if config.loss == "full" else config.batch_size) + in_pairs
-        blocks = (tokens * model.n_layers + of_pairs) * model.d_model * (4 * model.d_model + 2 * model.d_mlp)
+        matrices = 2 if model.n_experts is None else 3 * EXPERTS_PER_TOKEN
+        blocks = (tokens * model.n_layers + of_pairs) * model.d_model * (4 * model.d_model + matrices * model.d_mlp)
         return cls(
             experiment=experiment,
             key=(model, shared, corpus.d_vocab, corpus.n_languages, tuple(corpus.sequences.shape), answers),

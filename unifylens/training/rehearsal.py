@@ -84,6 +84,8 @@ def _network(config: ModelConfig, d_vocab: int, n_ctx: int) -> tuple[Stacked, di
     """What computes one model; shapes that train one by one hold about what the nearest stacked shape holds."""
     near: dict[str, Any] = {"act_fn": config.act_fn if config.act_fn in ACTIVATIONS else "gelu"}
     near |= {"attn_only": False, "gated_mlp": False, "parallel_attn_mlp": False}
+    if config.n_experts is not None:  # all of whose weights have gradients
+        near |= {"n_experts": None, "d_mlp": config.n_experts * config.d_mlp}
     languages = None
     if config.language_neurons:  # the most that there may be
         languages = torch.full((d_vocab,), config.d_mlp // config.language_neurons - 1)
