@@ -207,6 +207,9 @@ def _drop_what_is_newer(experiment: dict[str, Any]) -> None:
     for name in ("state_losses", "frozen", "translated_words", "sparse"):
         if not experiment["train"][name]:
             del experiment["train"][name]
+    for intervention in experiment["interventions"]:
+        if intervention["rows"] is None:
+            del intervention["rows"]
     if experiment["start"] is None:
         del experiment["start"]
     else:
