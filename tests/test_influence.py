@@ -238,7 +238,7 @@ def test_tables_are_cut_as_asked(trained):
 def test_retraining_without_what_matters(trained):
     prompts = np.flatnonzero(~trained.corpus.seen)
     table = influence.retrained(trained, prompts, 10, n_random=2, progress=False)
-    assert list(table.index) == ["nothing", "most", "least", "random 0", "random 1"]
+    assert list(table.index) == ["nothing", "most", "each", "least", "random 0", "random 1"]
     assert (table.loc["nothing", ["draws", "change", "better"]] == 0).all()
     assert table.loc["most", "foretold"] < table.loc["random 0", "foretold"] < table.loc["least", "foretold"]
     total = influence.tracin(trained, prompts, drawn=True, progress=False).mean(1)
@@ -247,6 +247,20 @@ def test_retraining_without_what_matters(trained):
     again = quietly(trained.experiment.replace(interventions=(left_out,)))[0]
     change = influence.log_probabilities(again, prompts) - influence.log_probabilities(trained, prompts)
     np.testing.assert_allclose(table.loc["most", "change"], change.mean())
+
+
+def test_each_prompt_has_its_own_examples_left_out(trained, monkeypatch):
+    """Of planted influence, every prompt's twin comes first for it, though others matter more for all together."""
+    corpus, asked = trained.corpus, []
+
+    def product(language, fact, own, due):
+        return 10.0 * (fact == due) + (corpus.world.relation[fact] == corpus.world.relation[due])
+
+    prompts = planted(monkeypatch, trained, product)[:6]
+    monkeypatch.setattr(influence, "train_many", lambda them, progress: asked.extend(them) or [trained] * len(them))
+    influence.retrained(trained, prompts, 6, n_random=0, progress=False)
+    facts = prompts % corpus.n_facts
+    assert set(asked[1].interventions[0].rows) == set(corpus.home[facts] * corpus.n_facts + facts)
 
 
 def test_log_probabilities_are_the_models(trained):
@@ -296,6 +310,7 @@ def test_a_set_of_rows_has_one_key():
         ({"prompts": [144]}, "prompts=144: the corpus has 144; allowed: 0 to 143"),
         ({"prompts": []}, "prompts is empty"),
         ({"steps": [3]}, r"steps: 3 was never saved; allowed: 2, 9, 40 \(train.n_checkpoints decides"),
+        ({"steps": 3}, "steps: 3 was never saved"),
         ({"steps": []}, "steps is empty; allowed: 2, 9, 40, or None"),
         ({"parts": ["heads"]}, "parts=.'heads',.; allowed: some of embedding, attention, mlp, normalization"),
         ({"by": ["kind"]}, "by=.'kind',.; allowed: some of step, prompt, link, facts, language, each once"),

@@ -105,7 +105,7 @@ class Checkpoint:
 
 def checkpoints(run: Run, steps: Sequence[int] | None = None) -> list[Checkpoint]:
     """The kept steps, or some of them, in order. Raises ValueError for steps that were not kept, or none."""
-    chosen = run.steps if steps is None else sorted(set(steps))
+    chosen = run.steps if steps is None else sorted({*np.atleast_1d(steps).tolist()})
     if not chosen:
         raise ValueError("steps is empty; allowed: " + ", ".join(map(str, run.steps)) + ", or None for all.")
     if missing := [step for step in chosen if step not in run.steps]:
@@ -364,9 +364,10 @@ def retrained(
 ) -> pd.DataFrame:
     """What training without `k` examples does to prompts' right answers: is influence what it says?
 
-    The experiment is trained again (intervention `leave_out`) without the examples of most influence on the prompts
-    together (by draws), without those of least, which is below 0, and `n_random` times, by `seed`, without as many
-    random ones: what any change of batches does. All of them and the run itself: one row each, columns
+    The experiment is trained again (intervention `leave_out`) without the examples of `most` influence on the prompts
+    together (by draws); without those that come first for some prompt (`each`: first all prompts' first, then their
+    second); without those of `least`, which is below 0; and `n_random` times, by `seed`, without as many random ones:
+    what any change of batches does. All of them and the run itself: one row each, columns
 
     - `draws`: share of the draws that is left out.
     - `foretold`: the change of the mean log-probability of the right answers, in nats, that influence foretells.
@@ -378,16 +379,17 @@ def retrained(
 
     >>> table = ul.influence.retrained(run, ~run.corpus.seen.ravel(), k=10, n_random=1, progress=False)
     >>> list(table.index)
-    ['nothing', 'most', 'least', 'random 0']
+    ['nothing', 'most', 'each', 'least', 'random 0']
     """
     asked, rows = _rows(run, prompts), examples(run.corpus)
     for name, value, least, most in (("k", k, 1, len(rows) - 1), ("n_random", n_random, 0, 1000)):
         if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or not least <= value <= most:
             raise ValueError(f"{name}={value!r}; allowed: a whole number from {least} to {most}.")
-    total = tracin(run, asked, drawn=True, steps=steps, parts=parts, progress=progress).mean(1).numpy()
+    influence = tracin(run, asked, drawn=True, steps=steps, parts=parts, progress=progress).numpy()
+    total, rank = influence.mean(1), (-influence).argsort(0, kind="stable").argsort(0).min(1)
     order = np.argsort(-total, kind="stable")
     draw = rng(seed, "left out")
-    chosen = {"nothing": order[:0], "most": order[:k], "least": order[-k:]}
+    chosen = {"nothing": order[:0], "most": order[:k], "each": np.lexsort((-total, rank))[:k], "least": order[-k:]}
     chosen |= {f"random {i}": draw.permutation(len(rows))[:k] for i in range(n_random)}
     experiments = [_without(run, rows[which]) for which in chosen.values()]
     runs = [run, *train_many(experiments[1:], progress=progress)]
