@@ -146,6 +146,7 @@ def _intervention(draw: np.random.Generator) -> dict[str, Any]:
     values = {
         "share": _one((0, 0.0, 0.1, 0.5, 1, 1.0, 2, -0.0, True, "1"), draw),
         "balance": _one((0.0, 0.5, 1.0, 1e-300), draw),
+        "rows": _one(((0,), (3, 1, 1), [2, 5], (), (-1,), (10**9,), 3, "03"), draw),
         "kind": _one(("subjects", "relations", "objects", "function_words", "verbs"), draw),
         "tokenizer": _one(
             ({"scheme": "character"}, {"scheme": "bpe", "vocab_size": 60}, {"scheme": "unigram"}, {}), draw

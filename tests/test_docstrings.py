@@ -18,7 +18,8 @@ from unifylens import config
 SHOWN = """
 Experiment Experiment.replace train sweep Corpus.build Corpus.text Corpus.statistics Corpus.block_facts
 states transfer unification by_fact evaluate.held_out interchange.pairs interchange.language_swap
-interventions.balance_objects measures.unification measures.fact_only measures.language_probe
+interventions.balance_objects influence.tracin influence.whence influence.retrained
+measures.unification measures.fact_only measures.language_probe
 measures.checkerboard_contrast measures.answer_types measures.within_models measures.rank_correlation
 measures.mean_interval measures.statistic_interval
 patching.experiment patching.by_layer_and_position patching.by_layer_and_role patching.by_head patching.answered

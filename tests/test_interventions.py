@@ -389,7 +389,7 @@ def test_nothing_moves_between_a_corpus_and_itself():
         iv.effects(built(), built(**{"world.n_subjects": 12}))
 
 
-GIVEN = {"share": 0.3, "balance": 0.3, "kind": "objects", "tokenizer": TOKENIZERS["bpe"]}
+GIVEN = {"share": 0.3, "balance": 0.3, "kind": "objects", "tokenizer": TOKENIZERS["bpe"], "rows": (0, 5)}
 
 
 @pytest.mark.parametrize("name", INTERVENTIONS)

@@ -23,7 +23,7 @@ FLOORS = (
 )
 """Rooms by floor: a room imports from floors below its own, and from itself."""
 FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
-ALIASES = {"hooks": "patching", "subspaces": "patching", "interventions": "corpus"}
+ALIASES = {"hooks": "patching", "subspaces": "patching", "interventions": "corpus", "influence": "training"}
 """Modules that are other names, for `import unifylens.hooks`."""
 
 

@@ -35,7 +35,7 @@ from .measures import phases
 from .model import build_model, untrained_like
 from .patching import hooks, subspaces
 from .pretrained import asking
-from .training import Run, Sweep, imposed, store, sweep, sweeps, train, train_design, train_many
+from .training import Run, Sweep, imposed, influence, store, sweep, sweeps, train, train_design, train_many
 
 __version__: str
 
@@ -75,6 +75,7 @@ __all__ = [
     "factsets",
     "hooks",
     "imposed",
+    "influence",
     "interchange",
     "interventions",
     "measures",

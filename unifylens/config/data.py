@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from unifylens import environment
 from unifylens.arguments import shown
@@ -15,6 +15,12 @@ from unifylens.config.kinds import MANY, Flag, Number, Ordered, Share, Text, Who
 Syllables = Annotated[Whole, Field(ge=1, le=6)]
 Template = Annotated[Text, Field(max_length=10_000)]
 Locale = Annotated[Text, Field(max_length=100)]
+Rows = Annotated[
+    Ordered[tuple[Annotated[Whole, Field(ge=0, lt=MANY)], ...]],
+    Field(min_length=1, max_length=MANY),
+    AfterValidator(lambda rows: tuple(sorted(set(rows)))),
+]
+"""A set of them: in whatever order they come, it is one."""
 Countries = Annotated[Whole, Field(ge=1, le=1_000)]
 
 WordKind = Literal["subjects", "relations", "objects", "function_words"]
@@ -268,6 +274,7 @@ InterventionName = Literal[
     "merge_vocabularies",
     "add_language_token",
     "remove_language_token",
+    "leave_out",
 ]
 INTERVENTIONS: dict[InterventionName, tuple[str, ...]] = {
     "balance_objects": ("share",),
@@ -284,6 +291,7 @@ INTERVENTIONS: dict[InterventionName, tuple[str, ...]] = {
     "merge_vocabularies": ("share",),
     "add_language_token": (),
     "remove_language_token": (),
+    "leave_out": ("rows",),
 }
 """Functions of `interventions` and what each must be told."""
 
@@ -301,6 +309,8 @@ class Intervention(Config):
     """Which words are shared, for `share_words`; None for all others."""
     tokenizer: TokenizerConfig | None = None
     """How words become tokens, for `retokenize`; None for all others."""
+    rows: Rows | None = None
+    """Rows of the corpus (`language * n_facts + fact`) that are not told, for `leave_out`; None for all others."""
 
     @model_validator(mode="after")
     def _is_told_what_it_needs(self) -> Self:

@@ -240,6 +240,9 @@ def _drop_what_is_newer(experiment: dict[str, Any]) -> None:
     for corpus in (experiment["corpus"], *(change["corpus"] for change in experiment["changes"])):
         if corpus["language_exposure"] is None:
             del corpus["language_exposure"]
+    for intervention in experiment["interventions"]:
+        if intervention["rows"] is None:
+            del intervention["rows"]
     if experiment["start"] is None:
         del experiment["start"]
     else:

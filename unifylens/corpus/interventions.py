@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, get_args
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
+from numpy.typing import ArrayLike
 
+from unifylens.arguments import numbers
 from unifylens.config import Intervention, TokenizerConfig, WordKind
 from unifylens.corpus.exposure import object_homes
 from unifylens.corpus.language import Language
@@ -23,7 +25,9 @@ from unifylens.corpus.tokenization import make_tokenizer
 from unifylens.errors import suggest
 from unifylens.seeds import rng
 
-if TYPE_CHECKING:  # `Corpus.build` applies interventions
+if TYPE_CHECKING:  # `Corpus.build` applies interventions, and torch loads slowly
+    from torch import Tensor
+
     from unifylens.corpus.corpus import Corpus
 
 
@@ -142,6 +146,28 @@ def rebalance_exposure(corpus: Corpus, balance: float) -> Corpus:
         moved = total * (balance * seen / np.maximum(seen.sum(0), 1) + (1 - balance) * at_home)
         tables.append(np.where(parallel & (seen.sum(0) > 1), moved, exposure))
     return _exposed(corpus, tables)
+
+
+@_of_a_corpus
+def leave_out(corpus: Corpus, rows: ArrayLike | Tensor) -> Corpus:
+    """Never tell these rows (`language * n_facts + fact`), copies of facts; all others are told more often.
+
+    A fact that is told elsewhere alone has its home there from now on; one that is told nowhere keeps its home.
+    Raises ValueError for rows that are not there or never told, and where nothing would be left at some step.
+    """
+    chosen = np.zeros(corpus.n_rows, dtype=bool)
+    chosen[numbers(rows, corpus.n_rows, "rows", "the corpus")] = True
+    if len(unseen := np.flatnonzero(chosen & ~corpus.seen.ravel())):
+        raise ValueError(
+            f"leave_out: rows={unseen[0]} is held out already; allowed: the {corpus.seen.sum()} rows that are told."
+        )
+    tables = [np.where(chosen.reshape(corpus.seen.shape), 0.0, exposure) for _, _, exposure in corpus.stages]
+    if not all(table.any() for table in tables):
+        raise ValueError("leave_out: rows are all that is told at some step; allowed: fewer.")
+    new = _exposed(corpus, tables)
+    at_home = new.seen[corpus.home, np.arange(corpus.n_facts)]
+    moved = new.seen.any(0) & ~at_home
+    return new.replace(home=np.where(moved, new.exposure.argmax(0), corpus.home))
 
 
 @_of_a_corpus

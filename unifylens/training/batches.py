@@ -64,7 +64,10 @@ class Batches:
 
     def __getitem__(self, step: int) -> Batch:
         """What goes in at a step."""
-        templates, rows = self.examples(step)
+        return self.of(*self.examples(step))
+
+    def of(self, templates: Int[Tensor, "model batch"], rows: Int[Tensor, "model batch"]) -> Batch:
+        """These examples as a batch."""
         tokens = self.sequences[self._members, templates, rows]
         if self._full:
             return Batch(tokens[..., :-1], tokens[..., 1:], None)

@@ -411,10 +411,8 @@ class Pass:
 
     def linear_backward(self, gradient: Tensor, x: Tensor, layer: str, which: str = "") -> Tensor:
         """Gradient by the input of `linear`; those of its weight and bias are kept."""
-        weight, bias = f"{layer}.W{which}", f"{layer}.b{which}"
-        matrix = self.p[weight].flatten(1, -2)  # W_O stands head by head
-        self.gradients[weight] = self.multiply(x.transpose(1, 2), gradient).view(self.p[weight].shape)
-        self.gradients[bias] = gradient.sum(1)
+        self.keep_linear(gradient, x, layer, which)
+        matrix = self.p[f"{layer}.W{which}"].flatten(1, -2)  # W_O stands head by head
         return self.multiply(gradient, matrix.transpose(1, 2))
 
     def gated(self, neurons: Float[Tensor, "model row d_mlp"]) -> Float[Tensor, "model row d_mlp"]:
@@ -445,9 +443,7 @@ class Pass:
             return gradient
         x, unit, mean, scale = trace.norms[name]
         if kind in ("LN", "RMS"):
-            self.gradients[f"{name}.w"] = (gradient * unit).sum(1)
-            if kind == "LN":
-                self.gradients[f"{name}.b"] = gradient.sum(1)
+            self.keep_normalization(gradient, unit, name)
             gradient = gradient * self.p[f"{name}.w"].unsqueeze(1)
         if mean is None:
             return (gradient - unit * (gradient * unit).mean(-1, keepdim=True)).mul_(scale)
@@ -466,13 +462,8 @@ class Pass:
         self, gradient: Float[Tensor, "model row n head d_head"], x: Tensor, block: str, names: str, trace: Trace
     ) -> Tensor:
         """Gradient by the input of `heads`."""
-        shape = gradient.shape[2:]
-        gradient = gradient.flatten(2)
-        weights = self.multiply(x.transpose(1, 2), gradient).unflatten(2, shape).permute(2, 0, 3, 1, 4).contiguous()
-        biases = gradient.sum(1).unflatten(1, shape).transpose(0, 1).contiguous()
-        for name, weight, bias in zip(names, weights, biases, strict=True):
-            self.gradients[f"{block}.attn.W_{name}"], self.gradients[f"{block}.attn.b_{name}"] = weight, bias
-        return self.multiply(gradient, trace.joined[names].transpose(1, 2))
+        self.keep_heads(gradient, x, block, names)
+        return self.multiply(gradient.flatten(2), trace.joined[names].transpose(1, 2))
 
     def rotate(self, x: Tensor, positions: Tensor, sign: int = 1) -> Tensor:
         """Rotary embedding of `[model, pos, batch, head, d_head]`; backwards (the gradient's way) with sign -1."""
@@ -510,6 +501,39 @@ class Pass:
         by_pattern = _dot(gradient, v).mul_(pattern)
         scores = by_pattern.sub_(pattern * by_pattern.sum(2, keepdim=True)).mul_(1 / self.cfg.attn_scale)
         return _mix(scores, k), _mix(scores.transpose(1, 2), q), _mix(pattern.transpose(1, 2), gradient)
+
+    # --- gradients of parameters: summed over rows ---------------------------------------------------------
+
+    def keep_linear(self, gradient: Tensor, x: Tensor, layer: str, which: str) -> None:
+        """Of the weight and the bias of `linear`, from what went in and the gradient of what came out."""
+        weight = f"{layer}.W{which}"
+        self.gradients[weight] = self.multiply(x.transpose(1, 2), gradient).view(self.p[weight].shape)
+        self.gradients[f"{layer}.b{which}"] = gradient.sum(1)
+
+    def keep_heads(self, gradient: Float[Tensor, "model row n head d_head"], x: Tensor, block: str, names: str) -> None:
+        """Of the weights and biases of `heads`."""
+        shape = gradient.shape[2:]
+        gradient = gradient.flatten(2)
+        weights = self.multiply(x.transpose(1, 2), gradient).unflatten(2, shape).permute(2, 0, 3, 1, 4).contiguous()
+        biases = gradient.sum(1).unflatten(1, shape).transpose(0, 1).contiguous()
+        for name, weight, bias in zip(names, weights, biases, strict=True):
+            self.gradients[f"{block}.attn.W_{name}"], self.gradients[f"{block}.attn.b_{name}"] = weight, bias
+
+    def keep_normalization(self, gradient: Tensor, unit: Tensor, name: str) -> None:
+        """Of the weights of `normalize`."""
+        self.gradients[f"{name}.w"] = (gradient * unit).sum(1)
+        if self.cfg.normalization_type == "LN":
+            self.gradients[f"{name}.b"] = gradient.sum(1)
+
+    def keep_embedding(self, gradient: Float[Tensor, "model row d_model"]) -> None:
+        """Of the embeddings of tokens and positions."""
+        p, at = self.p, self.at
+        if self.cfg.positional_embedding_type == "standard":
+            positions = self.gradients["pos_embed.W_pos"] = torch.zeros_like(p["pos_embed.W_pos"])
+            positions[:, at.shared : at.n_pos] = at.by_position(gradient).sum(2)
+            if at.shared:
+                positions[:, 0] = gradient[:, 0]
+        self.gradients["embed.W_E"] = _sum_by_entry(gradient, self.entries, p["embed.W_E"])
 
     # --- the whole -----------------------------------------------------------------------------------------
 
@@ -594,17 +618,11 @@ class Pass:
 
     def blocks_backward(self, g: Float[Tensor, "model row d_model"]) -> Parameters:
         """Gradients of the parameters that `blocks` uses, and of those kept so far, from that of what it returns."""
-        cfg, p, at = self.cfg, self.p, self.at
         if not self.depth:
-            g = at.add_asked(g.new_zeros(*self.entries.shape, cfg.d_model), g)
+            g = self.at.add_asked(g.new_zeros(*self.entries.shape, self.cfg.d_model), g)
         for layer in reversed(range(self.depth)):
             g = self.block_backward(g, layer)
-        if cfg.positional_embedding_type == "standard":
-            positions = self.gradients["pos_embed.W_pos"] = torch.zeros_like(p["pos_embed.W_pos"])
-            positions[:, at.shared : at.n_pos] = at.by_position(g).sum(2)
-            if at.shared:
-                positions[:, 0] = g[:, 0]
-        self.gradients["embed.W_E"] = _sum_by_entry(g, self.entries, p["embed.W_E"])
+        self.keep_embedding(g)
         return self.gradients
 
     def block_backward(self, g: Tensor, layer: int) -> Tensor:
