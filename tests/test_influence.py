@@ -353,7 +353,7 @@ def test_runs_without_influence_are_refused(trained):
     )
     for run, told in (
         (diverged, "run diverged at step 7; allowed"),
-        (sparse, r"run moved few weights \(train.sparse\)"),
+        (sparse, r"run moved few weights \(train.sparse, train.soft_prompt\); allowed: a run without"),
     ):
         with pytest.raises(ValueError, match=told):
             influence.tracin(run, [0], progress=False)

@@ -14,7 +14,7 @@ FOLDER = Path(ul.__file__).parent
 
 FLOORS = (
     ("seeds", "errors", "arguments", "cards", "environment", "hardware"),
-    ("config", "measures", "native", "tables"),
+    ("config", "measures", "modular", "native", "tables"),
     ("corpus", "model", "patching"),
     ("crosslingual", "pretrained"),
     ("training",),

@@ -90,7 +90,8 @@ class ByExample(Pass):
         """
         at = query if batch.at is None else batch.at
         super().__init__(network, parameters, batch.tokens, at, shared=0, bfloat16=False)
-        self.first_is_shared, self.parts, self.due = shared, parts, batch.due[0]
+        self.first_is_shared = shared if self.gate is None else 0  # modules of languages gate it
+        self.parts, self.due = parts, batch.due[0]
         self.kept: list[Factor] = []
 
     def losses(self) -> Float[Tensor, " example"]:
