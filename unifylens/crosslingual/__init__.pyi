@@ -1,4 +1,4 @@
-from . import evaluate, inference, interchange, pairs, repair, roles
+from . import editing, evaluate, inference, interchange, pairs, repair, roles
 from .evaluate import by_fact, held_out, states, transfer, unification
 from .inference import transfer_at_inference
 from .repair import repairs
@@ -6,6 +6,7 @@ from .roles import prompts
 
 __all__ = [
     "by_fact",
+    "editing",
     "evaluate",
     "held_out",
     "inference",
