@@ -141,10 +141,11 @@ def test_cosines_are_those_of_the_whole_changes():
 
 @pytest.mark.parametrize("name", KINDS)
 def test_targets_give_the_new_answer_and_rows_do_not_see_each_other(name):
-    model, new = random_model(name), torch.tensor([11, 12, 13])
+    model = random_model(name)
+    before = last_logits(model, PROMPTS).log_softmax(-1).detach()
+    new = before.argmin(-1)
     vectors = edits.targets(model, PROMPTS, new, 0, clamp=50.0, decay=0.01)
     said = edits.logits(model, edits.Shift(0, vectors), PROMPTS, [0, 1, 2]).log_softmax(-1)
-    before = last_logits(model, PROMPTS).log_softmax(-1)
     assert (said - before).gather(1, new[:, None]).min() > 0.05
     alone = torch.cat([edits.targets(model, PROMPTS[[i]], new[[i]], 0, clamp=50.0, decay=0.01) for i in range(3)])
     torch.testing.assert_close(vectors, alone, atol=1e-3, rtol=1e-2)
@@ -167,11 +168,12 @@ def test_targets_stay_within_the_clamp_and_spare_what_is_kept():
 @pytest.mark.parametrize("until", [0.0, 0.6])
 def test_a_gradient_edit_is_what_training_a_copy_gives(until):
     """Until the new token is the answer, then it stays."""
-    model, new = random_model("plain"), [11, 12, 13]
+    model, new = random_model("gpt2"), [11, 12, 13]
+    copies = [copy.deepcopy(model) for _ in ROWS]
+    start = model.blocks[1].mlp.out.original_component.weight.detach()
     found = edits.gradient(model, PROMPTS, new, [1], steps=60, lr=0.05, until=until)
-    for i, row in enumerate(ROWS):
-        own = copy.deepcopy(model)
-        weight, start = own.blocks[1].mlp.W_out, model.blocks[1].mlp.W_out.detach()
+    for i, (row, own) in enumerate(zip(ROWS, copies, strict=True)):
+        weight = own.blocks[1].mlp.out.original_component.weight
         optimiser = torch.optim.Adam([weight], lr=0.05 * float(start.square().mean().sqrt()))
         for _ in range(60):
             said = own(torch.tensor([row]))[0, -1]
@@ -252,6 +254,8 @@ def test_edits_cross_where_a_fact_has_one_key_and_nowhere_else(unified):
     assert (table["chosen"] == table["answered"]).all() and table["paraphrase"].isna().all()
     assert (table[["neighbours", "relations"]] == 1).all(axis=None)
     assert (table[["control", "control_chosen"]] == 0).all(axis=None)
+    np.testing.assert_allclose(table["gain"], 2.0 * (same | unified), atol=1e-4)
+    np.testing.assert_allclose(table["control_gain"], 0, atol=1e-4)
     angle = editing.angles(model, some, make)
     np.testing.assert_allclose(angle["cosine"], float(unified), atol=1e-4)
     np.testing.assert_allclose(angle["control"], 0, atol=1e-4)

@@ -189,11 +189,13 @@ def judged(model: Model, wanted: Wanted, change: Change, *, n_neighbours: int = 
     - `edit` (its number), `fact`, `relation`, `edited` and `asked` (names of languages), `old` and `new` (objects);
     - `answered`: is the new object, in the language asked, the answer? Where `asked` is `edited` that is efficacy,
       elsewhere carry-over. `chosen`: the same among the relation's objects in that language;
+    - `gain`: by how many nats the new object gains on the old one through the edit, in the language asked;
     - `paraphrase`: `answered` in the corpus' second template; nan where it has one;
     - `neighbours`, `relations`: specificity, the share of answers that stay as they were, of `n_neighbours` other
       subjects' facts of the relation, and of the subject's other relations (nan without any);
-    - `control`, `control_chosen`: `answered` and `chosen` of the neighbours, none of which has the new object. An edit
-      that puts its object into every prompt of the relation scores there what it scores elsewhere;
+    - `control`, `control_chosen`, `control_gain`: `answered`, `chosen` and `gain` of the neighbours, none of which has
+      the new object. An edit that puts its object into every prompt of the relation scores there what it scores
+      elsewhere;
     - `known`, `before`: whether the answer without the edit is right, and whether it is the new one already;
     - `shared_subject`, `shared_object`: whether the words of subject and new object are the same in both languages.
       An edit whose object has one word seems to cross: those that have not are the test.
@@ -219,17 +221,21 @@ def judged(model: Model, wanted: Wanted, change: Change, *, n_neighbours: int = 
     for asked in range(corpus.n_languages):
         rows = asked * corpus.n_facts + fact
         plain, which = np.unique(rows, return_inverse=True)
-        before = run_prompts(model, prompts(corpus, plain))[0].argmax(-1)[which].numpy()
+        unedited = run_prompts(model, prompts(corpus, plain))[0]
+        before = unedited.argmax(-1)[which].numpy()
         logits = edits.logits(model, change, prompts(corpus, rows), edit)
         after, new = logits.argmax(-1).numpy(), corpus.object_tokens[asked, wanted.new].numpy()
         allowed = corpus.choices[asked, torch.from_numpy(world.relation[fact])]
         choice = measures.object_choice(logits, allowed).numpy()
 
-        def share(values: np.ndarray, of: int) -> Float[np.ndarray, " edit"]:
+        def mean(values: np.ndarray, of: int) -> Float[np.ndarray, " edit"]:
             mine = kind == of
             with np.errstate(invalid="ignore"):
                 return np.bincount(edit[mine], values[mine], n) / np.bincount(edit[mine], minlength=n)
 
+        pair = corpus.object_tokens[asked, torch.from_numpy(np.stack([wanted.new, world.object[wanted.fact]], 1))[edit]]
+        new_and_old = logits.gather(1, pair) - unedited[torch.from_numpy(which)[:, None], pair]
+        gain = (new_and_old[:, 0] - new_and_old[:, 1]).double().numpy()
         hit, picked, stays = after == new[edit], choice == new[edit], after == before
         paraphrase = np.full(n, np.nan)
         if len(corpus.templates) > 1:
@@ -247,11 +253,13 @@ def judged(model: Model, wanted: Wanted, change: Change, *, n_neighbours: int = 
                     "new": wanted.new,
                     "answered": hit[:n],
                     "chosen": picked[:n],
+                    "gain": gain[:n],
                     "paraphrase": paraphrase,
-                    "neighbours": share(stays, 1),
-                    "relations": share(stays, 2),
-                    "control": share(hit, 1),
-                    "control_chosen": share(picked, 1),
+                    "neighbours": mean(stays, 1),
+                    "relations": mean(stays, 2),
+                    "control": mean(hit, 1),
+                    "control_chosen": mean(picked, 1),
+                    "control_gain": mean(gain, 1),
                     "known": before[:n] == corpus.answers[rows[:n]].numpy(),
                     "before": before[:n] == new,
                     "shared_subject": _shared(wanted, asked, "subjects", world.subject[wanted.fact]),
