@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import tiny
-from test_patching import made as random_model
+from test_patching import made
 
 import unifylens as ul
 from unifylens import edits
@@ -18,6 +18,13 @@ from unifylens.patching.stream import last_logits
 ROWS = [[5, 6, 7, 3], [5, 8, 9, 7, 2], [4, 4, 1, 8]]
 PROMPTS = ul.patching.Prompts(ROWS, roles={"subject": [1, 2, 1]})
 KINDS = ["plain", "rotary", "native", "gpt2", "gemma2"]
+
+
+def random_model(name):
+    """The same weights at every call, also where they are drawn with the global generator."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return made(name)
 
 
 def random_change(kind=edits.RankOne, blocks=(0, 1), n=3, d_mlp=32, d_model=16, seed=0):
@@ -146,7 +153,8 @@ def test_targets_give_the_new_answer_and_rows_do_not_see_each_other(name):
     new = before.argmin(-1)
     vectors = edits.targets(model, PROMPTS, new, 0, clamp=50.0, decay=0.01)
     said = edits.logits(model, edits.Shift(0, vectors), PROMPTS, [0, 1, 2]).log_softmax(-1)
-    assert (said - before).gather(1, new[:, None]).min() > 0.05
+    gained = (said - before).gather(1, new[:, None])
+    assert gained.min() > 0 and gained.mean() > 0.3
     alone = torch.cat([edits.targets(model, PROMPTS[[i]], new[[i]], 0, clamp=50.0, decay=0.01) for i in range(3)])
     torch.testing.assert_close(vectors, alone, atol=1e-3, rtol=1e-2)
 
