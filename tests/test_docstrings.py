@@ -25,6 +25,8 @@ measures.mean_interval measures.statistic_interval
 patching.experiment patching.by_layer_and_position patching.by_layer_and_role patching.by_head patching.answered
 patching.Prompts patching.selfcheck crosslingual.prompts crosslingual.transfer_at_inference
 hooks.patch hooks.steer hooks.on_prompt
+edits.logits edits.written edits.cosines edits.keys edits.least_squares edits.closed_form edits.targets edits.gradient
+crosslingual.editing.facts_to_edit crosslingual.editing.made crosslingual.editing.judged crosslingual.editing.angles
 subspaces.span subspaces.language_shifts plots.curve
 """.split()
 SETTINGS = [kind for kind in vars(config).values() if isinstance(kind, type) and issubclass(kind, config.Config)][1:]

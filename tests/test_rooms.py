@@ -16,6 +16,7 @@ FLOORS = (
     ("seeds", "errors", "arguments", "cards", "environment", "hardware"),
     ("config", "measures", "modular", "native", "tables"),
     ("corpus", "model", "patching"),
+    ("edits",),
     ("crosslingual", "pretrained"),
     ("training",),
     ("evidence", "designs"),

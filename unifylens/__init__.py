@@ -6,7 +6,8 @@ One fact's way goes through the rooms in this order, and none reaches back:
   its languages, tokens, and who sees what how often
 - `training` trains many models at once and keeps each as a `Run`: the model, its checkpoints, its history
 - `crosslingual` asks a model of the dish in every language; `pretrained` does so with models that others trained
-- `measures` (tensors in, numbers out) and `patching` (any model with TransformerLens hook names) stand on their own
+- `measures` (tensors in, numbers out) and `patching` (any model with TransformerLens hook names) stand on their own;
+  `edits` changes what any such model says of a fact
 - `designs` lists what the notebooks train, `evidence` what is claimed and found, `reproduce` runs it all
 - ground, under all of them: `seeds`, `errors`, `arguments` (what users hand over), `cards` (how things print),
   `environment` (folders, settings), `hardware`

@@ -1,4 +1,4 @@
-from . import evaluate, experts, inference, interchange, pairs, repair, roles
+from . import editing, evaluate, experts, inference, interchange, pairs, repair, roles
 from .evaluate import by_fact, held_out, states, transfer, unification
 from .experts import routing
 from .inference import transfer_at_inference
@@ -7,6 +7,7 @@ from .roles import prompts
 
 __all__ = [
     "by_fact",
+    "editing",
     "evaluate",
     "experts",
     "held_out",
