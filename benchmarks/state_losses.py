@@ -57,6 +57,23 @@ def measure(n_models: int, repeats: int, synchronize: Any) -> dict[str, list[flo
     return ratios
 
 
+def report(results: dict[str, Any]) -> str:
+    """What was measured, as text."""
+    costs = {name: spread([ratio - 1 for ratio in values]) for name, values in results["ratios"].items()}
+    rows = [
+        [name, interval(cost, 100, " %"), "yes" if cost["median"] <= MOST else "no"] for name, cost in costs.items()
+    ]
+    where = results["machine"]
+    on_cpu = f"{where['cpu']}, one thread of {where['n_cores']} cores"
+    return (
+        f"# What a loss on states costs\n\n{on_cpu if where['device'] == 'cpu' else where['device_name']}, torch "
+        f"{where['torch']}, float32 matmul peak {number(results['matmul_peak'] / 1e9)} GFLOP/s. Stacks of "
+        f"{results['models']} models of the default dish, {results['steps']} steps in a turn, {results['repeats']} "
+        "turns; median [least, most] over turns of how much longer a step takes than in the plain stack beside it. "
+        f"Target: at most {MOST:.0%}.\n\n{table(['loss', 'costs', 'within the target'], rows)}\n"
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", type=count, default=MODELS, help="models in a stack")
@@ -70,7 +87,6 @@ def main() -> None:
     synchronize = torch.cuda.synchronize if device == "cuda" else lambda: None
     peak = matmul_peak(device, synchronize)
     ratios = measure(arguments.models, arguments.repeats, synchronize)
-    costs = {name: spread([ratio - 1 for ratio in values]) for name, values in ratios.items()}
     results = {
         "machine": machine(device),
         "matmul_peak": peak,
@@ -80,17 +96,7 @@ def main() -> None:
         "most": MOST,
         "ratios": ratios,
     }
-    rows = [
-        [name, interval(cost, 100, " %"), "yes" if cost["median"] <= MOST else "no"] for name, cost in costs.items()
-    ]
-    where = results["machine"]
-    text = (
-        f"# What a loss on states costs\n\n{where['cpu']}, one thread of {where['n_cores']} cores, torch "
-        f"{where['torch']}, float32 matmul peak {number(peak / 1e9)} GFLOP/s. Stacks of {arguments.models} models of "
-        f"the default dish, {STEPS} steps in a turn, {arguments.repeats} turns; median [least, most] over turns of how "
-        f"much longer a step takes than in the plain stack beside it. Target: at most {MOST:.0%}.\n\n"
-        f"{table(['loss', 'costs', 'within the target'], rows)}\n"
-    )
+    text = report(results)
     replace_files(arguments.output, "state_losses" if device == "cpu" else f"state_losses_{device}", results, text)
     print(text)
 
