@@ -42,6 +42,15 @@ from unifylens.designs.diagram import (
     diagram_variants,
     phase_diagram,
 )
+from unifylens.designs.edited import (
+    EDITED_PARALLEL,
+    EDITED_TEMPLATES,
+    EDITED_WORDS,
+    MIDDLING_PARALLEL,
+    edited_levels,
+    edited_templates,
+    edited_words,
+)
 from unifylens.designs.extractability import (
     EXTRACTABILITY_PARALLEL,
     FEWER_PARALLEL,

@@ -1,7 +1,8 @@
-from . import claims, ledger, plots, records, two_ways, ways_to_align
+from . import claims, edits_cross, ledger, plots, records, two_ways, ways_to_align
 
 __all__ = [
     "claims",
+    "edits_cross",
     "ledger",
     "plots",
     "records",
