@@ -245,7 +245,7 @@ def test_a_late_language_leaves_the_others_as_they_were_and_every_old_weight_bit
 
 
 def test_without_late_the_same_languages_are_refused():
-    with pytest.raises(ValueError, match="tells .* facts in languages in which they are held out here"):
+    with pytest.raises(ValueError, match=r"tells .* facts in languages in which they are held out here"):
         quietly(tiny(start=start(tiny()), **{"language.n_languages": 3}))
 
 
@@ -260,7 +260,11 @@ def test_new_words_begin_as_means_of_old_ones_of_their_kind(how):
         words = [getattr(language, kind) for language in corpus.languages]
         words = [list(each.values()) if kind == "function_words" else list(each) for each in words]
         tokens = [corpus.tokenizer.encode(each, index) for index, each in enumerate(words)]
-        olds = {token: word for each, spelled in zip(tokens[:2], words[:2]) for token, word in zip(each, spelled)}
+        olds = {
+            token: word
+            for each, spelled in zip(tokens[:2], words[:2], strict=True)
+            for token, word in zip(each, spelled, strict=True)
+        }
         new = [token for token in tokens[2] if token not in olds]
         assert new
         spelled = [corpus.tokenizer.pieces[token] for token in new]
@@ -305,5 +309,7 @@ def test_what_cannot_come_late_is_refused(changes, said):
 def test_means_of_words_need_words_of_one_token():
     pieces = {"tokenizer.scheme": "character"}
     new = tiny(**pieces, start=start(tiny(**pieces)), **{"train.new_words": "mean"})
-    with pytest.raises(ValueError, match="train.new_words='mean' needs words of one token; allowed: None, or .*'word'"):
+    with pytest.raises(
+        ValueError, match=r"train.new_words='mean' needs words of one token; allowed: None, or .*'word'"
+    ):
         quietly(new)

@@ -104,8 +104,8 @@ class Experiment(Config):
                 )
         if len(late := {corpus.late and corpus.late.n for *_, corpus in self.stages()}) > 1:
             raise ValueError(
-                f"corpus.late.n and that of changes are {sorted(n or 0 for n in late)}, so that facts would change their "
-                "home; allowed: one number throughout."
+                f"corpus.late.n and that of changes are {sorted(n or 0 for n in late)}, so that facts would change "
+                "their home; allowed: one number throughout."
             )
         self._every_language_is_told()
         if self.tokenizer.scheme != "word":

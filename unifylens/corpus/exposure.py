@@ -34,7 +34,8 @@ def assign(
 ) -> tuple[Int[np.ndarray, " fact"], Float[np.ndarray, "language fact"]]:
     """Home language of every fact, and its exposure in every language, summing to one: what the dials mean.
 
-    Late languages leave all that is dealt out among the first ones as it is without them. Every random order is drawn before a dial cuts it, so that moving one dial moves only the facts it must.
+    Late languages leave all that is dealt out among the first ones as it is without them. Every random order is drawn
+    before a dial cuts it, so that moving one dial moves only the facts it must.
     """
     n, late = world.n_facts, config.late
     n_late = 0 if late is None else late.n
