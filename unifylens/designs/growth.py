@@ -1,6 +1,6 @@
 """A third language comes to a finished model of two (notebook 18): unified and separate ones, which differ in dials.
 
-Every finished model has a name, and every growth of it, too; labels are model, growth and seed.
+Members differ only in what their labels say; `model` is unified or separate.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ WORDS: dict[str, dict[str, Any]] = {
     "half of subjects shared": {"language.shared_subjects": 0.5},
     "related words": {"language.lexical_distance": 0.5, "language.language_token": True},
 }
-"""Words of all three languages. Related ones are spelled alike; the token tells languages apart where they are equal."""
+"""Words of all three languages. Related ones are spelled alike; where they are equal, a token tells languages apart."""
 
 GROWN: dict[str, Any] = {
     "language.n_languages": 3,
@@ -110,37 +110,38 @@ def two_languages(seeds: Sequence[int], words: Iterable[str] = WORDS) -> Design:
     ]
 
 
-def beginnings(seeds: Sequence[int], words: str = "subjects shared") -> Design:
-    """Every beginning of the new words in both kinds of models; labels words, model, beginning, seed."""
+def beginnings(
+    seeds: Sequence[int], words: str = "subjects shared", names: Iterable[str] = tuple(BEGINNINGS)
+) -> Design:
+    """Beginnings of the new words in both kinds of models; labels words, model, beginning, seed."""
     return [
         (labels | {"beginning": beginning}, grown(model, beginning))
         for labels, model in two_languages(seeds, [words])
-        for beginning in BEGINNINGS
+        for beginning in names
     ]
 
 
-def _over(seeds: Sequence[int], name: str, values: Iterable[Any], beginnings: Iterable[str] = ("mean",)) -> Design:
+def _over(seeds: Sequence[int], name: str, values: Iterable[Any]) -> Design:
     return [
-        (labels | {"beginning": beginning, name: value}, grown(model, beginning, **{name: value}))
+        (labels | {name: value}, grown(model, **{name: value}))
         for labels, model in two_languages(seeds, ["subjects shared"])
-        for beginning in beginnings
         for value in values
     ]
 
 
 def replays(seeds: Sequence[int], levels: Iterable[float] = (0.0, 0.1, 0.25, 0.5)) -> Design:
-    """Shares of the examples that repeat the old languages; label replay beside those of `beginnings`."""
+    """Shares of the examples that repeat the old languages; labels words, model, replay, seed."""
     return _over(seeds, "replay", levels)
 
 
-def shares_told(seeds: Sequence[int], levels: Iterable[float] = (0.1, 0.3, 0.6, 0.9)) -> Design:
-    """Few or many facts told in the new language, in as many examples; label told beside those of `beginnings`."""
+def shares_told(seeds: Sequence[int], levels: Iterable[float] = (0.1, 0.3, 0.9)) -> Design:
+    """Few or many facts told in the new language, in as many examples; labels words, model, told, seed."""
     return _over(seeds, "told", levels)
 
 
 def told_of_one(seeds: Sequence[int]) -> Design:
-    """The new language told facts of either old language, or of both; label of beside those of `beginnings`."""
-    return _over(seeds, "of", (None, 0, 1), ("mean", "translations"))
+    """The new language told facts at home in either old language, or in both; labels words, model, of, seed."""
+    return _over(seeds, "of", (None, 0, 1))
 
 
 def orders(seeds: Sequence[int]) -> Design:
