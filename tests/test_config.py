@@ -43,6 +43,7 @@ OTHER_VALUES = {
     "corpus.copy_exposure": 0.5,
     "corpus.parallel_exposure": 0.5,
     "corpus.language_exposure": (1.0, 0.5),
+    "corpus.late": ul.LateLanguages(),
     "corpus.object_skew": 0.5,
     "corpus.home_bias": 0.5,
     "corpus.relation_bias": 0.5,
@@ -74,6 +75,7 @@ OTHER_VALUES = {
     "train.state_losses": (ul.StateLoss(method="pull"),),
     "train.frozen": ("mlp",),
     "train.translated_words": 0.5,
+    "train.new_words": "mean",
     "train.sparse": ul.Sparse(share=0.5),
     "train.soft_prompt": True,
     "train.n_evaluations": 5,
@@ -101,6 +103,7 @@ def test_every_field_goes_through_json_and_changes_the_hash():
         "real": {"world": ul.WorldConfig()},
         "train.sparse": {"start": ul.Start(experiment=tiny(seed=1))},
         "train.soft_prompt": {"start": ul.Start(experiment=tiny(seed=2))},
+        "train.new_words": {"start": ul.Start(experiment=tiny(seed=3))},
     }
     changed = [tiny(**{**default, **beside.get(name, {}), name: value}) for name, value in OTHER_VALUES.items()]
     experiments = [tiny(), tiny(**PIECES), *changed]
@@ -546,7 +549,7 @@ def kind_of(name):
     return None if isinstance(value, str) and not name.endswith("templates") else type(value)
 
 
-HOLDERS = {"real", "changes", "interventions", "start", "train.state_losses", "train.sparse"}
+HOLDERS = {"real", "changes", "interventions", "start", "train.state_losses", "train.sparse", "corpus.late"}
 """Settings that hold settings."""
 
 

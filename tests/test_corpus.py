@@ -238,6 +238,34 @@ def test_languages_that_are_never_told_are_refused(exposures, told):
         tiny(corpus=first, changes=tuple(ul.CorpusChange(step=20, corpus=each) for each in later))
 
 
+@pytest.mark.parametrize("of", [None, 0, 1])
+def test_late_languages_are_told_copies_of_facts_of_the_first_ones(of):
+    late = ul.LateLanguages(n=2, share=0.5, of=of)
+    one = Corpus.build(tiny())
+    corpus = Corpus.build(tiny(**{"language.n_languages": 4, "corpus.late": late}))
+    assert (corpus.home == one.home).all() and corpus.home.max() == 1, "no fact is at home there"
+    np.testing.assert_allclose(corpus.exposure[:2] / corpus.exposure[:2].sum(), one.exposure)
+    drawn = np.ones(one.n_facts, dtype=bool) if of is None else one.home == of
+    for row in (2, 3):
+        told = corpus.seen[row]
+        assert told.sum() == drawn.sum() // 2 and not (told & ~drawn).any()
+        assert corpus.exposure[row][told] == pytest.approx(1 / 4 / told.sum()), "evenly, as much as the others' mean"
+    assert (corpus.parallel == (one.parallel | corpus.seen[2])).all() and (corpus.seen[2] == corpus.seen[3]).all()
+    less = Corpus.build(tiny(**{"language.n_languages": 4, "corpus.late": late.model_copy(update={"share": 0.25})}))
+    assert not (less.seen[2] & ~corpus.seen[2]).any(), "a larger share keeps the smaller one's facts"
+    replayed = Corpus.build(
+        tiny(**{"language.n_languages": 4, "corpus.late": late, "corpus.language_exposure": (0.1, 0.1, 0.4, 0.4)})
+    )
+    assert replayed.exposure[:2].sum() == pytest.approx(0.2), "a factor is a share of the examples"
+
+
+def test_a_share_of_late_facts_that_is_none_is_refused():
+    with pytest.raises(ValueError, match=r"corpus.late.share=0.001 of 72 facts is none; allowed: a share that tells"):
+        Corpus.build(tiny(**{"corpus.late": ul.LateLanguages(share=0.001)}))
+    with pytest.raises(ValueError, match=r"corpus.late=LateLanguages\(\): parallel_window cannot keep"):
+        ul.parallel_window(tiny(**{"corpus.late": ul.LateLanguages()}), 0, 20)
+
+
 @given(st.sampled_from([0.2, 0.5, 4.0]), seeds)
 def test_parallel_exposure_moves_every_copy_of_parallel_facts_alike(factor, seed):
     one, other = (Corpus.build(tiny(**{"corpus.parallel_exposure": f, "seed": seed})) for f in (1.0, factor))

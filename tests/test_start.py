@@ -1,5 +1,6 @@
 """Training that begins with another experiment's weights."""
 
+import numpy as np
 import pytest
 import torch
 from conftest import quietly, tiny
@@ -7,7 +8,7 @@ from conftest import quietly, tiny
 import unifylens as ul
 from unifylens.corpus.corpus import Corpus
 from unifylens.training import store
-from unifylens.training.start import first_parameters
+from unifylens.training.start import first_parameters, spelling_weights
 from unifylens.training.trainer import _Stack, train_stack
 
 APART = {"corpus.parallel": 0.0}
@@ -217,3 +218,98 @@ def test_bad_parts_and_words_are_refused():
         tiny(**{"train.frozen": ("head",)})
     with pytest.raises(ValueError, match=r"translated_words=0\.5 needs words of one token"):
         quietly(tiny(**{"train.translated_words": 0.5, "tokenizer.scheme": "bpe", "tokenizer.vocab_size": 100}))
+
+
+LATE = {"language.n_languages": 3, "corpus.late": ul.LateLanguages(share=0.5)}
+
+
+@pytest.mark.parametrize(
+    "change", [{}, {"corpus.home_bias": 0.5, "corpus.object_skew": 0.5}, {"corpus.parallel_unit": "subject"}]
+)
+def test_a_late_language_leaves_the_others_as_they_were_and_every_old_weight_bit_for_bit(change):
+    old = tiny(**change)
+    new = old.replace(**LATE, start=ul.Start(experiment=old))
+    before, corpora = quietly(old)[0], [Corpus.build(e) for e in (old, new)]
+    first = _first(new)
+    assert (corpora[0].home == corpora[1].home).all() and (corpora[0].seen == corpora[1].seen[:2]).all()
+    kept = {(word, i) for i, words in enumerate(corpora[0].tokenizer.words) for word in words}
+    for word, language in kept:
+        (was,), (now,) = (corpus.tokenizer.encode([word], language) for corpus in corpora)
+        assert torch.equal(first["embed.W_E"][now], weights(before)["embed.W_E"][was])
+        assert torch.equal(first["unembed.W_U"][:, now], weights(before)["unembed.W_U"][:, was])
+    for name, p in weights(before).items():
+        if not name.startswith(("embed", "unembed")):
+            assert torch.equal(first[name], p)
+
+    assert new.key(3) != new.replace(**{"corpus.late": ul.LateLanguages(share=0.5, of=1)}).key(3)
+
+
+def test_without_late_the_same_languages_are_refused():
+    with pytest.raises(ValueError, match=r"tells .* facts in languages in which they are held out here"):
+        quietly(tiny(start=start(tiny()), **{"language.n_languages": 3}))
+
+
+@pytest.mark.parametrize("how", ["mean", "spelling"])
+def test_new_words_begin_as_means_of_old_ones_of_their_kind(how):
+    apart = {"language.shared_subjects": 0.5, "language.templates": ("topic",)}
+    old = tiny(**apart)
+    quietly(old)
+    base = old.replace(**LATE, start=ul.Start(experiment=old))
+    first, random, corpus = _first(base.replace(**{"train.new_words": how})), _first(base), Corpus.build(base)
+    for kind in ("subjects", "relations", "objects", "function_words"):
+        words = [getattr(language, kind) for language in corpus.languages]
+        words = [list(each.values()) if kind == "function_words" else list(each) for each in words]
+        tokens = [corpus.tokenizer.encode(each, index) for index, each in enumerate(words)]
+        olds = {
+            token: word
+            for each, spelled in zip(tokens[:2], words[:2], strict=True)
+            for token, word in zip(each, spelled, strict=True)
+        }
+        new = [token for token in tokens[2] if token not in olds]
+        assert new
+        spelled = [corpus.tokenizer.pieces[token] for token in new]
+        if how == "mean":
+            counts = torch.full((len(new), len(olds)), 1 / len(olds))
+        else:
+            counts = torch.tensor(spelling_weights(spelled, list(olds.values())), dtype=torch.float32)
+            assert counts.std() > 0
+        for name, by_token in (("embed.W_E", lambda p: p), ("unembed.W_U", torch.t), ("unembed.b_U", lambda p: p)):
+            torch.testing.assert_close(by_token(first[name])[new], counts @ by_token(random[name])[[*olds]])
+            assert torch.equal(by_token(first[name])[[*olds]], by_token(random[name])[[*olds]]), "old ones stay"
+
+
+def test_words_count_by_the_letter_pairs_they_have_in_common():
+    weights = spelling_weights(["kota", "zuzu"], ["kota", "kotu", "fami"])
+    np.testing.assert_allclose(weights.sum(1), 1.0)
+    # kota has 5 pairs, of which kotu has 3: cosines 1, 0.6, 0; sparsemax keeps 0.7 and 0.3 of the first two
+    np.testing.assert_allclose(weights[0], [0.7, 0.3, 0.0], atol=1e-12)
+    # of ^z zu uz zu u$ (cosines over sqrt 7) kotu has u$ alone
+    like = 1 / np.sqrt(7 * 5)
+    np.testing.assert_allclose(weights[1], [(1 - like) / 3, (1 - like) / 3 + like, (1 - like) / 3], atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"train.new_words": "mean"}, "train.new_words='mean' needs a start, whose words are not new; allowed: None"),
+        ({"train.new_words": "focus"}, "train.new_words='focus'; allowed: .*mean.*spelling"),
+        ({"corpus.late": ul.LateLanguages(n=2)}, r"corpus.late.n=2 leaves none of 2 languages; allowed: 1 to 1"),
+        ({"corpus.late": ul.LateLanguages(of=1)}, r"corpus.late.of=1 is no fact's home; allowed: 0 to 0"),
+        (
+            {"changes": (ul.CorpusChange(step=20, corpus=ul.CorpusConfig(late=ul.LateLanguages())),)},
+            r"corpus.late.n and that of changes are \[0, 1\], so that facts would change their home",
+        ),
+    ],
+)
+def test_what_cannot_come_late_is_refused(changes, said):
+    with pytest.raises(ValueError, match=said):
+        tiny(**changes)
+
+
+def test_means_of_words_need_words_of_one_token():
+    pieces = {"tokenizer.scheme": "character"}
+    new = tiny(**pieces, start=start(tiny(**pieces)), **{"train.new_words": "mean"})
+    with pytest.raises(
+        ValueError, match=r"train.new_words='mean' needs words of one token; allowed: None, or .*'word'"
+    ):
+        quietly(new)

@@ -67,6 +67,7 @@ SECONDS = {
     "14_how_far_it_holds": 462,
     "15_ways_to_align": 1080,
     "16_edits": 210,
+    "18_new_languages": 180,
     "90_use_unifylens_on_your_model": 24,
 }
 """What each notebook takes with one core, in order from an empty store (the README's minutes)."""

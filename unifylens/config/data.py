@@ -190,11 +190,32 @@ class TokenizerConfig(Config):
         return self
 
 
+class LateLanguages(Config):
+    """The last languages come late: no fact has its home there, and all that they are told is told in others as well.
+
+    Homes and parallel facts among the first languages are those of a corpus of these languages alone, so that an
+    experiment with such a corpus may begin with its weights (`Start`). Before `language_exposure`, each late language
+    is told as much as the mean of the first ones, evenly over its facts.
+
+    >>> corpus = ul.CorpusConfig(late=ul.LateLanguages(share=0.2), language_exposure=(0.25, 0.25, 0.5))
+    >>> exp = ul.Experiment(language=ul.LanguageConfig(n_languages=3), corpus=corpus)
+    >>> [int(facts.sum()) for facts in ul.build_corpus(exp).seen]
+    [3120, 3120, 960]
+    """
+
+    n: Annotated[Whole, Field(ge=1, lt=100)] = 1
+    """Number of languages, the last ones, that come late; fewer than there are."""
+    share: Annotated[Number, Field(gt=0.0, le=1.0)] = 0.3
+    """Share of facts (of those whose home is `of`) told in every late language; all others are held out there."""
+    of: Annotated[Whole, Field(ge=0, lt=100)] | None = None
+    """Number of the first language whose home facts they are drawn from, parallel ones among them; None: all facts."""
+
+
 class CorpusConfig(Config):
     """Which fact is said in which language, how often: the dials of the data distribution."""
 
     parallel: Share = 0.3
-    """Share of facts seen in every language; every other fact is seen in its home language only."""
+    """Share of facts seen in every language that is not `late`; every other fact is seen in its home language only."""
     n_parallel: Annotated[Whole, Field(ge=0, le=MANY)] | None = None
     """Number of parallel facts instead of a share."""
     parallel_unit: Literal["fact", "subject"] = "fact"
@@ -214,6 +235,8 @@ class CorpusConfig(Config):
     ) = None
     """Factor on the exposure of all that is said in a language, one for each; 0 leaves a language out for as long as
     this corpus is drawn from, so that `changes` can tell languages in order; None for 1 everywhere."""
+    late: LateLanguages | None = None
+    """The last languages, if they are told nothing but copies of facts of the first ones; None: all are alike."""
     object_skew: Share = 0.0
     """Share of monolingual facts whose home language is decided by their object (value-language link)."""
     home_bias: Share = 0.0

@@ -94,12 +94,19 @@ class Experiment(Config):
                     f"corpus.n_parallel={corpus.n_parallel} is more than the world's {n_facts} facts; "
                     f"allowed: 0 to {n_facts}."
                 )
+            if corpus.late is not None:
+                self._late_languages_have_others_before(corpus)
             if corpus.relation_bias and n_relations < self.n_languages:
                 raise ValueError(
                     f"corpus.relation_bias={corpus.relation_bias} and world.n_relations={n_relations} "
                     f"conflict: each of {self.n_languages} languages needs a relation of its own; allowed: "
                     f"relation_bias=0, or n_relations from {self.n_languages} on."
                 )
+        if len(late := {corpus.late and corpus.late.n for *_, corpus in self.stages()}) > 1:
+            raise ValueError(
+                f"corpus.late.n and that of changes are {sorted(n or 0 for n in late)}, so that facts would change "
+                "their home; allowed: one number throughout."
+            )
         self._every_language_is_told()
         if self.tokenizer.scheme != "word":
             self._answers_end_the_prompt()
@@ -113,6 +120,11 @@ class Experiment(Config):
             raise ValueError(
                 f"model.language_neurons={self.model.language_neurons} of each of {self.n_languages} languages are "
                 f"more than model.d_mlp={self.model.d_mlp}; allowed: at most {self.model.d_mlp // self.n_languages}."
+            )
+        if self.train.new_words is not None and self.start is None:
+            raise ValueError(
+                f"train.new_words={self.train.new_words!r} needs a start, whose words are not new; allowed: None, or a "
+                "start."
             )
         if self.train.sparse is not None and self.start is None:
             raise ValueError(
@@ -131,6 +143,19 @@ class Experiment(Config):
         if steps != sorted(set(steps)) or (steps and steps[-1] >= self.train.steps):
             raise ValueError(f"changes: steps {steps} must rise and stay below train.steps={self.train.steps}.")
         return self
+
+    def _late_languages_have_others_before(self, corpus: CorpusConfig) -> None:
+        late, first = corpus.late, self.n_languages - corpus.late.n
+        if first < 1:
+            raise ValueError(
+                f"corpus.late.n={late.n} leaves none of {self.n_languages} languages; allowed: 1 to "
+                f"{self.n_languages - 1}."
+            )
+        if late.of is not None and late.of >= first:
+            raise ValueError(
+                f"corpus.late.of={late.of} is no fact's home; allowed: 0 to {first - 1}, the languages that are not "
+                "late, or None."
+            )
 
     def _every_language_is_told(self) -> None:
         """A language's own facts would be told nowhere if it were left out all the time."""
@@ -230,7 +255,7 @@ Experiment.model_rebuild()
 def _drop_what_is_newer(experiment: dict[str, Any]) -> None:
     """Remove settings that are newer than the format where they are left alone: what was stored before stays found."""
     newer = {
-        "train": ("state_losses", "frozen", "translated_words", "sparse", "soft_prompt"),
+        "train": ("state_losses", "frozen", "translated_words", "new_words", "sparse", "soft_prompt"),
         "model": ("language_neurons", "n_experts"),
     }
     for part, names in newer.items():
@@ -238,8 +263,9 @@ def _drop_what_is_newer(experiment: dict[str, Any]) -> None:
             if not experiment[part][name]:
                 del experiment[part][name]
     for corpus in (experiment["corpus"], *(change["corpus"] for change in experiment["changes"])):
-        if corpus["language_exposure"] is None:
-            del corpus["language_exposure"]
+        for name in ("language_exposure", "late"):
+            if corpus[name] is None:
+                del corpus[name]
     for intervention in experiment["interventions"]:
         if intervention["rows"] is None:
             del intervention["rows"]

@@ -158,6 +158,12 @@ class TrainConfig(Config):
     translated_words: Share = 0.0
     """Share of subjects, relations and objects whose words begin with the first language's embedding and unembedding in
     every language, if they are words of one token; with a `start`, those words that are new."""
+    new_words: Literal["mean", "spelling"] | None = None
+    """How the other words that the `start` has not begin, if they are words of one token; None: at random.
+
+    `mean`: as the mean of its words of the same kind (arXiv 2406.11477). `spelling`: as a mean weighted by the letter
+    pairs they have in common, after FOCUS (arXiv 2305.14481), which means something where words are related.
+    """
     sparse: Sparse | None = None
     """Few weights that move, which needs a `start`; None for all that are not `frozen`."""
     soft_prompt: Flag = False

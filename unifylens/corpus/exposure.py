@@ -7,7 +7,7 @@ from enum import IntEnum
 import numpy as np
 from jaxtyping import Float, Int
 
-from unifylens.config import CorpusChange, CorpusConfig, Experiment
+from unifylens.config import CorpusChange, CorpusConfig, Experiment, LateLanguages
 from unifylens.corpus.world import World
 from unifylens.seeds import rng
 
@@ -34,9 +34,12 @@ def assign(
 ) -> tuple[Int[np.ndarray, " fact"], Float[np.ndarray, "language fact"]]:
     """Home language of every fact, and its exposure in every language, summing to one: what the dials mean.
 
-    Every random order is drawn before a dial cuts it, so that moving one dial moves only the facts it must.
+    Late languages leave all that is dealt out among the first ones as it is without them. Every random order is drawn
+    before a dial cuts it, so that moving one dial moves only the facts it must.
     """
-    n = world.n_facts
+    n, late = world.n_facts, config.late
+    n_late = 0 if late is None else late.n
+    n_languages -= n_late
     if config.parallel_unit == "fact":
         order = rng(seed, "parallel facts").permutation(n)
     else:
@@ -63,9 +66,30 @@ def assign(
     copies = balance + (1 - balance) * n_languages * at_home  # a parallel fact weighs one unit per language
     copies *= np.where(at_home, 1.0, config.copy_exposure)
     weights = np.where(parallel, copies * config.parallel_exposure, at_home)
+    if late is not None:
+        rows = np.tile(_told_late(late, home, seed) * weights.sum() / n_languages, (n_late, 1))
+        weights = np.concatenate([weights, rows])
     if config.language_exposure is not None:
         weights = weights * np.array(config.language_exposure)[:, None]
     return home, weights / weights.sum()
+
+
+def _told_late(late: LateLanguages, home: Int[np.ndarray, " fact"], seed: int) -> Float[np.ndarray, " fact"]:
+    """What share of a late language every fact has: equal ones of those told there, the first in a random order.
+
+    Raises ValueError where none is.
+    """
+    order = rng(seed, "facts told in late languages").permutation(len(home))
+    if late.of is not None:
+        order = order[home[order] == late.of]
+    n_told = round(late.share * len(order))
+    if not n_told:
+        raise ValueError(
+            f"corpus.late.share={late.share} of {len(order)} facts is none; allowed: a share that tells at least one."
+        )
+    told = np.zeros(len(home))
+    told[order[:n_told]] = 1 / n_told
+    return told
 
 
 def object_homes(world: World, n_languages: int, seed: int) -> Int[np.ndarray, " object"]:
@@ -89,6 +113,10 @@ def parallel_window(experiment: Experiment, start: int, stop: int) -> Experiment
         raise ValueError("parallel_window cannot count the facts of a real world; allowed: experiments with real=None.")
     if not 0 <= start < stop <= steps:
         raise ValueError(f"start={start}, stop={stop}: allowed is 0 <= start < stop <= train.steps={steps}.")
+    if corpus.late is not None:
+        raise ValueError(
+            f"corpus.late={corpus.late!r}: parallel_window cannot keep every copy's exposure; allowed: None."
+        )
     factors = {name: getattr(corpus, name) for name in ("exposure_balance", "copy_exposure", "parallel_exposure")}
     if corpus.language_exposure is not None:
         raise ValueError(

@@ -382,6 +382,31 @@ def transfer(model: Model | Trained, corpus: Corpus | None = None) -> pd.DataFra
     return pd.DataFrame(records).set_index("language")
 
 
+def by_language(model: Model | Trained, corpus: Corpus | None = None) -> pd.DataFrame:
+    """Answers to all facts in every language, by language asked, home and kind of copy: columns `n`, and `right`.
+
+    The index has names of languages (`asked`, `home`) and of `corpus.KINDS` (`kind`); `right` is a share of whole
+    answers, of held-out facts transfer and of others recall. Raises ValueError if the model does not fit the corpus.
+
+    >>> table = ul.evaluate.by_language(run.model, run.corpus)
+    >>> table.xs("held-out", level="kind")["n"].to_dict()
+    {('a', 'b'): 19, ('b', 'a'): 17}
+    """
+    model, corpus = model_and_corpus(model, corpus)
+    questions = Questions.all(corpus)
+    answers = questions.answered_by(lambda tokens, at: run_prompts(model, Prompts(tokens), at, at))
+    names = np.array([language.name for language in corpus.languages])
+    table = pd.DataFrame(
+        {
+            "asked": names[questions.language],
+            "home": names[np.tile(corpus.home[questions.facts], corpus.n_languages)],
+            "kind": np.array(KINDS)[questions.kind],
+            "right": questions.answer_types(answers.tokens) == AnswerType.RIGHT,
+        }
+    )
+    return table.groupby(["asked", "home", "kind"])["right"].agg(n="size", right="mean")
+
+
 def held_out(model: Model | Trained, corpus: Corpus | None = None) -> pd.DataFrame:
     """The answer to every fact in every language in which it was never seen: one row each.
 

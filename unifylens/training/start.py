@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
+from typing import get_args
+
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from unifylens.config import Experiment
+from unifylens.config import Experiment, WordKind
 from unifylens.corpus.corpus import Corpus
 from unifylens.model import Parameters, Shape, initial_parameters
 from unifylens.seeds import rng
@@ -15,12 +19,15 @@ from unifylens.training import store
 
 BY_TOKEN = {"embed.W_E": 0, "unembed.W_U": 1, "unembed.b_U": 0}
 """Parameters that hold numbers for every token, and the dimension that counts these."""
+KINDS: tuple[WordKind, ...] = get_args(WordKind)
+"""Kinds of words."""
 
 
 def first_parameters(experiment: Experiment, corpus: Corpus, shape: Shape) -> Parameters:
     """Weights by name before the first step: random, but for what comes from `experiment.start`.
 
-    Tokens that it has not, and positions beyond its prompts, keep their random weights, or begin as translations.
+    Tokens that it has not, and positions beyond its prompts, keep their random weights, or begin as translations, or as
+    a mean of old words.
     """
     parameters = initial_parameters(shape, experiment.seed)
     old = torch.empty(0, dtype=torch.long)
@@ -33,12 +40,62 @@ def first_parameters(experiment: Experiment, corpus: Corpus, shape: Shape) -> Pa
                 p.index_copy_(BY_TOKEN[name], old, earlier[name])
             else:
                 p[tuple(map(slice, earlier[name].shape))] = earlier[name]
+        if experiment.train.new_words is not None:
+            _begin_as_means(parameters, corpus, old, by_spelling=experiment.train.new_words == "spelling")
     if experiment.train.translated_words:
         first, second = _translations(corpus, experiment.train.translated_words, experiment.seed)
         new = ~torch.isin(second, old)
         for name, dim in BY_TOKEN.items():
             parameters[name].index_copy_(dim, second[new], parameters[name].index_select(dim, first[new]))
     return parameters
+
+
+def _begin_as_means(parameters: Parameters, corpus: Corpus, old: Int[Tensor, " vocab"], by_spelling: bool) -> None:
+    """Let every word that is not old begin as a mean of the old words of its kind: all alike, or weighted by spelling.
+
+    A kind without old words keeps its random weights.
+    """
+    known = set(old.tolist())
+    for kind in KINDS:
+        spelled: dict[int, str] = {}  # by token
+        for index, language in enumerate(corpus.languages):
+            names = getattr(language, kind)
+            names = names.values() if kind == "function_words" else names
+            words = [word for name in names for word in name.split()]
+            spelled |= zip(corpus.tokenizer.encode(words, index), words, strict=True)
+        there, new = ([token for token in spelled if (token in known) == is_old] for is_old in (True, False))
+        if not there or not new:
+            continue
+        weights = torch.full((len(new), len(there)), 1 / len(there))
+        if by_spelling:
+            words = [[spelled[token] for token in tokens] for tokens in (new, there)]
+            weights = torch.from_numpy(spelling_weights(*words)).float()
+        for name, dim in BY_TOKEN.items():
+            values = parameters[name].index_select(dim, torch.tensor(there))
+            mean = torch.tensordot(weights, values, dims=([1], [dim])).movedim(0, dim)
+            parameters[name].index_copy_(dim, torch.tensor(new), mean)
+
+
+def spelling_weights(new: Sequence[str], old: Sequence[str]) -> Float[np.ndarray, "new old"]:
+    """How much each old word counts for each new one: sparsemax of the cosine of their letter pairs, summing to 1.
+
+    Ends of words count as letters. FOCUS (arXiv 2305.14481) does so with vectors of subwords; sparsemax
+    (arXiv 1602.02068) gives 0 to words that are not alike enough.
+
+    >>> from unifylens.training.start import spelling_weights
+    >>> spelling_weights(["kota"], ["kota", "fami"]).tolist()
+    [[1.0, 0.0]]
+    """
+    counts = [Counter(zip(f"^{word}", f"{word}$", strict=True)) for word in (*new, *old)]
+    pairs = sorted({pair for count in counts for pair in count})
+    vectors = np.array([[count[pair] for pair in pairs] for count in counts], dtype=float)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    alike = vectors[: len(new)] @ vectors[len(new) :].T
+    falling = -np.sort(-alike, axis=1)
+    rank, total = np.arange(1, len(old) + 1), falling.cumsum(1)
+    kept = (1 + rank * falling > total).sum(1, keepdims=True)
+    threshold = (np.take_along_axis(total, kept - 1, 1) - 1) / kept
+    return np.maximum(alike - threshold, 0.0)
 
 
 def _translations(corpus: Corpus, share: float, seed: int) -> tuple[Int[Tensor, " word"], Int[Tensor, " word"]]:
@@ -61,11 +118,12 @@ def refuse_what_does_not_fit(experiment: Experiment, corpus: Corpus) -> None:
     Or where it tells facts in a language in which they are held out here, or words of several tokens are to begin as
     their translations.
     """
-    if experiment.train.translated_words and corpus.tokenizer.config.scheme != "word":
-        raise ValueError(
-            f"train.translated_words={experiment.train.translated_words} needs words of one token; allowed: 0, or "
-            f"tokenizer.scheme='word' instead of {corpus.tokenizer.config.scheme!r}."
-        )
+    for name, none in (("translated_words", 0), ("new_words", None)):
+        if (value := getattr(experiment.train, name)) and corpus.tokenizer.config.scheme != "word":
+            raise ValueError(
+                f"train.{name}={value!r} needs words of one token; allowed: {none}, or tokenizer.scheme='word' instead "
+                f"of {corpus.tokenizer.config.scheme!r}."
+            )
     if experiment.start is None:
         return
     if experiment.model.language_neurons and experiment.start.experiment.n_languages != experiment.n_languages:
