@@ -1,4 +1,4 @@
-from . import claims, ledger, plots, records, two_ways, ways_to_align
+from . import claims, ledger, plots, records, two_ways, ways_to_align, whence_answers
 
 __all__ = [
     "claims",
@@ -7,4 +7,5 @@ __all__ = [
     "records",
     "two_ways",
     "ways_to_align",
+    "whence_answers",
 ]
