@@ -66,6 +66,7 @@ SECONDS = {
     "11_phase_diagram": 468,
     "14_how_far_it_holds": 462,
     "15_ways_to_align": 1080,
+    "17_influence": 240,
     "90_use_unifylens_on_your_model": 24,
 }
 """What each notebook takes with one core, in order from an empty store (the README's minutes)."""
