@@ -65,8 +65,9 @@ SECONDS = {
     "10_turning_transfer_up_and_down": 156,
     "11_phase_diagram": 468,
     "14_how_far_it_holds": 462,
-    "15_ways_to_align": 1080,
+    "15_ways_to_align": 1680,
     "16_edits": 210,
+    "17_influence": 240,
     "18_new_languages": 180,
     "90_use_unifylens_on_your_model": 24,
 }

@@ -1,4 +1,4 @@
-from . import claims, edits_cross, ledger, plots, records, two_ways, ways_to_align
+from . import claims, edits_cross, ledger, plots, records, two_ways, ways_to_align, whence_answers
 
 __all__ = [
     "claims",
@@ -8,4 +8,5 @@ __all__ = [
     "records",
     "two_ways",
     "ways_to_align",
+    "whence_answers",
 ]

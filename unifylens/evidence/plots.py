@@ -218,8 +218,11 @@ PART_COLOURS = {
     "in other answers": "#949494",
     "a unified model's states": "#0173b2",
     "a bias": "#de8f05",
+    "unified": "#0173b2",
+    "between": "#029e73",
+    "separate": "#de8f05",
 }
-"""One colour for one way to lose transfer, and for its repair."""
+"""One colour for one way to lose transfer, and for its repair; and for one kind of models."""
 
 
 def forests(tables: Mapping[str, pd.DataFrame], xlabel: str) -> Figure:
