@@ -48,7 +48,10 @@ SIDE_BY_SIDE := from unifylens.reproduce import side_by_side; n, own = side_by_s
   print(n, *(f"{name}={value}" for name, value in own.items()))
 
 # Notebooks 12 and 13 (_real_) are left to `make reproduce-real`; what they are made of is among the unit tests.
-# The last notebooks come first: 15 takes longest, and begun last it would run alone.
+# Those that take longest come first, one at a time: begun last, one would run alone.
+LONGEST_FIRST := from pathlib import Path; from unifylens.reproduce import SECONDS; \
+  paths = [path for path in Path("notebooks").glob("[0-9]*.ipynb") if "_real_" not in path.name]; \
+  print(*sorted(paths, key=lambda path: -SECONDS[path.stem]))
 test: venv
 	@$(RUN) ruff check
 	@$(RUN) ruff format --check
@@ -57,7 +60,8 @@ test: venv
 	@$(MAKE) test-newest
 	@rm -rf build/test-home build/test-figures
 	@set -- $$(.venv/bin/python -c '$(SIDE_BY_SIDE)'); n=$$1; shift; UNIFYLENS_SEEDS=2 $(TEST_ENV) env "$$@" \
-	  $(RUN) pytest -n $$n --dist worksteal --nbmake --nbmake-timeout=3000 $$(ls -r notebooks/[0-9]*.ipynb | grep -v _real_)
+	  $(RUN) pytest -n $$n --dist load --maxschedchunk 1 --nbmake --nbmake-timeout=3000 \
+	  $$(.venv/bin/python -c '$(LONGEST_FIRST)')
 	@echo "unifylens: all checks passed"
 
 # The newest TransformerLens that pyproject.toml allows beside the locked one, and first on the path.
