@@ -207,10 +207,10 @@ def code_switch(corpus: Corpus, share: float, seed: int = 0) -> Corpus:
 def translate_in_context(corpus: Corpus, share: float, seed: int = 0) -> Corpus:
     """Tell a fact in another of its languages first, in the same prompt, in that share of parallel facts' examples.
 
-    Translation language modelling (TLM: Conneau and Lample 2019, 1901.07291; within InfoXLM) in the dish: only the
-    answer at the end is learnt, as everywhere. An example chosen is told so every second time, so at most half of all
-    are. What also moves: prompts of one telling are seen less often, and the longest are about twice as long. No other
-    intervention can follow. Raises ValueError where no fact is parallel.
+    Translation language modelling (TLM: Conneau and Lample 2019, 1901.07291; within InfoXLM) in the dish, where with
+    `train.loss="answer"` only the answer at the end is learnt. An example chosen is told so every second time, so at
+    most half of all are. What also moves: prompts of one telling are seen less often, and the longest are about twice
+    as long. No other intervention can follow. Raises ValueError where no fact is parallel.
     """
     _check_share("share", share)
     if share > 0.5:

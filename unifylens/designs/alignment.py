@@ -14,19 +14,13 @@ from typing import Any, Literal, NamedTuple
 import pandas as pd
 
 from unifylens.config import CorpusChange, Experiment, Intervention, Sparse, Start, StateLoss
-from unifylens.designs.common import Design, small
+from unifylens.designs.common import HARDLY_EVER, SMALLEST, Design, small
 from unifylens.training.cost import Member
 
 Kind = Literal["states", "data", "tokens", "shape", "weights"]
 
-ALIGNED: dict[str, Any] = {
-    "world.n_subjects": 75,
-    "model.d_mlp": 128,
-    "train.batch_size": 128,
-    "train.n_evaluations": 2,
-    "corpus.parallel": 0.3,
-}
-"""What all bases share: the smaller dish with fewer subjects and neurons, of which 30 % of the facts are parallel."""
+ALIGNED = SMALLEST | {"corpus.parallel": 0.3}
+"""What all bases share: the smallest dish, of which 30 % of the facts are parallel."""
 
 BASES: dict[str, dict[str, Any]] = {
     f"{n} languages, {name}": {"language.n_languages": n, "language.shared_subjects": shared}
@@ -373,7 +367,7 @@ def one_language_alone(seeds: Sequence[int], share: float = 0.05) -> Design:
         for seed in seeds:
             begin = small(**ALIGNED, **changes, seed=seed)
             for language in (0, 1):
-                factors = tuple(1.0 if each == language else 1e-6 for each in (0, 1))
+                factors = tuple(1.0 if each == language else HARDLY_EVER for each in (0, 1))
                 own = {"corpus.language_exposure": factors, "train.frozen": ("embedding", "unembedding")}
                 few = {"train.sparse": Sparse(share=share), "train.weight_decay": 0.0}
                 tuned = finished(lambda model, _: model, **own, **few)(begin, 1.0)

@@ -9,15 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from unifylens.config import CorpusChange, Experiment, LateLanguages, Start
-from unifylens.designs.common import Design, small
-
-TWO_LANGUAGES: dict[str, Any] = {
-    "world.n_subjects": 75,
-    "model.d_mlp": 128,
-    "train.batch_size": 128,
-    "train.n_evaluations": 2,
-}
-"""What all finished models share: the smaller dish with fewer subjects and neurons. Chance of a transfer is 1/8."""
+from unifylens.designs.common import HARDLY_EVER, SMALLEST, Design, small
 
 UNIFIED_OR_SEPARATE: dict[str, dict[str, Any]] = {
     "unified": {"corpus.parallel": 0.6},
@@ -45,8 +37,6 @@ REPLAY = 0.25
 """Share of the examples that repeat the old languages, where it is not the dial."""
 TOLD = 0.3
 """Share of facts that the new language is told, where it is not the dial."""
-HARDLY_EVER = 1e-6
-"""Factor that stands for no replay: 0.03 examples of 25,600, so that what the start told still counts as seen."""
 
 BEGINNINGS: dict[str, dict[str, Any]] = {
     "random": {},
@@ -64,7 +54,7 @@ TUNING_SEEDS = (1000, 1001, 1002, 1003)
 
 def finished(kind: str, words: str = "subjects shared", seed: int = 0) -> Experiment:
     """A model of two languages. Raises KeyError for another kind or other words."""
-    return small(**TWO_LANGUAGES, **UNIFIED_OR_SEPARATE[kind], **WORDS[words], seed=seed)
+    return small(**SMALLEST, **UNIFIED_OR_SEPARATE[kind], **WORDS[words], seed=seed)
 
 
 def one_after_the_other(kind: str, seed: int = 0) -> Experiment:

@@ -79,8 +79,8 @@ def _begin_as_means(parameters: Parameters, corpus: Corpus, old: Int[Tensor, " v
 def spelling_weights(new: Sequence[str], old: Sequence[str]) -> Float[np.ndarray, "new old"]:
     """How much each old word counts for each new one: sparsemax of the cosine of their letter pairs, summing to 1.
 
-    Ends of words count as letters. FOCUS (arXiv 2305.14481) does so with vectors of subwords; sparsemax
-    (arXiv 1602.02068) gives 0 to words that are not alike enough.
+    Ends of words count as letters. After FOCUS (arXiv 2305.14481), which weighs old tokens by vectors trained beside
+    the model, where we take spelling; sparsemax (arXiv 1602.02068) gives 0 to words that are not alike enough.
 
     >>> from unifylens.training.start import spelling_weights
     >>> spelling_weights(["kota"], ["kota", "fami"]).tolist()
