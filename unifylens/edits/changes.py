@@ -22,7 +22,7 @@ from unifylens.arguments import numbers
 from unifylens.hardware import FLOAT, free_bytes
 from unifylens.patching.edits import SHARE_OF_FREE_MEMORY, rows_at_a_time
 from unifylens.patching.prompts import Prompts, as_prompts, by_length, in_order
-from unifylens.patching.stream import Hook, Model, Rows, check_names, check_still, logits_of_table
+from unifylens.patching.stream import Hook, Model, Rows, block_of, check_names, check_still, logits_of_table
 
 Edits = Int[Tensor, " row"] | None
 """The edit that each row runs with; None: all of them together."""
@@ -236,6 +236,12 @@ def _device(model: Model) -> torch.device:
     return next(model.parameters()).device
 
 
+def run_until(model: Model, prompts: Prompts, fwd_hooks: list[Hook]) -> None:
+    """Run rows of one length up to the last block with a hook: what lies behind, vocabularies above all, is dear."""
+    last = max(block_of(name) for name, _ in fwd_hooks)
+    model.run_with_hooks(prompts.tokens.to(_device(model)), fwd_hooks=fwd_hooks, stop_at_layer=last + 1)
+
+
 @torch.no_grad()
 def read(
     model: Model, prompts: Prompts, name: str, role: str, change: Change | None = None, edit: Edits = None
@@ -245,9 +251,7 @@ def read(
     for rows in batches(model, prompts, change.numbers_a_row() if change is not None and edit is not None else 0):
         part, kept = prompts.part(rows), {}
         under = [] if change is None else change.hooks(model, part, None if edit is None else edit[rows])
-        model.run_with_hooks(
-            part.tokens.to(_device(model)), fwd_hooks=[*under, (name, partial(_keep, kept=kept))], return_type=None
-        )
+        run_until(model, part, [*under, (name, partial(_keep, kept=kept))])
         found.append(kept["key"][part.at(role)].double().cpu())
         ran.append(rows)
     return in_order(found, ran)

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from unifylens.edits.changes import batches, checked_blocks, key_hook, read
+from unifylens.edits.changes import batches, checked_blocks, key_hook, read, run_until
 from unifylens.patching.prompts import as_prompts
 from unifylens.patching.stream import Model, Rows
 
@@ -52,9 +52,7 @@ def covariance(
         part = prompts.part(rows)
         at = torch.ones_like(part.tokens, dtype=torch.bool) if role is None else part.at(role)
         count += int(at.sum())
-        tokens = part.tokens.to(next(model.parameters()).device)
-        fwd_hooks = [(name, partial(_sum, sums=sums, name=name, at=at)) for name in names]
-        model.run_with_hooks(tokens, fwd_hooks=fwd_hooks, return_type=None)
+        run_until(model, part, [(name, partial(_sum, sums=sums, name=name, at=at)) for name in names])
     moments = torch.stack([sums[name] for name in names]) / count
     mean = moments.diagonal(dim1=1, dim2=2).mean(-1)
     return moments + RIDGE * mean[:, None, None] * torch.eye(moments.shape[-1], dtype=moments.dtype)
