@@ -10,7 +10,7 @@ from unifylens.designs import growth as designs
 from unifylens.evidence import growth
 
 ROWS = [
-    # asked, home, kind, told, n, right
+    # asked, home, kind, copies, n, right
     ("a", "a", "monolingual", 1, 10, 1.0),
     ("b", "a", "held-out", 1, 10, 0.2),
     ("b", "b", "majority", 2, 30, 0.8),
@@ -23,7 +23,7 @@ ROWS = [
 
 
 def answers(**labels):
-    return pd.DataFrame(ROWS, columns=["asked", "home", "kind", "told", "n", "right"]).assign(**labels)
+    return pd.DataFrame(ROWS, columns=["asked", "home", "kind", "copies", "n", "right"]).assign(**labels)
 
 
 def test_every_question_counts_alike():
@@ -41,7 +41,7 @@ def test_every_question_counts_alike():
 
 
 def test_models_without_parallel_facts_have_nan_for_them_beside_others_that_have_some():
-    separate = answers(model="separate").query("asked != 'c' or told == 1")
+    separate = answers(model="separate").query("asked != 'c' or copies == 1")
     alone = growth.summary(separate, ["model"])
     assert np.isnan(alone.loc["separate", "forward, parallel"])
     assert alone.loc["separate", "forward"] == alone.loc["separate", "forward, one home"] == pytest.approx(0.45)
@@ -116,7 +116,7 @@ def test_answers_by_language_are_those_of_transfer_and_recall():
     seen = table[table["kind"] != "held-out"]
     assert np.average(seen["right"], weights=seen["n"]) == pytest.approx(run.final["recall"])
     told = run.corpus.seen.sum(0)
-    assert table.groupby("told")["n"].sum().to_dict() == {n: 3 * (told == n).sum() for n in set(told)}
+    assert table.groupby("copies")["n"].sum().to_dict() == {n: 3 * (told == n).sum() for n in set(told)}
     course = growth.course(run)
     assert list(course.index.get_level_values("step").unique()) == run.steps
     assert course.xs(run.steps[-1], level="step").equals(ul.evaluate.by_language(run))

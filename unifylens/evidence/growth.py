@@ -36,7 +36,7 @@ def summary(answers: pd.DataFrame, labels: Sequence[str], new: str | None = "c")
     there, held_out = answers["asked"] == new, answers["kind"] == HELD_OUT
     parts = {"recall": ~there & ~held_out, "transfer": ~there & held_out}
     if new is not None:
-        untold, parallel = there & held_out, answers["told"] > 1
+        untold, parallel = there & held_out, answers["copies"] > 1
         homes = {f"forward from {home}": answers["home"] == home for home in sorted(set(answers["home"]))}
         parts |= {"forward": untold, "learnt": there & ~held_out}
         parts |= {name: untold & home for name, home in homes.items()}
