@@ -44,7 +44,8 @@ def summary(answers: pd.DataFrame, labels: Sequence[str], new: str | None = "c")
             parts |= {f"{name}, parallel": parts[name] & parallel, f"{name}, one home": parts[name] & ~parallel}
     weighed = answers.assign(right=answers["n"] * answers["right"])
     sums = {name: weighed[rows].groupby([*labels], sort=False)[["n", "right"]].sum() for name, rows in parts.items()}
-    return pd.DataFrame({name: total["right"] / total["n"] for name, total in sums.items()})
+    runs = weighed.groupby([*labels], sort=False).size().index  # in their order, also those that a part has not
+    return pd.DataFrame({name: total["right"] / total["n"] for name, total in sums.items()}, index=runs)
 
 
 def changed(after: pd.DataFrame, before: pd.DataFrame) -> pd.DataFrame:
