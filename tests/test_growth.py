@@ -10,29 +10,43 @@ from unifylens.designs import growth as designs
 from unifylens.evidence import growth
 
 ROWS = [
-    # asked, home, kind, n, right
-    ("a", "a", "monolingual", 10, 1.0),
-    ("b", "a", "held-out", 10, 0.2),
-    ("b", "b", "majority", 30, 0.8),
-    ("a", "b", "held-out", 30, 0.6),
-    ("c", "a", "held-out", 10, 0.9),
-    ("c", "b", "held-out", 30, 0.1),
-    ("c", "b", "minority", 5, 0.4),
+    # asked, home, kind, copies, n, right
+    ("a", "a", "monolingual", 1, 10, 1.0),
+    ("b", "a", "held-out", 1, 10, 0.2),
+    ("b", "b", "majority", 2, 30, 0.8),
+    ("a", "b", "held-out", 1, 30, 0.6),
+    ("c", "a", "held-out", 1, 10, 0.9),
+    ("c", "b", "held-out", 1, 10, 0.0),
+    ("c", "b", "held-out", 2, 20, 0.15),
+    ("c", "b", "minority", 2, 5, 0.4),
 ]
 
 
 def answers(**labels):
-    return pd.DataFrame(ROWS, columns=["asked", "home", "kind", "n", "right"]).assign(**labels)
+    return pd.DataFrame(ROWS, columns=["asked", "home", "kind", "copies", "n", "right"]).assign(**labels)
 
 
 def test_every_question_counts_alike():
     (row,) = growth.summary(answers(seed=0), ["seed"]).to_dict("records")
     expected = {"recall": 34 / 40, "transfer": 20 / 40, "forward": 12 / 40, "learnt": 0.4}
-    assert row == pytest.approx(expected | {"forward from a": 0.9, "forward from b": 0.1})
+    expected |= {"forward from a": 0.9, "forward from b": 0.1}
+    expected |= {"forward, parallel": 0.15, "forward, one home": 9 / 20}
+    expected |= {"forward from a, parallel": np.nan, "forward from a, one home": 0.9}
+    expected |= {"forward from b, parallel": 0.15, "forward from b, one home": 0.0}
+    assert row == pytest.approx(expected, nan_ok=True)
     old = answers(seed=0).query("asked != 'c'")
     assert growth.summary(old, ["seed"], new=None).loc[0].to_dict() == pytest.approx({"recall": 0.85, "transfer": 0.5})
     with pytest.raises(ValueError, match="new='c' is not asked in answers; allowed: a, b"):
         growth.summary(old, ["seed"])
+
+
+def test_models_without_parallel_facts_have_nan_for_them_beside_others_that_have_some():
+    separate = answers(model="separate").query("asked != 'c' or copies == 1")
+    alone = growth.summary(separate, ["model"])
+    assert np.isnan(alone.loc["separate", "forward, parallel"])
+    assert alone.loc["separate", "forward"] == alone.loc["separate", "forward, one home"] == pytest.approx(0.45)
+    both = growth.summary(pd.concat([separate, answers(model="an other")]), ["model"])
+    assert list(both["forward, parallel"].isna().items()) == [("separate", True), ("an other", False)], "in their order"
 
 
 def test_what_changed_is_against_the_same_model():
@@ -101,6 +115,8 @@ def test_answers_by_language_are_those_of_transfer_and_recall():
     assert right.to_dict() == pytest.approx(transfer["right"].to_dict())
     seen = table[table["kind"] != "held-out"]
     assert np.average(seen["right"], weights=seen["n"]) == pytest.approx(run.final["recall"])
+    told = run.corpus.seen.sum(0)
+    assert table.groupby("copies")["n"].sum().to_dict() == {n: 3 * (told == n).sum() for n in set(told)}
     course = growth.course(run)
     assert list(course.index.get_level_values("step").unique()) == run.steps
     assert course.xs(run.steps[-1], level="step").equals(ul.evaluate.by_language(run))
@@ -132,6 +148,13 @@ def test_growths_begin_with_what_the_finished_models_knew(name):
             600 if labels.get("of") is None else (start.home == labels["of"]).sum()
         )
         assert corpus.seen[2].sum() == round(n_told)
+
+
+def test_facts_of_one_home_are_those_that_one_old_language_was_told():
+    for kind, parallel in (("unified", 360), ("separate", 0)):
+        corpus = ul.build_corpus(designs.grown(designs.finished(kind)))
+        old, asked = corpus.seen[:2].sum(0), ~corpus.seen[2]
+        assert (old == 2).sum() == parallel and (corpus.seen.sum(0)[asked] == old[asked]).all()
 
 
 def test_unified_and_separate_models_differ_in_parallel_facts_alone():

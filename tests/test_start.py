@@ -8,7 +8,7 @@ from conftest import quietly, tiny
 import unifylens as ul
 from unifylens.corpus.corpus import Corpus
 from unifylens.training import store
-from unifylens.training.start import first_parameters, spelling_weights
+from unifylens.training.start import _mistranslations, first_parameters, spelling_weights
 from unifylens.training.trainer import _Stack, train_stack
 
 APART = {"corpus.parallel": 0.0}
@@ -220,6 +220,7 @@ def test_bad_parts_and_words_are_refused():
         quietly(tiny(**{"train.translated_words": 0.5, "tokenizer.scheme": "bpe", "tokenizer.vocab_size": 100}))
 
 
+RIGHT, WRONG = {"train.translated_words": 1.0}, {"train.new_words": "mistranslations"}
 LATE = {"language.n_languages": 3, "corpus.late": ul.LateLanguages(share=0.5)}
 
 
@@ -278,6 +279,54 @@ def test_new_words_begin_as_means_of_old_ones_of_their_kind(how):
             assert torch.equal(by_token(first[name])[[*olds]], by_token(random[name])[[*olds]]), "old ones stay"
 
 
+def _new_words(corpus, old):
+    """By group: tokens of the last language's words that are not old, and the first language's for the same things."""
+    of = corpus.world.object_relation
+    groups = [(kind, range(len(getattr(corpus.languages[0], kind)))) for kind in ("subjects", "relations")]
+    groups += [("objects", np.flatnonzero(of == relation)) for relation in range(corpus.world.n_relations)]
+    for kind, things in groups:
+        one, *_, last = (corpus.tokenizer.encode(getattr(each, kind), i) for i, each in enumerate(corpus.languages))
+        new = [thing for thing in things if last[thing] not in old]
+        yield [last[thing] for thing in new], [one[thing] for thing in new]
+
+
+@pytest.mark.parametrize("shared", [0.0, 0.5, 1.0])
+def test_wrong_translations_are_the_same_vectors_dealt_to_other_words(shared):
+    old = tiny(**{"language.shared_subjects": shared})
+    quietly(old)
+    base = old.replace(**LATE, start=ul.Start(experiment=old))
+    experiments = [base.replace(**change) for change in ({}, RIGHT, WRONG)]
+    random, right, wrong = (
+        torch.cat([p["embed.W_E"], p["unembed.W_U"].T, p["unembed.b_U"][:, None]], 1) for p in map(_first, experiments)
+    )
+    corpus = Corpus.build(base)
+    there = {
+        corpus.tokenizer.encode([word], i)[0] for i, words in enumerate(corpus.tokenizer.words[:2]) for word in words
+    }
+    groups = list(_new_words(corpus, there))
+    for new, own in groups:
+        assert torch.equal(right[new], random[own])
+        assert sorted(wrong[new].tolist()) == sorted(right[new].tolist()), "the same set of vectors"
+        assert (wrong[new] != right[new]).any(1).all(), "none keeps its own"
+    moved = sorted(token for new, _ in groups for token in new)
+    assert torch.equal((wrong != random).any(1).nonzero()[:, 0], torch.tensor(moved)), "no other word moves"
+    assert_same(_first(experiments[2]), _first(experiments[2]))
+
+
+def test_which_words_are_wrong_depends_on_the_seed():
+    dealt = set()
+    for seed in range(5):
+        old = tiny(seed=seed, **{"language.shared_subjects": 0.0})
+        new = old.replace(**LATE, **WRONG, start=ul.Start(experiment=old))
+        corpus = Corpus.build(new)
+        first, words = _mistranslations(corpus, torch.arange(0), seed)
+        subjects = corpus.tokenizer.encode(corpus.languages[0].subjects, 0)
+        others = corpus.tokenizer.encode(corpus.languages[2].subjects, 2)
+        wrong = dict(zip(words.tolist(), first.tolist(), strict=True))
+        dealt.add(tuple(subjects.index(wrong[token]) for token in others))
+    assert len(dealt) == 5
+
+
 def test_words_count_by_the_letter_pairs_they_have_in_common():
     weights = spelling_weights(["kota", "zuzu"], ["kota", "kotu", "fami"])
     np.testing.assert_allclose(weights.sum(1), 1.0)
@@ -292,7 +341,11 @@ def test_words_count_by_the_letter_pairs_they_have_in_common():
     ("changes", "said"),
     [
         ({"train.new_words": "mean"}, "train.new_words='mean' needs a start, whose words are not new; allowed: None"),
-        ({"train.new_words": "focus"}, "train.new_words='focus'; allowed: .*mean.*spelling"),
+        ({"train.new_words": "focus"}, "train.new_words='focus'; allowed: .*mean.*spelling.*mistranslations"),
+        (
+            {"train.new_words": "mistranslations", "train.translated_words": 0.5, "start": start()},
+            r"new_words='mistranslations' conflicts with translated_words=0\.5.*allowed: translated_words=0\.0, or",
+        ),
         ({"corpus.late": ul.LateLanguages(n=2)}, r"corpus.late.n=2 leaves none of 2 languages; allowed: 1 to 1"),
         ({"corpus.late": ul.LateLanguages(of=1)}, r"corpus.late.of=1 is no fact's home; allowed: 0 to 0"),
         (
@@ -313,3 +366,13 @@ def test_means_of_words_need_words_of_one_token():
         ValueError, match=r"train.new_words='mean' needs words of one token; allowed: None, or .*'word'"
     ):
         quietly(new)
+
+
+def test_a_word_that_is_new_alone_has_no_wrong_translation():
+    old = tiny(**{"world.n_relations": 1})
+    new = old.replace(**LATE, start=ul.Start(experiment=old), **WRONG)
+    with pytest.raises(
+        ValueError, match=r"of the relations one word alone is new in language 'c', .*; allowed: words of"
+    ):
+        quietly(new)
+    assert store.load(old) is None, "refused before anything is trained"

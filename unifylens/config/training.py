@@ -158,11 +158,13 @@ class TrainConfig(Config):
     translated_words: Share = 0.0
     """Share of subjects, relations and objects whose words begin with the first language's embedding and unembedding in
     every language, if they are words of one token; with a `start`, those words that are new."""
-    new_words: Literal["mean", "spelling"] | None = None
+    new_words: Literal["mean", "spelling", "mistranslations"] | None = None
     """How the other words that the `start` has not begin, if they are words of one token; None: at random.
 
     `mean`: as the mean of its words of the same kind (arXiv 2406.11477). `spelling`: as a mean weighted by the letter
     pairs they have in common, after FOCUS (arXiv 2305.14481), which means something where words are related.
+    `mistranslations`: a control of `translated_words`, which must be 0: the same vectors dealt to the wrong words, each
+    to a word for another thing of the same kind (of objects: another of the same relation).
     """
     sparse: Sparse | None = None
     """Few weights that move, which needs a `start`; None for all that are not `frozen`."""
@@ -189,6 +191,15 @@ class TrainConfig(Config):
                 raise ValueError(
                     f"soft_prompt=True conflicts with {name}={value!r}: one vector moves; allowed: {name}={default!r}."
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _translated_rightly_or_wrongly(self) -> Self:
+        if self.new_words == "mistranslations" and self.translated_words:
+            raise ValueError(
+                f"new_words='mistranslations' conflicts with translated_words={self.translated_words}: every new word "
+                "is translated wrongly; allowed: translated_words=0.0, or another new_words."
+            )
         return self
 
     @model_validator(mode="after")

@@ -383,14 +383,15 @@ def transfer(model: Model | Trained, corpus: Corpus | None = None) -> pd.DataFra
 
 
 def by_language(model: Model | Trained, corpus: Corpus | None = None) -> pd.DataFrame:
-    """Answers to all facts in every language, by language asked, home and kind of copy: columns `n`, and `right`.
+    """Answers to all facts in every language, by language asked, home, kind of copy and number of copies.
 
-    The index has names of languages (`asked`, `home`) and of `corpus.KINDS` (`kind`); `right` is a share of whole
-    answers, of held-out facts transfer and of others recall. Raises ValueError if the model does not fit the corpus.
+    The index has names of languages (`asked`, `home`) and of `corpus.KINDS` (`kind`), and in how many languages the
+    facts are told (`copies`). Columns `n`, and `right`: a share of whole answers, of held-out facts transfer and of
+    others recall. Raises ValueError if the model does not fit the corpus.
 
     >>> table = ul.evaluate.by_language(run.model, run.corpus)
     >>> table.xs("held-out", level="kind")["n"].to_dict()
-    {('a', 'b'): 19, ('b', 'a'): 17}
+    {('a', 'b', 1): 19, ('b', 'a', 1): 17}
     """
     model, corpus = model_and_corpus(model, corpus)
     questions = Questions.all(corpus)
@@ -401,10 +402,11 @@ def by_language(model: Model | Trained, corpus: Corpus | None = None) -> pd.Data
             "asked": names[questions.language],
             "home": names[np.tile(corpus.home[questions.facts], corpus.n_languages)],
             "kind": np.array(KINDS)[questions.kind],
+            "copies": np.tile(corpus.seen[:, questions.facts].sum(0), corpus.n_languages),
             "right": questions.answer_types(answers.tokens) == AnswerType.RIGHT,
         }
     )
-    return table.groupby(["asked", "home", "kind"])["right"].agg(n="size", right="mean")
+    return table.groupby(["asked", "home", "kind", "copies"])["right"].agg(n="size", right="mean")
 
 
 def held_out(model: Model | Trained, corpus: Corpus | None = None) -> pd.DataFrame:

@@ -42,9 +42,13 @@ BEGINNINGS: dict[str, dict[str, Any]] = {
     "random": {},
     "mean": {"train.new_words": "mean"},
     "spelling": {"train.new_words": "spelling"},
+    "wrong translations": {"train.new_words": "mistranslations"},
     "translations": {"train.translated_words": 1.0},
 }
-"""How the new language's words begin; where it is not the dial, as the mean."""
+"""How the new language's words begin; where it is not the dial, as the mean.
+
+Wrong translations are the control of right ones: the same vectors, dealt to other words.
+"""
 
 JUDGED_BEGINNINGS = ("mean", "translations")
 """Those that B8-transfer looks at: spelling means nothing where words are unrelated, and random is for comparison."""

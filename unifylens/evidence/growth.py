@@ -25,21 +25,27 @@ def course(run: Run) -> pd.DataFrame:
 def summary(answers: pd.DataFrame, labels: Sequence[str], new: str | None = "c") -> pd.DataFrame:
     """One row for each run: shares of right answers, every question counting alike; indexed by `labels`.
 
-    `forward`: transfer into the new language, of all facts that it was not told, and by their home (`forward from a`).
-    `learnt`: recall of what it was told. `recall`, `transfer`: of and between the old languages. With `new=None`, of
-    models to which none has come, these two alone. Raises ValueError where the new language is not asked.
+    `forward`: transfer into the new language, of all facts that it was not told, and by their home (`forward from a`);
+    each also of parallel facts alone (`forward, parallel`: both old languages were told them) and of those told in one
+    (`forward, one home`), with nan where there are none. `learnt`: recall of what it was told. `recall`, `transfer`: of
+    and between the old languages. With `new=None`, of models to which none has come, these two alone. Raises ValueError
+    where the new language is not asked.
     """
     if new is not None and new not in set(answers["asked"]):
         raise ValueError(f"new={new!r} is not asked in answers; allowed: {', '.join(sorted(set(answers['asked'])))}")
     there, held_out = answers["asked"] == new, answers["kind"] == HELD_OUT
     parts = {"recall": ~there & ~held_out, "transfer": ~there & held_out}
     if new is not None:
+        untold, parallel = there & held_out, answers["copies"] > 1
         homes = {f"forward from {home}": answers["home"] == home for home in sorted(set(answers["home"]))}
-        parts |= {"forward": there & held_out, "learnt": there & ~held_out}
-        parts |= {name: there & held_out & home for name, home in homes.items()}
+        parts |= {"forward": untold, "learnt": there & ~held_out}
+        parts |= {name: untold & home for name, home in homes.items()}
+        for name in ("forward", *homes):
+            parts |= {f"{name}, parallel": parts[name] & parallel, f"{name}, one home": parts[name] & ~parallel}
     weighed = answers.assign(right=answers["n"] * answers["right"])
     sums = {name: weighed[rows].groupby([*labels], sort=False)[["n", "right"]].sum() for name, rows in parts.items()}
-    return pd.DataFrame({name: total["right"] / total["n"] for name, total in sums.items()})
+    runs = weighed.groupby([*labels], sort=False).size().index  # in their order, also those that a part has not
+    return pd.DataFrame({name: total["right"] / total["n"] for name, total in sums.items()}, index=runs)
 
 
 def changed(after: pd.DataFrame, before: pd.DataFrame) -> pd.DataFrame:

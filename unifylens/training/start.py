@@ -26,8 +26,8 @@ KINDS: tuple[WordKind, ...] = get_args(WordKind)
 def first_parameters(experiment: Experiment, corpus: Corpus, shape: Shape) -> Parameters:
     """Weights by name before the first step: random, but for what comes from `experiment.start`.
 
-    Tokens that it has not, and positions beyond its prompts, keep their random weights, or begin as translations, or as
-    a mean of old words.
+    Tokens that it has not, and positions beyond its prompts, keep their random weights, or begin as translations, right
+    or wrong, or as a mean of old words.
     """
     parameters = initial_parameters(shape, experiment.seed)
     old = torch.empty(0, dtype=torch.long)
@@ -40,14 +40,21 @@ def first_parameters(experiment: Experiment, corpus: Corpus, shape: Shape) -> Pa
                 p.index_copy_(BY_TOKEN[name], old, earlier[name])
             else:
                 p[tuple(map(slice, earlier[name].shape))] = earlier[name]
-        if experiment.train.new_words is not None:
+        if experiment.train.new_words == "mistranslations":
+            _begin_as(parameters, *_mistranslations(corpus, old, experiment.seed))
+        elif experiment.train.new_words is not None:
             _begin_as_means(parameters, corpus, old, by_spelling=experiment.train.new_words == "spelling")
     if experiment.train.translated_words:
         first, second = _translations(corpus, experiment.train.translated_words, experiment.seed)
         new = ~torch.isin(second, old)
-        for name, dim in BY_TOKEN.items():
-            parameters[name].index_copy_(dim, second[new], parameters[name].index_select(dim, first[new]))
+        _begin_as(parameters, first[new], second[new])
     return parameters
+
+
+def _begin_as(parameters: Parameters, first: Int[Tensor, " word"], second: Int[Tensor, " word"]) -> None:
+    """Let every token of `second` begin with what the one of `first` in its place has."""
+    for name, dim in BY_TOKEN.items():
+        parameters[name].index_copy_(dim, second, parameters[name].index_select(dim, first))
 
 
 def _begin_as_means(parameters: Parameters, corpus: Corpus, old: Int[Tensor, " vocab"], by_spelling: bool) -> None:
@@ -112,11 +119,40 @@ def _translations(corpus: Corpus, share: float, seed: int) -> tuple[Int[Tensor, 
     return first, second
 
 
+def _mistranslations(
+    corpus: Corpus, old: Int[Tensor, " vocab"], seed: int
+) -> tuple[Int[Tensor, " word"], Int[Tensor, " word"]]:
+    """Tokens of the first language, and what each is not in another: all new words dealt out again, none to its own.
+
+    Subjects, relations and the objects of each relation are dealt out among themselves. Raises ValueError where one of
+    them is new alone, so that there is nothing to deal.
+    """
+    world, known, pairs = corpus.world, set(old.tolist()), []
+    groups = [("subjects", np.arange(world.n_subjects)), ("relations", np.arange(world.n_relations))]
+    groups += [("objects", np.flatnonzero(world.object_relation == relation)) for relation in range(world.n_relations)]
+    for number, (kind, things) in enumerate(groups):
+        order = rng(seed, f"mistranslated {kind} {number}").permutation(things)
+        first, *others = (corpus.tokenizer.encode(getattr(each, kind), i) for i, each in enumerate(corpus.languages))
+        for index, other in enumerate(others, start=1):
+            new = [thing for thing in order if other[thing] not in known]
+            if len(new) == 1:
+                of = f"{kind} of relation {number - 2}" if kind == "objects" else kind
+                raise ValueError(
+                    f"train.new_words='mistranslations': of the {of} one word alone is new in language "
+                    f"{corpus.languages[index].name!r}, and there is no wrong one for it; allowed: "
+                    "words of which none or several are new, or another new_words."
+                )
+            # each begins as the next in a random round, so that none can come back to its own
+            pairs += [(first[thing], other[before]) for before, thing in zip(new, np.roll(new, -1), strict=True)]
+    wrong, words = torch.tensor(pairs, dtype=torch.long).reshape(-1, 2).T
+    return wrong, words
+
+
 def refuse_what_does_not_fit(experiment: Experiment, corpus: Corpus) -> None:
     """Raise ValueError where `experiment.start` has tokens, facts or longer prompts that the corpus has not.
 
     Or where it tells facts in a language in which they are held out here, or words of several tokens are to begin as
-    their translations.
+    their translations, or words as wrong ones of which there are none.
     """
     for name, none in (("translated_words", 0), ("new_words", None)):
         if (value := getattr(experiment.train, name)) and corpus.tokenizer.config.scheme != "word":
@@ -150,6 +186,8 @@ def refuse_what_does_not_fit(experiment: Experiment, corpus: Corpus) -> None:
             f"start.experiment tells {told.sum()} facts in languages in which they are held out here, where they would "
             "count as transferred; allowed: a start that tells no more, such as one of less corpus.parallel."
         )
+    if experiment.train.new_words == "mistranslations":
+        _mistranslations(corpus, _own_tokens(start, corpus), experiment.seed)
 
 
 def _own_tokens(start: Corpus, corpus: Corpus) -> Int[Tensor, " vocab"]:
