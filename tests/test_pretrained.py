@@ -16,10 +16,10 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 import unifylens as ul
-from unifylens import patching
+from unifylens import edits, patching
 from unifylens.corpus import factsets, readers
 from unifylens.crosslingual import pairs
-from unifylens.pretrained import asking, prompts
+from unifylens.pretrained import asking, editing, prompts
 from unifylens.pretrained import models as pretrained
 
 LANGUAGES = ("en", "de", "ru", "ja")
@@ -602,3 +602,71 @@ def test_facts_of_a_pretrained_model_are_patched_by_role(tiny_gemma, facts):
     ):
         with pytest.raises(ValueError, match=told):
             prompts(tiny_gemma, facts, **{"language": "de", **options})
+
+
+def test_facts_are_edited_in_one_language_and_asked_in_all(tiny_gemma, facts):
+    """Each edit, written into the weights, gives the answers and gains that the table tells, in every language."""
+    wanted = editing.facts_to_edit(tiny_gemma, facts, "continent", n=3)
+    assert len(wanted) == 3 and (wanted.first[:, wanted.old] != wanted.first[:, wanted.new]).all()
+    spread = editing.covariance(wanted, facts, block=1)
+    change = editing.made(wanted, "de", 1, spread, role="last")
+    table = editing.judged(wanted, "de", change, n_neighbours=2)
+    assert table.groupby("asked")["edit"].apply(list).map(lambda own: own == [0, 1, 2]).all()
+    assert (table.loc[table["asked"] == "de", "gain"] > 0).all()
+    near, of = wanted.neighbours(2)
+    for edit in range(3):
+        one = edits.RankOne(change.blocks, change.reads[:, [edit]], change.writes[:, [edit]])
+        edited = edits.written(tiny_gemma.model, one)
+        for number, language in enumerate(wanted.languages):
+            row = table[(table["edit"] == edit) & (table["asked"] == language)].iloc[0]
+            asked, first = wanted.prompts(language).tolist(), wanted.first[number]
+            new, old = first[wanted.new[edit]], first[wanted.old[edit]]
+
+            def by(model, fact, asked=asked, pair=(new, old)):
+                with torch.no_grad():
+                    logits = model(torch.tensor([asked[fact]]))[0, -1]
+                return (logits[pair[0]] - logits[pair[1]]).item(), logits
+
+            gains = [
+                by(edited, fact)[0] - by(tiny_gemma.model, fact)[0] for fact in (wanted.old[edit], *near[of == edit])
+            ]
+            assert row["gain"] == pytest.approx(gains[0], abs=1e-3)
+            assert row["control_gain"] == pytest.approx(np.mean(gains[1:]), abs=1e-3)
+            said = by(edited, wanted.old[edit])[1]
+            assert row["answered"] == (said.argmax() == new) and row["chosen"] == (said[first].max() == said[new])
+            assert row["same_token"] == (new == wanted.first[wanted.number("de"), wanted.new[edit]])
+
+
+def test_only_facts_whose_answers_begin_apart_are_edited_into_each_other(merging):
+    table = pd.DataFrame(
+        [
+            question("東京", "大阪"),
+            question("大阪", "東京", fact="os", prompt="西の都は"),
+            question("京都", "東京", fact="ky", prompt="古い都は"),
+        ]
+    )
+    first = asking.first_tokens(merging, table)
+    some = editing.facts_to_edit(merging, table, table["relation"].iloc[0], n=3)
+    assert (first.to_numpy()[some.old] != first.to_numpy()[some.new]).all()
+    apart = (some.first[:, some.neighbours(2)[0]] != some.first[:, some.new[some.neighbours(2)[1]]]).all()
+    assert apart
+
+
+def test_mistakes_in_edits_of_a_pretrained_model_are_named(tiny_gemma, facts):
+    wanted = editing.facts_to_edit(tiny_gemma, facts, "continent", n=2)
+    change = edits.RankOne((1,), torch.zeros(1, 1, 64), torch.zeros(1, 1, 32))
+    edited = ul.FactSet.of(facts).select(facts=wanted.facts["fact"].drop_duplicates().iloc[wanted.old].tolist()).table
+    for call, told in (
+        (lambda: editing.facts_to_edit(tiny_gemma, facts, "x"), "relation='x': the fact set has continent, currency"),
+        (lambda: editing.facts_to_edit(tiny_gemma, facts, "continent", n=0), "n=0; allowed: a whole number, 1 or more"),
+        (
+            lambda: editing.facts_to_edit(tiny_gemma, facts, "continent", among=["y"]),
+            "among holds 'y'; allowed: facts of",
+        ),
+        (lambda: editing.judged(wanted, "de", change), "change has 1 edits, wanted 2; allowed: as many"),
+        (lambda: editing.made(wanted, "fr", 1, torch.eye(64)[None]), "language='fr': the fact set has de, en, ja, ru"),
+        (lambda: editing.covariance(wanted, facts, 9), "9"),
+        (lambda: editing.covariance(wanted, edited, 1), "facts has no prompt without the edited subjects"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            call()

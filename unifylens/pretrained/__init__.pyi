@@ -1,4 +1,4 @@
-from . import asking, checkpoints, folders, models, roles, selfcheck
+from . import asking, checkpoints, editing, folders, models, roles, selfcheck
 from .checkpoints import Series, series
 from .models import Pretrained, load
 from .roles import prompts
@@ -8,6 +8,7 @@ __all__ = [
     "Series",
     "asking",
     "checkpoints",
+    "editing",
     "folders",
     "load",
     "models",

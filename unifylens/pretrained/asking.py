@@ -273,6 +273,15 @@ def states(
     return out.unflatten(1, (facts["language"].nunique(), -1))
 
 
+def first_tokens(pretrained: Pretrained, facts: Facts) -> pd.Series:
+    """First token of each answer, by `language` and `fact`; -1 where one token holds the prompt's end, too."""
+    facts = check(facts)
+    asked = zip(facts["prompt"], facts["separator"], facts["answer"], strict=True)
+    goes_on = [_question(pretrained, prompt, joint, [answer])[1] for prompt, joint, answer in asked]
+    index = pd.MultiIndex.from_frame(facts[["language", "fact"]])
+    return pd.Series([-1 if own else answer[0] for answer, *own in goes_on], index)
+
+
 @dataclass(frozen=True)
 class Crossed:
     """Prompts in two languages to patch across (`unifylens.patching`): row i of `source` into row i of `target`."""
@@ -326,13 +335,9 @@ def crossed(
         lang: {fact: pretrained.ids(text) for fact, text in table.loc[lang, "prompt"].items()}
         for lang in (source, target)
     }
-    goes_on = {
-        (lang, fact): _question(pretrained, row["prompt"], row["separator"], [row["answer"]])[1]
-        for lang in (source, target)
-        for fact, row in table.loc[lang].iterrows()
-    }
-    first = {key: answer[0] for key, (answer, *_) in goes_on.items()}
-    left_out = {fact for (_, fact), (_, *own) in goes_on.items() if own}
+    here = (facts["relation"] == relation) & facts["language"].isin([source, target])
+    first = first_tokens(pretrained, facts[here])
+    left_out = {fact for (_, fact), token in first.items() if token < 0}
     chosen = {
         lang: _of_modal_length({fact: tokens for fact, tokens in prompts.items() if fact not in left_out})
         for lang, prompts in ids.items()
