@@ -7,11 +7,15 @@ import pytest
 import torch
 from conftest import tiny
 from test_patching import made
+from transformer_lens.hook_points import HookPoint
+from transformer_lens.model_bridge.sources import build_bridge_from_module
+from transformers import AutoConfig, AutoModelForCausalLM
 
 import unifylens as ul
 from unifylens import edits
 from unifylens.corpus.corpus import Corpus
 from unifylens.crosslingual import editing
+from unifylens.edits import mlps
 from unifylens.edits.changes import read
 from unifylens.patching.stream import last_logits
 
@@ -343,9 +347,99 @@ def test_a_second_template_is_asked_as_well():
     assert table["paraphrase"].isin([0, 1]).all()
 
 
+# --- families ------------------------------------------------------------------------------------------------
+
+SIZES = {"vocab_size": 23, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "pad_token_id": None}
+GATED = {**SIZES, "intermediate_size": 32, "max_position_embeddings": 16, "bos_token_id": None, "eos_token_id": None}
+FAMILIES = {
+    "llama": GATED,
+    "gemma3_text": {**GATED, "head_dim": 4, "num_key_value_heads": 2},
+    "qwen3": {**GATED, "head_dim": 4, "num_key_value_heads": 2},
+    "gpt_neox": GATED,
+    "olmo2": GATED,
+    "granite": {**GATED, "residual_multiplier": 0.3},
+    "opt": {**SIZES, "ffn_dim": 32, "word_embed_proj_dim": 16, "max_position_embeddings": 16},
+    "falcon": SIZES,
+    "mixtral": GATED,
+}
+CHANGED_BEHIND = {"gemma3_text", "olmo2", "granite"}
+"""Where a norm or a factor stands behind the MLP."""
+
+
+def family(name):
+    """A bridge of a tiny model of transformers with random weights."""
+    config = AutoConfig.for_model(name, **FAMILIES[name])
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+        with torch.no_grad():
+            for weight in model.parameters():
+                weight.add_(0.1 * torch.randn_like(weight))
+    return build_bridge_from_module(model, type(model).__name__, hf_config=config)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_family_has_its_edits_in_the_weights_as_in_its_runs_or_is_refused(name):
+    """Never a copy that answers as before, as one of Falcon does, or edits that nothing takes up (OPT, unevenly)."""
+    model, blocks = family(name), (0, 1)
+    try:
+        d_mlp = edits.keys(model, PROMPTS, blocks).shape[-1]
+        change = random_change(d_mlp=d_mlp)
+        found = last_logits(edits.written(model, change), PROMPTS)
+    except ValueError as refused:
+        assert name in {"opt", "falcon", "mixtral"} and "allowed: " in str(refused)
+        return
+    torch.testing.assert_close(found, edits.logits(model, change, PROMPTS), atol=1e-4, rtol=1e-4)
+    assert (found - last_logits(model, PROMPTS)).abs().amax(1).min() > 1e-2
+
+
+@pytest.mark.parametrize("name", [name for name in FAMILIES if name not in {"opt", "mixtral"}])
+def test_a_family_changes_as_wanted_in_its_state_or_before_what_stands_behind_the_mlp(name):
+    model, wanted = family(name), torch.randn(3, 16, generator=torch.Generator().manual_seed(2)).double()
+    where = mlps.output_hook(model, 1) if name in CHANGED_BEHIND else "blocks.1.hook_resid_post"
+    assert mlps.norm_follows(model) == (name in CHANGED_BEHIND)
+    change = edits.closed_form(model, PROMPTS, wanted, edits.covariance(model, PROMPTS, 1), 1)
+    moved = read(model, PROMPTS, where, "subject", change, torch.arange(3)) - read(model, PROMPTS, where, "subject")
+    torch.testing.assert_close(moved, wanted, atol=1e-3, rtol=1e-3)
+    if name in CHANGED_BEHIND:
+        with pytest.raises(ValueError, match="a norm behind each MLP, or a factor"):
+            edits.closed_form(model, PROMPTS, wanted, edits.covariance(model, PROMPTS, (0, 1)), (0, 1))
+
+
+def test_edits_are_written_where_a_bridge_computes_with_processed_weights():
+    model = family("llama")
+    model.enable_compatibility_mode()
+    change = random_change()
+    found = last_logits(edits.written(model, change), PROMPTS)
+    torch.testing.assert_close(found, edits.logits(model, change, PROMPTS), atol=1e-4, rtol=1e-4)
+    assert (found - last_logits(model, PROMPTS)).abs().max() > 1e-2
+
+
+def test_keys_are_not_read_under_dropout():
+    model = random_model("gpt2").train()
+    spread, wanted = torch.eye(32)[None], torch.ones(3, 16)
+    for call in (
+        lambda: edits.keys(model, PROMPTS),
+        lambda: edits.covariance(model, PROMPTS),
+        lambda: edits.closed_form(model, PROMPTS, wanted, spread),
+    ):
+        with pytest.raises(ValueError, match=r"call model.eval\(\) first"):
+            call()
+
+
+def test_edits_that_a_model_passes_over_are_refused():
+    model = random_model("gpt2")
+    with pytest.raises(ValueError, match="block=9: the model has 2"):  # a bridge runs on without a word
+        edits.logits(model, edits.Shift(9, torch.ones(3, 16)), PROMPTS, [0, 1, 2])
+    model.blocks[0].mlp.hook_out = HookPoint()  # it runs this one, edits wait at the one before
+    for change in (edits.Shift(0, torch.ones(3, 16)), random_change()):
+        with pytest.raises(ValueError, match=r"hook_out.*allowed: "):
+            edits.logits(model, change, PROMPTS, [0, 1, 2])
+
+
 # --- refusals ------------------------------------------------------------------------------------------------
 
-SPREAD, CHANGE = torch.eye(32)[None], random_change()
+SPREAD, CHANGE, NAN = torch.eye(32)[None], random_change(), float("nan")
 
 
 @pytest.mark.parametrize(
@@ -357,7 +451,10 @@ SPREAD, CHANGE = torch.eye(32)[None], random_change()
         (lambda m: edits.least_squares(torch.ones(2, 3), torch.eye(3), -1), "weight=-1; allowed"),
         (lambda m: edits.least_squares(torch.ones(2, 3), torch.eye(3), together=True), "weight=0.0; allowed"),
         (lambda m: edits.closed_form(m, PROMPTS, torch.ones(2, 16), SPREAD), r"wanted has shape \[2, 16\]"),
-        (lambda m: edits.closed_form(m, PROMPTS, torch.ones(3, 16), SPREAD, [0, 1]), "1 matrices for 2 blocks"),
+        (
+            lambda m: edits.closed_form(m, PROMPTS, torch.ones(3, 16), SPREAD, [0, 1]),
+            r"covariances has shape \[1, 32, 32\] for 2 blocks",
+        ),
         (lambda m: edits.targets(m, PROMPTS, [1, 2]), "new has 2 tokens for 3 prompts"),
         (lambda m: edits.targets(m, PROMPTS, [1, 2, 99]), "new=99: the vocabulary has 23"),
         (lambda m: edits.targets(m, PROMPTS, [1, 2, 3], [0, 1]), r"block=\[0, 1\]; allowed: one"),
@@ -369,6 +466,27 @@ SPREAD, CHANGE = torch.eye(32)[None], random_change()
         (lambda m: edits.logits(m, CHANGE, PROMPTS, [0, 1]), "edit has 2 entries for 3 prompts"),
         (lambda m: edits.logits(m, CHANGE, PROMPTS, [0, 1, 3]), "edit=3: the change has 3"),
         (lambda m: edits.logits(m, edits.Shift(0, torch.ones(3, 16)), PROMPTS), "edit=None: Shift"),
+        (lambda m: edits.keys(m, PROMPTS, [1, 0]), r"blocks=\[1, 0\]; allowed: each block once"),
+        (lambda m: edits.keys(m, PROMPTS, [1, 1]), r"blocks=\[1, 1\]; allowed: each block once"),
+        (lambda m: edits.least_squares(torch.ones(2, 3), torch.zeros(3, 3)), "covariance is singular"),
+        (lambda m: edits.closed_form(m, PROMPTS, [["a"]] * 3, SPREAD), "wanted of type list holds no numbers"),
+        (lambda m: edits.closed_form(m, PROMPTS, torch.full((3, 16), NAN), SPREAD), r"wanted\[0, 0\] is nan"),
+        (lambda m: edits.closed_form(m, PROMPTS, torch.ones(3, 16), SPREAD * NAN), r"covariances\[0, 0, 0\] is nan"),
+        (lambda m: edits.closed_form(m, PROMPTS, torch.ones(3, 16), SPREAD[0]), r"covariances has shape \[32, 32\]"),
+        (lambda m: edits.targets(m, PROMPTS, [1, 2, 3], kept=PROMPTS, of=[0, 1]), "of has 2 entries for 3 prompts"),
+        (lambda m: edits.targets(m, PROMPTS, [1, 2, 3], 9), "block=9: the model has 2"),
+        (lambda m: edits.logits(m, edits.Shift(2, torch.ones(3, 16)), PROMPTS, [0, 1, 2]), "block=2: the model has 2"),
+        (lambda m: edits.logits(m, edits.Shift(0, torch.ones(16)), PROMPTS, [0, 1, 2]), r"vectors has shape \[16\]"),
+        (lambda m: edits.logits(m, random_change(d_model=1), PROMPTS), r"writes has shape \[2, 3, 1\]"),
+        (lambda m: edits.logits(m, random_change(d_mlp=1), PROMPTS), r"reads has shape \[2, 3, 1\]"),
+        (lambda m: edits.written(m, random_change(edits.Dense, d_model=1)), r"weights has shape \[2, 3, 32, 1\]"),
+        (lambda m: edits.written(m, random_change(blocks=(-2, -1))), "blocks=-2: the model has 2"),
+        (lambda m: edits.written(m, edits.RankOne((0,), CHANGE.reads, CHANGE.writes)), r"reads has shape \[2, 3, 32\]"),
+        (
+            lambda m: edits.logits(m, edits.RankOne((0, 1), CHANGE.reads * NAN, CHANGE.writes), PROMPTS),
+            "is nan; allowed",
+        ),
+        (lambda m: edits.cosines(CHANGE, random_change(d_mlp=31)), r"b has tables of sizes \[\[2, 3, 31\]"),
         (lambda m: edits.cosines(CHANGE, random_change(edits.Dense)), "b is Dense of 3 edits, a RankOne"),
         (lambda m: edits.cosines(CHANGE, random_change(blocks=(0,))), r"b changes \(0,\), a \(0, 1\)"),
     ],
@@ -381,6 +499,12 @@ def test_refusals_name_what_does_not_fit(call, told):
 def test_models_and_changes_without_the_weights_are_refused():
     with pytest.raises(TypeError, match="change is a Shift"):
         edits.written(random_model("plain"), edits.Shift(0, torch.ones(1, 16)))
+    for change, told in (
+        (None, "change is a NoneType"),
+        (edits.RankOne(0, CHANGE.reads, CHANGE.writes), "blocks is a int"),
+    ):
+        with pytest.raises(TypeError, match=told):
+            edits.logits(random_model("plain"), change, PROMPTS)
     with pytest.raises(ValueError, match="attn_only=True"):
         edits.keys(random_model("attention only"), PROMPTS)
     with pytest.raises(ValueError, match="a norm behind each MLP"):

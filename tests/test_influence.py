@@ -311,6 +311,10 @@ def test_a_set_of_rows_has_one_key():
         ({"prompts": []}, "prompts is empty"),
         ({"steps": [3]}, r"steps: 3 was never saved; allowed: 2, 9, 40 \(train.n_checkpoints decides"),
         ({"steps": 3}, "steps: 3 was never saved"),
+        ({"steps": 40.0}, "steps=40.0; allowed: 2, 9, 40, or None"),
+        ({"steps": [[2, 9], 40]}, r"steps=\[\[2, 9\], 40\]; allowed: 2, 9, 40, or None"),
+        ({"parts": 5}, "parts=.5,.; allowed: some of embedding"),
+        ({"by": None}, "by=.None,.; allowed: some of step"),
         ({"steps": []}, "steps is empty; allowed: 2, 9, 40, or None"),
         ({"parts": ["heads"]}, "parts=.'heads',.; allowed: some of embedding, attention, mlp, normalization"),
         ({"by": ["kind"]}, "by=.'kind',.; allowed: some of step, prompt, link, facts, language, each once"),
@@ -340,7 +344,7 @@ def test_retraining_that_makes_no_sense_is_refused(trained, given_, told):
 
 
 def test_runs_without_influence_are_refused(trained):
-    with pytest.raises(TypeError, match="run is a Corpus; allowed: a Run"):
+    with pytest.raises(TypeError, match=r"run is a Corpus; allowed: a Run of ul\.train"):
         influence.tracin(trained.corpus, [0])
     with pytest.warns(UserWarning, match="one by one"):
         (gated,) = quietly(tiny(**{"model.gated_mlp": True}))

@@ -161,7 +161,7 @@ def made(
     asked, new, n_facts = wanted.prompts(), wanted.answers(), corpus.n_facts
     if method == "gradient":
         return edits.gradient(model, asked, new, blocks, **settings)
-    last, (fact, of) = int(np.max(edits.changes.checked_blocks(model, blocks))), wanted.same_subject()
+    last, (fact, of) = int(np.max(edits.mlps.checked_blocks(model, blocks))), wanted.same_subject()
     others = {}
     if role == "subject" and len(of):
         others = {"kept": prompts(corpus, wanted.language[of] * n_facts + fact), "of": of}

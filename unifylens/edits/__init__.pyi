@@ -1,4 +1,4 @@
-from . import changes, memit, reading, stepwise
+from . import changes, memit, mlps, reading, stepwise
 from .changes import Dense, RankOne, Shift, cosines, logits, written
 from .memit import closed_form, least_squares
 from .reading import covariance, keys
@@ -17,6 +17,7 @@ __all__ = [
     "least_squares",
     "logits",
     "memit",
+    "mlps",
     "reading",
     "stepwise",
     "targets",

@@ -12,54 +12,30 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from unifylens.arguments import numbers
+from unifylens.edits.mlps import (
+    check_finite,
+    check_mlps,
+    checked_blocks,
+    device_of,
+    keep,
+    key_hook,
+    norm_follows,
+    output_hook,
+    output_weight,
+)
 from unifylens.hardware import FLOAT, free_bytes
 from unifylens.patching.edits import SHARE_OF_FREE_MEMORY, rows_at_a_time
 from unifylens.patching.prompts import Prompts, as_prompts, by_length, in_order
-from unifylens.patching.stream import Hook, Model, Rows, block_of, check_names, check_still, logits_of_table
+from unifylens.patching.stream import Hook, Model, Rows, block_of, check_still, logits_of_table
 
 Edits = Int[Tensor, " row"] | None
 """The edit that each row runs with; None: all of them together."""
-
-
-def key_hook(model: Model, block: int) -> str:
-    """Hook name of what an MLP's output weights read."""
-    name = f"blocks.{block}.mlp.hook_post"
-    check_names(set(model.hook_dict), [name])
-    return name
-
-
-def output_hook(model: Model, block: int) -> str:
-    """Hook name of what they write, before any norm that follows. Raises ValueError where there is none."""
-    name = f"blocks.{block}.mlp.hook_out"  # bridges
-    if name in model.hook_dict:
-        return name
-    if norm_follows(model):
-        raise ValueError(
-            "the model has a norm behind its MLPs and no hook before it; allowed: a TransformerBridge of it, whose "
-            "mlp.hook_out stands there."
-        )
-    return f"blocks.{block}.hook_mlp_out"
-
-
-def norm_follows(model: Model) -> bool:
-    """Whether a norm stands between an MLP's output and the residual stream, as in Gemma 2 and 3."""
-    plain = not getattr(model.cfg, "use_normalization_before_and_after", False)
-    names = (getattr(model.hook_dict.get("blocks.0.hook_mlp_out"), "name", None), "blocks.0.ln2_post.hook_out")
-    return not plain or names[0] == names[1]
-
-
-def checked_blocks(model: Model, blocks: ArrayLike | Tensor) -> tuple[int, ...]:
-    """Numbers of blocks, in order. Raises ValueError for one that is not there, or has no MLP."""
-    if getattr(model.cfg, "attn_only", False):
-        raise ValueError("the model has attention alone (attn_only=True), no MLP to edit; allowed: models with MLPs.")
-    return tuple(np.unique(numbers(blocks, model.cfg.n_layers, "blocks", "the model")).tolist())
 
 
 # --- kinds of changes ----------------------------------------------------------------------------------------
@@ -167,18 +143,46 @@ class Shift:
 Change = RankOne | Dense | Shift
 
 
+def check_change(model: Model, change: Change) -> None:
+    """Raise ValueError for a change of other blocks or widths than a model's, or of what is not finite.
+
+    Raises TypeError for what is no change, or whose blocks are no tuple.
+    """
+    if not isinstance(change, Change):
+        raise TypeError(f"change is a {type(change).__name__}; allowed: RankOne, Dense, Shift.")
+    if isinstance(change, Shift):
+        checked_blocks(model, change.block, "block")
+        norm_follows(model, change.block)  # which says where edits are passed over
+        _check_shape("vectors", change.vectors, ("edit", model.cfg.d_model))
+        return
+    if not isinstance(change.blocks, tuple):
+        raise TypeError(f"blocks is a {type(change.blocks).__name__}; allowed: a tuple of numbers of blocks.")
+    chosen = checked_blocks(model, change.blocks)
+    check_mlps(model, chosen)
+    d_mlp, d_model = output_weight(model, chosen[0]).shape
+    if isinstance(change, Dense):
+        _check_shape("weights", change.weights, (len(chosen), "edit", d_mlp, d_model))
+    else:
+        _check_shape("reads", change.reads, (len(chosen), "edit", d_mlp))
+        _check_shape("writes", change.writes, (len(chosen), len(change), d_model))
+
+
+def _check_shape(name: str, given: Tensor, due: tuple[int | str, ...]) -> None:
+    """Raise ValueError for other sizes than are due, where a word stands for any, and for what is not finite."""
+    check_finite(given, name)
+    shape = list(given.shape)
+    if len(shape) != len(due) or any(size not in (own, "edit") for own, size in zip(shape, due, strict=True)):
+        raise ValueError(f"{name} has shape {shape}; allowed for this model: [{', '.join(map(str, due))}].")
+
+
 def _at_outputs(model: Model, blocks: tuple[int, ...], added: Callable[[Tensor, int], Tensor]) -> list[Hook]:
     """Hooks that add to the output of each block's MLP what its keys make of a number of a block."""
     found: list[Hook] = []
     for number, block in enumerate(blocks):
         kept: dict[str, Tensor] = {}
-        found.append((key_hook(model, block), partial(_keep, kept=kept)))
+        found.append((key_hook(model, block), partial(keep, kept=kept)))
         found.append((output_hook(model, block), partial(_add, kept=kept, added=partial(added, number=number))))
     return found
-
-
-def _keep(key: Tensor, kept: dict[str, Tensor], **_: Any) -> None:
-    kept["key"] = key
 
 
 def _add(output: Tensor, kept: dict[str, Tensor], added: Callable[[Tensor], Tensor], **_: Any) -> Tensor:
@@ -192,7 +196,8 @@ def logits(model: Model, change: Change, prompts: Rows, edit: ArrayLike | Tensor
     """Logits `[row, vocab]` at each prompt's last token, row i under edit `edit[i]`; None: under all of them together.
 
     The same as from a model that has the edit in its weights (`written`), which is never made.
-    Raises ValueError for what are no prompts, or no edits `[row]`.
+    Raises ValueError for what are no prompts, no edits `[row]`, or a change that does not fit the model, and TypeError
+    for what is no change.
 
     >>> change = ul.edits.RankOne((0,), torch.ones(1, 2, 32), torch.ones(1, 2, 16))  # two edits
     >>> ul.edits.logits(run.model, change, run.corpus.prompts()[:3], edit=[0, 1, 0]).shape[0]
@@ -200,6 +205,7 @@ def logits(model: Model, change: Change, prompts: Rows, edit: ArrayLike | Tensor
     """
     prompts = as_prompts(model, prompts)
     check_still(model, "the model")
+    check_change(model, change)
     return _logits(model, change, prompts, checked_edits(edit, len(change), len(prompts)))
 
 
@@ -209,37 +215,35 @@ def _logits(model: Model, change: Change, prompts: Prompts, edit: Edits) -> Floa
     for rows in batches(model, prompts, 0 if edit is None else change.numbers_a_row()):
         part = prompts.part(rows)
         fwd_hooks = change.hooks(model, part, None if edit is None else edit[rows])
-        found.append(logits_of_table(model, part.tokens.to(_device(model)), fwd_hooks).cpu())
+        found.append(logits_of_table(model, part.tokens.to(device_of(model)), fwd_hooks).cpu())
         ran.append(rows)
     return in_order(found, ran)
 
 
-def checked_edits(edit: ArrayLike | Tensor | None, n: int, n_rows: int) -> Edits:
+def checked_edits(
+    edit: ArrayLike | Tensor | None, n: int, n_rows: int, name: str = "edit", where: str = "the change"
+) -> Edits:
     """Numbers of edits, one for each row. Raises ValueError for anything else."""
     if edit is None:
         return None
-    given = numbers(edit, n, "edit", "the change")
+    given = numbers(edit, n, name, where)
     if len(given) != n_rows:
-        raise ValueError(f"edit has {len(given)} entries for {n_rows} prompts; allowed: one for each, or None.")
+        raise ValueError(f"{name} has {len(given)} entries for {n_rows} prompts; allowed: one for each, or None.")
     return torch.from_numpy(given)
 
 
 def batches(model: Model, prompts: Prompts, numbers_a_row: int = 0) -> Iterator[Int[Tensor, " chosen"]]:
     """Rows of one length that run together, as many as memory allows where each has so many numbers of its own."""
-    room = SHARE_OF_FREE_MEMORY * free_bytes(_device(model)) / (FLOAT * max(1, 4 * numbers_a_row))
+    room = SHARE_OF_FREE_MEMORY * free_bytes(device_of(model)) / (FLOAT * max(1, 4 * numbers_a_row))
     for same in by_length(prompts):
         at_once = rows_at_a_time(model, int(prompts.lengths[same[0]]), 1, ())
         yield from same.split(max(1, min(at_once, int(room))))
 
 
-def _device(model: Model) -> torch.device:
-    return next(model.parameters()).device
-
-
 def run_until(model: Model, prompts: Prompts, fwd_hooks: list[Hook]) -> None:
     """Run rows of one length up to the last block with a hook: what lies behind, vocabularies above all, is dear."""
     last = max(block_of(name) for name, _ in fwd_hooks)
-    model.run_with_hooks(prompts.tokens.to(_device(model)), fwd_hooks=fwd_hooks, stop_at_layer=last + 1)
+    model.run_with_hooks(prompts.tokens.to(device_of(model)), fwd_hooks=fwd_hooks, stop_at_layer=last + 1)
 
 
 @torch.no_grad()
@@ -251,7 +255,7 @@ def read(
     for rows in batches(model, prompts, change.numbers_a_row() if change is not None and edit is not None else 0):
         part, kept = prompts.part(rows), {}
         under = [] if change is None else change.hooks(model, part, None if edit is None else edit[rows])
-        run_until(model, part, [*under, (name, partial(_keep, kept=kept))])
+        run_until(model, part, [*under, (name, partial(keep, kept=kept))])
         found.append(kept["key"][part.at(role)].double().cpu())
         ran.append(rows)
     return in_order(found, ran)
@@ -262,9 +266,10 @@ def read(
 
 @torch.no_grad()
 def written(model: nn.Module, change: RankOne | Dense) -> nn.Module:
-    """A copy of a model with all edits of a change in its weights.
+    """A copy of a model with all edits of a change in its weights, rounded to their precision.
 
-    Raises TypeError for a change of states, which is in no weight.
+    Raises TypeError for a change of states, which is in no weight, and ValueError for one that does not fit the model,
+    and for a model whose copies do not compute with their own weights.
 
     >>> change = ul.edits.RankOne((0,), torch.ones(1, 2, 32), torch.ones(1, 2, 16))
     >>> edited = ul.edits.written(run.model, change)
@@ -273,27 +278,27 @@ def written(model: nn.Module, change: RankOne | Dense) -> nn.Module:
     """
     if isinstance(change, Shift):
         raise TypeError("change is a Shift, which is in no weight; allowed: RankOne, Dense.")
-    # bridges keep what they computed last, which can be copied if it has no gradient
-    model.run_with_hooks(torch.zeros((1, 1), dtype=torch.long, device=_device(model)), return_type=None)
+    # bridges keep what they computed last, which can be copied if it has no gradient; the check runs them
+    check_change(model, change)
     edited = copy.deepcopy(model)
     for block, added in zip(change.blocks, change.together(), strict=True):
-        output_weight(edited, block).add_(added.to(next(model.parameters())))
+        weight = output_weight(edited, block)
+        due = weight + added.to(weight)
+        weight.fill_(torch.nan)
+        said = edited.run_with_hooks(torch.zeros((1, 1), dtype=torch.long, device=device_of(model)))
+        if not said.isnan().any():
+            raise ValueError(
+                f"copies of the model do not compute with block {block}'s weights of their own, so that an edit would "
+                "change nothing; allowed: `edits.logits`, which runs the model itself."
+            )
+        weight.copy_(due)
     return edited
 
 
-def output_weight(model: nn.Module, block: int) -> Float[Tensor, "d_mlp d_model"]:
-    """A view of the output weights of a block's MLP."""
-    mlp = model.blocks[block].mlp
-    if not hasattr(mlp, "out"):  # a HookedTransformer
-        return mlp.W_out
-    layer = mlp.out.original_component
-    return layer.weight.T if isinstance(layer, nn.Linear) else layer.weight
-
-
 def cosines(a: Change, b: Change) -> Float[Tensor, " edit"]:
-    """Cosine between the changes that edit i of `a` and edit i of `b` make, over all their blocks.
+    """Cosine between the changes that edit i of `a` and edit i of `b` make, over all their blocks; nan for none at all.
 
-    Raises ValueError for changes of two kinds, of other places, or of unequal number.
+    Raises ValueError for changes of two kinds, of other places or widths, or of unequal number.
 
     >>> reads, writes = torch.eye(2, 32)[None], torch.ones(1, 2, 16)
     >>> change = ul.edits.RankOne((0,), reads, writes)
@@ -306,4 +311,7 @@ def cosines(a: Change, b: Change) -> Float[Tensor, " edit"]:
     places = [(each.block, each.role) if isinstance(each, Shift) else each.blocks for each in (a, b)]
     if places[0] != places[1]:
         raise ValueError(f"b changes {places[1]}, a {places[0]}; allowed: the same blocks and role.")
+    sizes = [[list(x.shape) for x in vars(each).values() if isinstance(x, Tensor)] for each in (a, b)]
+    if sizes[0] != sizes[1]:
+        raise ValueError(f"b has tables of sizes {sizes[1]}, a {sizes[0]}; allowed: changes of one model.")
     return a.dot(b) / (a.dot(a) * b.dot(b)).sqrt()

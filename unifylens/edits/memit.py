@@ -9,8 +9,8 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from unifylens.edits.changes import RankOne, checked_blocks, key_hook, norm_follows, read
-from unifylens.patching.prompts import as_prompts
+from unifylens.edits.changes import RankOne, read
+from unifylens.edits.mlps import checked, finite, key_hook, norm_follows
 from unifylens.patching.stream import Model, Rows, resid_post
 
 
@@ -26,13 +26,14 @@ def least_squares(
     Of changes D of `W_out` it has the least `|keys @ D - wanted|² + weight * trace(D.T @ covariance @ D)`: MEMIT's
     `R Kᵀ (λC + K Kᵀ)⁻¹`, for all edits `together` or each as if it were the only one. Alone, a weight of 0 is ROME: the
     least change that gives the key all of what is wanted. Together, the weight must be above 0.
-    Raises ValueError for other weights and shapes that do not fit.
+    Raises ValueError for other weights, shapes that do not fit, what is not finite, and a singular covariance.
 
     >>> keys, wanted = torch.eye(2, 3), torch.tensor([[1.0], [2.0]])  # two edits of one output
     >>> reads = ul.edits.least_squares(keys, torch.eye(3), weight=1.0, together=True)
     >>> (reads.T @ wanted.double())[:, 0].tolist()
     [0.5, 1.0, 0.0]
     """
+    keys, covariance = finite(keys, "keys"), finite(covariance, "covariance")
     if keys.ndim != 2 or covariance.shape != (keys.shape[1], keys.shape[1]):
         raise ValueError(
             f"covariance has shape {list(covariance.shape)} for keys of shape {list(keys.shape)}; allowed: keys "
@@ -40,11 +41,13 @@ def least_squares(
         )
     if not isinstance(weight, Real) or not 0 <= weight < float("inf") or (together and weight == 0):
         raise ValueError(f"weight={weight!r}; allowed: a number above 0, or 0 for edits that are not together.")
-    k, c = keys.double(), covariance.double()
-    if together:
-        return torch.linalg.solve(weight * c + k.T @ k, k.T).T
-    away = torch.linalg.solve(c, k.T).T
-    return away / (weight + (k * away).sum(1, keepdim=True))
+    try:
+        if together:
+            return torch.linalg.solve(weight * covariance + keys.T @ keys, keys.T).T
+        away = torch.linalg.solve(covariance, keys.T).T
+    except torch.linalg.LinAlgError:
+        raise ValueError("covariance is singular; allowed: edits.covariance, or one with a ridge added.") from None
+    return away / (weight + (keys * away).sum(1, keepdim=True))
 
 
 def closed_form(
@@ -63,8 +66,9 @@ def closed_form(
     `prompts` are one for each edit, `wanted` its change where the role stands (`edits.targets`), `covariances` those of
     the same blocks (`edits.covariance`). Each block takes its share of what is still missing, by keys that see the
     blocks before it edited. `weight` and `together` as in `edits.least_squares`.
-    Raises ValueError as it does, for wrong shapes, and for several blocks where a norm stands behind each MLP, as
-    shares do not add up there.
+    Where a norm or a factor stands behind each MLP, `wanted` is a change of the MLP's output, as `targets` makes it.
+    Raises ValueError as `least_squares` and `keys` do, for wrong shapes, and there for several blocks, as shares do not
+    add up.
 
     >>> prompts, wanted = ul.crosslingual.prompts(run.corpus, [0, 5]), torch.ones(2, 16)
     >>> spread = ul.edits.covariance(run.model, ul.crosslingual.prompts(run.corpus), blocks=0)
@@ -72,18 +76,24 @@ def closed_form(
     >>> change.reads.shape, change.writes.shape
     (torch.Size([1, 2, 32]), torch.Size([1, 2, 16]))
     """
-    prompts, chosen = as_prompts(model, prompts), checked_blocks(model, blocks)
+    prompts, chosen = checked(model, prompts, blocks)
     prompts.at(role)
+    wanted, covariances = finite(wanted, "wanted"), finite(covariances, "covariances")
     if tuple(wanted.shape) != (len(prompts), model.cfg.d_model):
         raise ValueError(
             f"wanted has shape {list(wanted.shape)}; allowed: one change of the state for each prompt, "
             f"[{len(prompts)}, {model.cfg.d_model}]."
         )
-    if len(covariances) != len(chosen):
-        raise ValueError(f"covariances has {len(covariances)} matrices for {len(chosen)} blocks; allowed: as many.")
+    if covariances.ndim != 3 or len(covariances) != len(chosen):
+        raise ValueError(
+            f"covariances has shape {list(covariances.shape)} for {len(chosen)} blocks; allowed: a matrix for each, "
+            "[block, d_mlp, d_mlp]."
+        )
     if len(chosen) > 1 and norm_follows(model):
-        raise ValueError(f"blocks={list(chosen)}: the model has a norm behind each MLP; allowed there: one block.")
-    wanted, edit, after = wanted.detach().double().cpu(), None if together else torch.arange(len(prompts)), chosen[-1]
+        raise ValueError(
+            f"blocks={list(chosen)}: the model has a norm behind each MLP, or a factor; allowed there: one block."
+        )
+    edit, after = None if together else torch.arange(len(prompts)), chosen[-1]
     before = read(model, prompts, resid_post(after), role) if len(chosen) > 1 else None
     reads, writes, change = [], [], None
     for number, block in enumerate(chosen):

@@ -9,8 +9,8 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from unifylens.edits.changes import batches, checked_blocks, key_hook, read, run_until
-from unifylens.patching.prompts import as_prompts
+from unifylens.edits.changes import batches, read, run_until
+from unifylens.edits.mlps import checked, key_hook
 from unifylens.patching.stream import Model, Rows
 
 RIDGE = 1e-6
@@ -22,13 +22,14 @@ def keys(
 ) -> Float[Tensor, "block row d_mlp"]:
     """Keys of some blocks' MLPs, what their output weights read (`mlp.hook_post`), where a role stands.
 
-    Raises ValueError for what are no prompts, a block that is not there, and rows without the role.
+    Raises ValueError for what are no prompts, blocks that are not there, do not ascend or have no MLP of one `W_out`,
+    dropout, and rows without the role.
 
     >>> prompts = ul.crosslingual.prompts(run.corpus, [0, 5, 80])
     >>> ul.edits.keys(run.model, prompts, blocks=[0, 1]).shape
     torch.Size([2, 3, 32])
     """
-    prompts, chosen = as_prompts(model, prompts), checked_blocks(model, blocks)
+    prompts, chosen = checked(model, prompts, blocks)
     prompts.at(role)  # which says what lacks it
     return torch.stack([read(model, prompts, key_hook(model, block), role) for block in chosen])
 
@@ -42,7 +43,7 @@ def covariance(
     Exact over the prompts given, uncentred as in ROME, and with `RIDGE` on its diagonal.
     Raises ValueError as `keys` does.
     """
-    prompts, chosen = as_prompts(model, prompts), checked_blocks(model, blocks)
+    prompts, chosen = checked(model, prompts, blocks)
     if role is not None:
         prompts.at(role)
     names = [key_hook(model, block) for block in chosen]

@@ -12,17 +12,15 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from unifylens.arguments import numbers, shown
-from unifylens.edits.changes import (
-    Dense,
-    Edits,
-    Shift,
+from unifylens.edits.changes import Dense, Edits, Shift, checked_edits, read
+from unifylens.edits.mlps import (
+    check_mlps,
     checked_blocks,
-    checked_edits,
+    device_of,
     key_hook,
     norm_follows,
     output_hook,
     output_weight,
-    read,
 )
 from unifylens.hardware import FLOAT, free_bytes
 from unifylens.patching.edits import SHARE_OF_FREE_MEMORY, rows_at_a_time
@@ -64,18 +62,18 @@ def targets(
     torch.Size([2, 16])
     """
     prompts, new = _asked(model, prompts, new)
-    if len(chosen := checked_blocks(model, block)) > 1:
+    if len(chosen := checked_blocks(model, block, "block")) > 1:
         raise ValueError(f"block={list(chosen)}; allowed: one block, after which the state changes.")
     _check(steps, lr=lr, decay=decay, clamp=clamp, kl=kl)
     (block,) = chosen
     if (kept is None) != (of is None):
         raise ValueError("kept and of go together: prompts, and the edit that each belongs to; allowed: both or none.")
     kept = None if kept is None else as_prompts(model, kept, "kept")
-    of = None if kept is None else checked_edits(of, len(prompts), len(kept))
+    of = None if kept is None else checked_edits(of, len(prompts), len(kept), "of", "prompts")
     for name, some in (("prompts", prompts), ("kept", kept)):
         if some is not None:
             some.at(role, name)
-    state = read(model, prompts, output_hook(model, block) if norm_follows(model) else resid_post(block), role)
+    state = read(model, prompts, output_hook(model, block) if norm_follows(model, block) else resid_post(block), role)
     scale = state.square().mean(1, keepdim=True).sqrt().float()
     each = 1 if of is None else 1 + int(of.bincount(minlength=len(prompts)).max())
 
@@ -133,6 +131,7 @@ def gradient(
     """
     prompts, new = _asked(model, prompts, new)
     chosen = checked_blocks(model, blocks)
+    check_mlps(model, chosen)
     _check(steps, lr=lr)
     if not isinstance(until, Real) or not 0 <= until < 1:
         raise ValueError(f"until={shown(until)}; allowed: a probability, 0 to below 1.")
@@ -189,7 +188,7 @@ class _Table(NamedTuple):
 
 
 def _tables(model: Model, prompts: Prompts, edit: Int[Tensor, " row"]) -> list[_Table]:
-    device = next(model.parameters()).device
+    device = device_of(model)
     parts = ((rows, prompts.part(rows)) for rows in by_length(prompts))
     return [_Table(part.tokens.to(device), part, edit[rows]) for rows, part in parts]
 
@@ -208,7 +207,7 @@ def _in_parts(
     model: Model, prompts: Prompts, part: Callable[[Tensor], Tensor], numbers_an_edit: int, rows_an_edit: int
 ) -> Tensor:
     """What `part` makes of some edits at a time, as many as memory allows."""
-    device = next(model.parameters()).device
+    device = device_of(model)
     fits = rows_at_a_time(model, KEPT_FOR_GRADIENTS * int(prompts.lengths.max()), 1, ()) // rows_an_edit
     room = SHARE_OF_FREE_MEMORY * free_bytes(device) / (FLOAT * KEPT_FOR_GRADIENTS * numbers_an_edit)
     rows = torch.arange(len(prompts)).split(max(1, min(fits, int(room))))

@@ -7,6 +7,9 @@ It is by how much steps on the example alone would lower the prompt's loss, to f
 What is ours: a checkpoint stands for all steps since the one before it, so its weight is the sum of their learning
 rates; and gradients are of the cross-entropy alone, and exact. AdamW's scaling, its decay and losses on states are left
 out, as in TracIn: influence ranks examples, and how well is what `retrained` tells.
+
+It is of runs of `ul.train` whose models train stacked (attention, then a plain MLP of `gelu` or `relu`): of a
+model of your own, nothing here knows the examples, the steps and the checkpoints.
 """
 
 from __future__ import annotations
@@ -23,11 +26,12 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from unifylens.arguments import numbers
+from unifylens.arguments import numbers, plain, shown
 from unifylens.config import Experiment, Intervention
 from unifylens.corpus.corpus import Corpus
 from unifylens.hardware import limited_threads
 from unifylens.model import shape_for
+from unifylens.patching.tensors import is_whole
 from unifylens.seeds import rng
 from unifylens.training.batches import Batches
 from unifylens.training.gradients import PARTS, ByExample, products
@@ -106,7 +110,11 @@ class Checkpoint:
 
 def checkpoints(run: Run, steps: Sequence[int] | None = None) -> list[Checkpoint]:
     """The kept steps, or some of them, in order. Raises ValueError for steps that were not kept, or none."""
-    chosen = run.steps if steps is None else sorted({*np.atleast_1d(steps).tolist()})
+    given = run.steps if steps is None else plain(steps)
+    given = list(given) if isinstance(given, Collection) else [given]
+    if not all(map(is_whole, given)):
+        raise ValueError(f"steps={shown(steps)}; allowed: {', '.join(map(str, run.steps))}, or None for all.")
+    chosen = sorted(set(given))
     if not chosen:
         raise ValueError("steps is empty; allowed: " + ", ".join(map(str, run.steps)) + ", or None for all.")
     if missing := [step for step in chosen if step not in run.steps]:
@@ -128,7 +136,9 @@ def checkpoints(run: Run, steps: Sequence[int] | None = None) -> list[Checkpoint
 def _rows(run: Run, prompts: ArrayLike | Tensor) -> Int[np.ndarray, " prompt"]:
     """Rows of prompts of a run that influence can be of."""
     if not isinstance(run, Run):
-        raise TypeError(f"run is a {type(run).__name__}; allowed: a Run, as influence reads its checkpoints.")
+        raise TypeError(
+            f"run is a {type(run).__name__}; allowed: a Run of ul.train, whose checkpoints influence reads."
+        )
     if run.diverged_at is not None:
         raise ValueError(f"run diverged at step {run.diverged_at}; allowed: a run whose loss stayed finite.")
     if moves_few(run.experiment.train):
@@ -139,7 +149,7 @@ def _rows(run: Run, prompts: ArrayLike | Tensor) -> Int[np.ndarray, " prompt"]:
 def _parts(run: Run, parts: Collection[str] | None) -> tuple[str, ...]:
     if parts is None:
         return tuple(part for part in PARTS if part not in run.experiment.train.frozen)
-    given = (parts,) if isinstance(parts, str) else tuple(parts)
+    given = tuple(parts) if isinstance(parts, Collection) and not isinstance(parts, str) else (parts,)
     if not given or not set(given) <= set(PARTS):
         raise ValueError(f"parts={given!r}; allowed: some of {', '.join(PARTS)}, or None for all that were trained.")
     return given
@@ -264,7 +274,7 @@ def whence(
     >>> table["size"]["examples"].loc[["twin", "subject"]].round(3).to_dict()
     {('twin', 'other'): 0.009, ('subject', 'own'): 0.014, ('subject', 'other'): 0.013}
     """
-    names = (by,) if isinstance(by, str) else tuple(by)
+    names = tuple(by) if isinstance(by, Collection) and not isinstance(by, str) else (by,)
     if not names or len(set(names)) < len(names) or not set(names) <= set(AXES):
         raise ValueError(f"by={names!r}; allowed: some of {', '.join(AXES)}, each once.")
     asked, rows = _rows(run, prompts), examples(run.corpus)
