@@ -634,6 +634,8 @@ def test_facts_are_edited_in_one_language_and_asked_in_all(tiny_gemma, facts):
             assert row["control_gain"] == pytest.approx(np.mean(gains[1:]), abs=1e-3)
             said = by(edited, wanted.old[edit])[1]
             assert row["answered"] == (said.argmax() == new) and row["chosen"] == (said[first].max() == said[new])
+            called = facts[facts["fact"] == row["fact"]].set_index("language")["subject"]
+            assert row["same_subject"] == (called[language] == called["de"])
             assert row["same_token"] == (new == wanted.first[wanted.number("de"), wanted.new[edit]])
 
 

@@ -151,7 +151,8 @@ def judged(wanted: Wanted, language: str, change: RankOne, *, n_neighbours: int 
 
     Columns:
     - `edit` (its number), `relation`, `fact`, `edited` and `asked` (languages), `old` and `new` (answers as `asked`
-      writes them), `same_token`: whether the new answer begins alike in both languages, so that an edit seems to cross;
+      writes them); `same_token`, `same_subject`: whether the new answer begins alike in both languages, and whether the
+      subject is one word in both. Where either is, an edit may seem to cross: those that have neither are the test;
     - `answered`: is the new answer's first token the likeliest of all? `chosen`: of the relation's answers' alone?
       `gain`: by how many nats the new answer's first token gains on the old one's through the edit;
     - `control_chosen`, `control_gain`: the same of up to `n_neighbours` other facts, whose answers are others;
@@ -168,7 +169,8 @@ def judged(wanted: Wanted, language: str, change: RankOne, *, n_neighbours: int 
     near, of = wanted.neighbours(n_neighbours, seed)
     fact, edit, tables = np.concatenate([wanted.old, near]), np.concatenate([np.arange(n), of]), []
     plain, which = np.unique(fact, return_inverse=True)
-    names = wanted.facts["fact"].drop_duplicates().tolist()
+    words = wanted.facts.set_index(["language", "fact"])
+    names = words.index.unique("fact").to_numpy()
     for number, asked in enumerate(wanted.languages):
         rows, first = wanted.prompts(asked), wanted.first[number]
         choices = torch.from_numpy(np.unique(first[first >= 0]))
@@ -182,7 +184,7 @@ def judged(wanted: Wanted, language: str, change: RankOne, *, n_neighbours: int 
         choice = after[:, choices].argmax(1)
         picked = (choices[choice] == pair[:, 0]).numpy()
         stays = (choice == unedited).numpy()
-        answers = wanted.facts[wanted.facts["language"] == asked].set_index("fact")["answer"].loc[names].to_numpy()
+        answers, subjects = (words[name].loc[asked].to_numpy() for name in ("answer", "subject"))
 
         def mean(values: np.ndarray) -> Float[np.ndarray, " edit"]:
             with np.errstate(invalid="ignore"):
@@ -193,12 +195,13 @@ def judged(wanted: Wanted, language: str, change: RankOne, *, n_neighbours: int 
                 {
                     "edit": np.arange(n),
                     "relation": wanted.facts["relation"].iloc[0],
-                    "fact": np.array(names)[wanted.old],
+                    "fact": names[wanted.old],
                     "edited": language,
                     "asked": asked,
                     "old": answers[wanted.old],
                     "new": answers[wanted.new],
                     "same_token": first[wanted.new] == wanted.first[home, wanted.new],
+                    "same_subject": (subjects == words["subject"].loc[language].to_numpy())[wanted.old],
                     "answered": (after.argmax(1) == pair[:, 0]).numpy()[:n],
                     "chosen": picked[:n],
                     "gain": gain[:n],
