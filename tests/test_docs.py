@@ -1,4 +1,4 @@
-"""The site's pages, without building it: their code runs, each can be reached, and their numbers are the record's."""
+"""The README and the site's pages, without building it: code runs, links lead somewhere, numbers are the record's."""
 
 import ast
 import builtins
@@ -20,13 +20,14 @@ from test_pretrained import folder, tokenizer  # noqa: F401 - a model as others 
 import unifylens as ul
 from unifylens.evidence.records import shipped_records
 
-DOCS = Path(__file__).parents[1] / "docs"
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
 sys.path.insert(0, str(DOCS))
 import docstrings  # noqa: E402 - of docs/
 import reference  # noqa: E402
 import sources  # noqa: E402
 
-WRITTEN = sorted(DOCS.rglob("*.md"))
+WRITTEN = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 NOT_RUN = "# not run here"
 
 
@@ -35,7 +36,7 @@ def blocks(page: Path, language: str) -> list[str]:
 
 
 def name(page: Path) -> str:
-    return str(page.relative_to(DOCS))
+    return str(page.relative_to(ROOT))
 
 
 PAGES_WITH_CODE = [page for page in WRITTEN if blocks(page, "python")]
@@ -43,8 +44,9 @@ PAGES_WITH_CODE = [page for page in WRITTEN if blocks(page, "python")]
 
 def test_all_code_is_found():
     assert {name(page) for page in PAGES_WITH_CODE} == {
-        "start.md",
-        *(f"howto/{page}.md" for page in ("your_model", "your_facts", "your_corpus", "cluster", "gpu")),
+        "README.md",
+        "docs/start.md",
+        *(f"docs/howto/{page}.md" for page in ("your_model", "your_facts", "your_corpus", "cluster", "gpu")),
     }
     for page in WRITTEN:
         text = page.read_text(encoding="utf-8")
@@ -147,7 +149,7 @@ def test_every_page_is_in_a_table_of_contents(staged):
     pages = [*staged.rglob("*.md"), *staged.rglob("*.ipynb")]
     there = {str(page.relative_to(staged).with_suffix("")) for page in pages}
     assert listed == there
-    assert {f"notebooks/{path.stem}" for path in (DOCS.parent / "notebooks").glob("*.ipynb")} <= there
+    assert {f"notebooks/{path.stem}" for path in (ROOT / "notebooks").glob("*.ipynb")} <= there
 
 
 def test_links_between_pages_lead_somewhere(staged):
@@ -156,6 +158,13 @@ def test_links_between_pages_lead_somewhere(staged):
         for _, link, _ in sources.LINK.findall(text):
             assert (page.parent / link).exists(), f"{page.relative_to(staged)} links to {link}"
         assert not sources.MADE.search(text)
+
+
+def test_the_readme_is_short_and_its_links_lead_somewhere():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.split()) < 1000
+    for _, link, _ in sources.LINK.findall(text):
+        assert (ROOT / link).exists(), link
 
 
 def test_every_public_name_has_an_entry():
