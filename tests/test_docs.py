@@ -5,13 +5,15 @@ import builtins
 import doctest
 import re
 import shutil
-import sys
 from functools import partial
 from operator import attrgetter
 from pathlib import Path
 
+import docstrings
 import matplotlib.pyplot as plt
 import pytest
+import reference
+import sources
 import torch
 from conftest import tiny
 from safetensors.torch import load_file, save_file
@@ -22,10 +24,6 @@ from unifylens.evidence.records import shipped_records
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-sys.path.insert(0, str(DOCS))
-import docstrings  # noqa: E402 - of docs/
-import reference  # noqa: E402
-import sources  # noqa: E402
 
 WRITTEN = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 NOT_RUN = "# not run here"
