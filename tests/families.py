@@ -1,6 +1,6 @@
 """Families of language models as tiny random models, and what `load` makes of each: equal to transformers, or refused.
 
-`python tests/families.py` renews the README's list of them.
+`python tests/families.py` renews the site's list of them.
 """
 
 import re
@@ -402,12 +402,12 @@ def save(name, tokenizer, path):
     return path
 
 
-README = Path(__file__).parents[1] / "README.md"
+PAGE = Path(__file__).parents[1] / "docs" / "howto" / "families.md"
 BEGIN, END = "<!-- families:start -->\n", "<!-- families:end -->"
 
 
-def readme_list():
-    """What the README says of them."""
+def page_list():
+    """What the site says of them."""
     equal = [name for name in VARIANTS if name not in REFUSED | REFUSED_BY_3]
     return (
         f"{BEGIN}Tested on tiny random weights: log-probabilities, states and generated text are those of plain "
@@ -431,6 +431,6 @@ def _listed(names):
 
 
 if __name__ == "__main__":
-    text = README.read_text(encoding="utf-8")
+    text = PAGE.read_text(encoding="utf-8")
     pattern = re.escape(BEGIN) + ".*?" + re.escape(END)
-    README.write_text(re.sub(pattern, lambda _: readme_list(), text, flags=re.S), encoding="utf-8")
+    PAGE.write_text(re.sub(pattern, lambda _: page_list(), text, flags=re.S), encoding="utf-8")

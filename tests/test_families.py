@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 import torch
-from families import README, REFUSED_HERE, VARIANTS, readme_list, save, words
+from families import PAGE, REFUSED_HERE, VARIANTS, page_list, save, words
 
 from unifylens.corpus import factsets
 from unifylens.pretrained import asking
@@ -103,7 +103,7 @@ def test_other_families_are_refused_by_name(name, tokenizer, tmp_path):
         pretrained.load(folder)
 
 
-def test_the_readme_lists_what_is_tested():
+def test_the_site_lists_what_is_tested():
     """`python tests/families.py` renews the list."""
     assert len(VARIANTS) >= 43 and set(REFUSED_HERE) < set(VARIANTS)
-    assert readme_list() in README.read_text(encoding="utf-8")
+    assert page_list() in PAGE.read_text(encoding="utf-8")

@@ -139,7 +139,7 @@ def test_a_claim_that_disagrees_with_the_record_fails_the_run_and_is_shown(proje
     assert "unifylens: C8 NOT held: score with 60 % minus score without" in out
     assert "C9           shipped nothing, not run\n" in out
     assert "0 of 2 claims agree with the record" in out
-    assert "| **not held** |" in (project / "README.md").read_text()
+    assert re.search(r"\| C8 0.05 \[.*\] \*\*not held\*\* \|", (project / "README.md").read_text())
 
 
 def test_an_honest_miss_that_is_recorded_fails_nothing(project, monkeypatch, capsys):
@@ -308,7 +308,7 @@ def test_publishing_renews_figures_notebooks_and_readme(shipped):
     assert {name for name in before if after[name] == before[name]} == {"pyproject.toml"}
     assert after["figures/a_figure.csv"] == b"mine"
     assert [entry["id"] for entry in json.loads(after["figures/claims.json"])] == ["C1", "C2"]
-    assert b"0.90 [0.90, 0.90]" in after["README.md"] and b"| C2 |" in after["README.md"]
+    assert b"| C1 0.90 [0.90, 0.90] |" in after["README.md"] and b"| C2 " in after["README.md"]
     assert list((shipped / "build").iterdir()) == []
 
 

@@ -195,5 +195,6 @@ def test_make_says_when_python_does_not_run(checkout):
 
 def test_make_alone_explains_itself(checkout):
     done = make(checkout, target="help")
-    assert all(f"make {target} " in done.stdout for target in ("reproduce", "publish", "test", "lab", "lock", "clean"))
+    targets = ("reproduce", "publish", "test", "docs", "lab", "lock", "clean")
+    assert all(f"make {target} " in done.stdout for target in targets)
     assert not (checkout / ".venv").exists()

@@ -71,7 +71,7 @@ SECONDS = {
     "18_new_languages": 180,
     "90_use_unifylens_on_your_model": 24,
 }
-"""What each notebook takes with one core, in order from an empty store (the README's minutes)."""
+"""What each notebook takes with one core, in order from an empty store (the minutes of the site's map)."""
 
 TRAINED_BY = {
     "02_phases": "01_the_dish",

@@ -146,7 +146,7 @@ def _control(
 
 
 def how_far(claim_id: str, passed: Sequence[bool] | Bool[np.ndarray, " dishes"], untestable: int = 0) -> None:
-    """Keep in which of many dishes, drawn at random, a claim's test passed: the README's table shows their share.
+    """Keep in which of many dishes, drawn at random, a claim's test passed: the site's table shows their share.
 
     `untestable` of those that did not could not be asked. Raises ValueError for an unknown claim, no dishes, or more
     untestable ones than did not pass.

@@ -92,7 +92,7 @@ def _read(name: str) -> dict[str, Any]:
 
 
 CLAIMS: dict[str, Claim] = {name: Claim(id=name, **entry) for name, entry in _read("ledger.toml").items()}
-"""By ID, in the order of the README's table."""
+"""By ID, in the order of the table of claims."""
 
 
 def attempts_before(claim_id: str) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""What was found for each claim, as `claims.json` keeps it, and the README and a terminal show it."""
+"""What was found for each claim, as `claims.json` keeps it, and the README, the site and a terminal show it."""
 
 import json
 from collections.abc import Iterable
@@ -210,7 +210,7 @@ def attempt(record: Record, changed: str, date: str = "") -> dict[str, Any]:
 
 
 def claims_table(records: Iterable[Record]) -> str:
-    """Markdown table of the records, as the README shows it."""
+    """Markdown table of the records with all that was found, as the site shows it."""
     rows = [
         ("ID", "Claim", "Effect [95 % interval]", "Seeds", "How far", "Verdict", "Attempts", "Notebook"),
         ("---",) * 8,
@@ -229,6 +229,16 @@ def claims_table(records: Iterable[Record]) -> str:
             )
         )
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)
+
+
+def claims_in_short(records: Iterable[Record]) -> str:
+    """Markdown table of the records as the README shows it: effects by notebook, and verdicts but *held*."""
+    by_notebook: dict[str, list[str]] = {}
+    for r in records:
+        verdict = {"held": "", "not held": " **not held**"}.get(r.verdict, f" ({r.verdict})")
+        by_notebook.setdefault(r.notebook, []).append(f"{r.id} {r.interval}{verdict}")
+    rows = [f"| [{name}](notebooks/{name}.ipynb) | {'; '.join(found)} |" for name, found in by_notebook.items()]
+    return "\n".join(["| Notebook | Claims |", "| --- | --- |", *sorted(rows)])
 
 
 def comparison(claim: Claim, shipped: Record | None, yours: Record | None, ran: bool) -> str:
@@ -254,7 +264,7 @@ def readme_with(readme: str, records: Iterable[Record]) -> str:
     _, end, after = rest.partition(README_END)
     if not (start and end):
         raise ValueError(f"README.md: needs the lines {README_START} and {README_END}, in this order")
-    return f"{before}{start}\n{claims_table(records)}\n{end}{after}"
+    return f"{before}{start}\n{claims_in_short(records)}\n{end}{after}"
 
 
 def shipped_records() -> list[Record]:

@@ -49,7 +49,7 @@ def wrapped(
     cannot wrap, or that differs, saying where and by how much.
     """
     version = metadata.version("transformer-lens")
-    elsewhere = f"a family of the README's list, or another version of TransformerLens (this is {version})"
+    elsewhere = f"a family in docs/howto/families.md, or another version of TransformerLens (this is {version})"
 
     def refusal(reason: str, allowed: str = elsewhere) -> ValueError:
         return ValueError(f"{name} (family {model.config.model_type!r}) {reason}; allowed: {allowed}")

@@ -1,0 +1,169 @@
+"""Put together what Sphinx reads: `python docs/sources.py FOLDER`.
+
+The pages of docs/ are copied, with what is made at this moment in the place of `<!-- made: ... -->`; notebooks come
+with their stored outputs, other files of the repository that pages link to come along, and the API reference is made
+from the library. So no copy of anything can grow stale in git.
+"""
+
+import os
+import re
+import shutil
+import sys
+from collections import defaultdict
+from pathlib import Path, PurePosixPath
+
+import nbformat
+import reference
+
+from unifylens.evidence.ledger import CLAIMS
+from unifylens.evidence.records import Record, claims_table, control_interval, shipped_records
+from unifylens.reproduce import SECONDS
+
+DOCS = Path(__file__).parent
+ROOT = DOCS.parent
+
+QUESTIONS = {
+    "00_quickstart": "What is it about? One model that unifies and one that does not",
+    "01_the_dish": "How is the data made, and do facts cross languages?",
+    "02_phases": "What orders models early, and what closes the window for late facts?",
+    "03_unification_score": "What does the score measure, and which variant is best?",
+    "04_unification_and_transfer": "What does a score tell of models, checkpoints and facts?",
+    "05_activation_patching": "What carries a fact across languages, where, and from when on?",
+    "06_language_subspace": "Can the language of an answer be changed and its object kept?",
+    "07_informativeness": "How much do the data tell about their language, and what does it cost?",
+    "08_extractability": "How easily is the language read off a prompt, and what does it cost?",
+    "09_tokenization": "What do related words and pieces of words do?",
+    "10_turning_transfer_up_and_down": "Which changes of data and tokens raise transfer, and where is it lost?",
+    "11_phase_diagram": "Where is the boundary between transfer and none, and what moves it?",
+    "12_real_words": "Do the forces act on real facts in twelve languages and eight scripts?",
+    "13_real_models": "Do models that others trained know the same where their states are alike?",
+    "14_how_far_it_holds": "In what share of dishes drawn at random does a claim hold?",
+    "15_ways_to_align": "Which methods make facts cross languages, and do alike states bring it?",
+    "16_edits": "Does a fact that is edited in one language change in the other?",
+    "17_influence": "From which training examples does an answer come that a language never saw?",
+    "18_new_languages": "What happens when a third language comes to a finished model?",
+    "90_use_unifylens_on_your_model": "How do I do this with a model of my own?",
+}
+MINUTES = {name: f"{seconds / 60:.1f}" for name, seconds in SECONDS.items()}
+MINUTES |= {"12_real_words": "12.5", "13_real_models": "18"}  # alone on two cores of an Intel Xeon
+
+MADE = re.compile(r"<!-- made: (\w+) -->")
+LINK = re.compile(r"(\]\()(?!https?:|#|mailto:)([^)\s#]+)((?:#[^)\s]*)?\))")
+
+
+def notebooks() -> list[str]:
+    """Their names, in order."""
+    return sorted(path.stem for path in (ROOT / "notebooks").glob("[0-9]*.ipynb"))
+
+
+def notebooks_table() -> str:
+    """Which notebook answers which question, with which claims, and how long it takes."""
+    claims = defaultdict(list)
+    for record in shipped_records():
+        claims[record.notebook].append(f"[{record.id}](claims.md#{record.id.lower()})")
+    rows = ["| notebook | question | claims | minutes |", "| --- | --- | --- | ---: |"]
+    for name in notebooks():
+        link = f"[{name[:2]}](notebooks/{name}.ipynb)"
+        rows.append(f"| {link} | {QUESTIONS[name]} | {', '.join(claims[name])} | {MINUTES[name]} |")
+    rows += ["", "```{toctree}", ":hidden:", *(f"notebooks/{name}" for name in notebooks()), "```"]
+    return "\n".join(rows)
+
+
+def figures_table() -> str:
+    """Which figures a notebook makes."""
+    rows = ["| notebook | figures |", "| --- | --- |"]
+    for name in notebooks():
+        cells = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4).cells
+        code = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
+        figures = sorted(
+            path.stem for path in (ROOT / "figures").glob("*.png") if re.search(rf"[\"']{path.stem}[\"']", code)
+        )
+        rows.append(f"| [{name[:2]}](notebooks/{name}.ipynb) | {', '.join(f'`{figure}`' for figure in figures)} |")
+    return "\n".join(rows)
+
+
+def claim_details() -> str:
+    """Every claim with its test and all of its attempts."""
+    return "\n".join(map(_details, shipped_records()))
+
+
+def _details(record: Record) -> str:
+    claim, control = CLAIMS[record.id], record.control
+    verdict = f"{record.verdict}: {record.range}" if record.range else record.verdict
+    lines = [
+        f"### {record.id}\n",
+        f"{record.statement}\n",
+        f"- **Verdict:** {verdict}",
+        f"- **Effect:** {claim.effect_name}: {record.interval}; needed {record.threshold}",
+        f"- **Control:** {control['name']}: {control_interval(control)}; needed {control['needs']}",
+        f"- **Seeds:** {record.seeds} ({record.profile}); **notebook** "
+        f"[{record.notebook}](notebooks/{record.notebook}.ipynb)",
+        "",
+        "| date | what changed | effect | verdict | seeds |",
+        "| --- | --- | --- | --- | ---: |",
+    ]
+    for tried in record.attempts:
+        interval = f"{tried['effect']:.2f} [{tried['ci_low']:.2f}, {tried['ci_high']:.2f}]"
+        cells = (tried["date"], tried["changed"], interval, tried["verdict"], f"{tried['seeds']} ({tried['profile']})")
+        lines.append("| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join([*lines, ""])
+
+
+def rooms_table() -> str:
+    """The floor plan: rooms, and what each is for."""
+    rows = ["| room | what for |", "| --- | --- |"]
+    for name, what in (reference.ROOMS | reference.GROUND).items():
+        rows.append(f"| [`{name}`](api/unifylens.{name}.md) | {what} |")
+    return "\n".join(rows)
+
+
+MAKERS = {
+    "notebooks": notebooks_table,
+    "figures": figures_table,
+    "claims": lambda: claims_table(shipped_records()),
+    "claim_details": claim_details,
+    "rooms": rooms_table,
+}
+
+
+def stage(target: Path) -> None:
+    """Put everything into an empty folder. Raises ValueError for a link to a file that is not there."""
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    wanted = {ROOT / "notebooks" / f"{name}.ipynb" for name in notebooks()}
+    wanted |= set((ROOT / "benchmarks" / "results").glob("*.md"))
+    for page in sorted(DOCS.rglob("*.md")):
+        text = MADE.sub(lambda made: MAKERS[made[1]](), page.read_text(encoding="utf-8"))
+        _write(target / page.relative_to(DOCS), _with_links(text, page, wanted))
+    changes = ROOT / "CHANGELOG.md"
+    _write(target / "changelog.md", _with_links(changes.read_text(encoding="utf-8"), changes, wanted))
+    for name, text in reference.pages().items():
+        _write(target / "api" / name, text)
+    for path in sorted(wanted):
+        copy = target / path.relative_to(ROOT)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, copy)
+
+
+def _with_links(text: str, page: Path, wanted: set[Path]) -> str:
+    """Links out of docs/ to other files of the repository lead to their copies, which stand beside the pages."""
+
+    def link(match: re.Match) -> str:
+        path = Path(os.path.normpath(page.parent / match[2]))
+        of_docs = DOCS in path.parents and path.suffix == ".md"
+        if of_docs or not path.exists() or not path.is_relative_to(ROOT):
+            return match[0]  # Sphinx finds pages, and complains of what is nowhere
+        wanted.add(path)
+        here = page.parent.relative_to(DOCS if DOCS in page.parents else ROOT)
+        return match[1] + PurePosixPath(os.path.relpath(path.relative_to(ROOT), here)).as_posix() + match[3]
+
+    return LINK.sub(link, text)
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    stage(Path(sys.argv[1]).resolve())
