@@ -1,7 +1,23 @@
-from . import claims, edits_cross, exploring, ledger, pages, plots, records, two_ways, ways_to_align, whence_answers
+from . import (
+    answering,
+    claims,
+    edits_cross,
+    exploring,
+    ledger,
+    pages,
+    plots,
+    portable,
+    records,
+    two_ways,
+    ways_to_align,
+    whence_answers,
+)
+from .answering import ask
 from .exploring import explore
 
 __all__ = [
+    "answering",
+    "ask",
     "claims",
     "edits_cross",
     "explore",
@@ -9,6 +25,7 @@ __all__ = [
     "ledger",
     "pages",
     "plots",
+    "portable",
     "records",
     "two_ways",
     "ways_to_align",

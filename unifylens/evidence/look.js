@@ -11,7 +11,7 @@ const STYLE = `
 }
 .unifylens * { box-sizing: border-box; }
 .unifylens h2 { margin: 0 0 0.25rem; font-size: 1rem; font-weight: 600; }
-.unifylens p { margin: 0.25rem 0; }
+.unifylens p { margin: 0.25rem 0 0.5rem; }
 .unifylens .faint { color: var(--faint); font-size: 0.8125rem; }
 .unifylens .bar { display: flex; flex-wrap: wrap; gap: 0.5rem 1.25rem; align-items: center; margin-bottom: 1rem; }
 .unifylens .bar label { display: flex; gap: 0.5rem; align-items: center; max-width: 100%; }
@@ -70,6 +70,18 @@ const dotted = (colour, name) => [element("span", { class: "dot", style: `backgr
 function bytesOf(model) {
   const view = model.get("data");
   return new Uint8Array(view.buffer, view.byteOffset, view.byteLength);
+}
+
+/** Arrays by name, as `packed` put them together; copies, as bytes may begin anywhere. */
+export function arraysOf(model, index) {
+  const bytes = bytesOf(model);
+  const kinds = { f4: Float32Array, i4: Int32Array, u1: Uint8Array };
+  return Object.fromEntries(
+    Object.entries(index).map(([name, [start, kind, shape]]) => {
+      const size = shape.reduce((product, length) => product * length, Number(kind[1]));
+      return [name, new kinds[kind](bytes.slice(start, start + size).buffer)];
+    }),
+  );
 }
 
 /** Draw now, and whenever the choice changes; returns what ends that. `choose` changes a part of it. */

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from html import escape
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from unifylens import environment
 
@@ -63,6 +66,18 @@ def module(script: str) -> str:
     """A view's script as one ES module that imports nothing: `render({ model, el })`, with what all views share."""
     folder = files("unifylens.evidence")
     return "\n".join((folder / f"{name}.js").read_text(encoding="utf-8") for name in ("look", script))
+
+
+def packed(arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, list[Any]], bytes]:
+    """Arrays in one string of bytes (float32, int32 or uint8), and by name where each begins, its type, its shape."""
+    index, parts, start = {}, [], 0
+    for name, array in arrays.items():
+        kind = {"f": "<f4", "b": "u1"}.get(array.dtype.kind, "<i4") if array.dtype != np.uint8 else "u1"
+        whole = np.ascontiguousarray(array, kind).tobytes()
+        index[name] = [start, kind[-2:], list(array.shape)]
+        parts.append(whole)
+        start += len(whole)
+    return index, b"".join(parts)
 
 
 @dataclass(frozen=True)

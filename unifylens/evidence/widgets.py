@@ -37,5 +37,11 @@ class Explorer(Widget):
     _esm = module("explore")
 
 
-KINDS: dict[str, type[Widget]] = {"explore": Explorer}
+class Asker(Widget):
+    """A model to ask, patch and shift: `ul.ask`."""
+
+    _esm = module("ask")
+
+
+KINDS: dict[str, type[Widget]] = {"explore": Explorer, "ask": Asker}
 """By the script that a view has."""
