@@ -442,3 +442,5 @@ def test_everything_has_a_name(runs, view, opened, kind):
     unnamed = """all => all.filter((each) => !each.labels?.length && !each.getAttribute("aria-label"))
         .map((each) => each.outerHTML.slice(0, 80))"""
     assert page.eval_on_selector_all("select, input, [role=img]", unnamed) == []
+    # JupyterLab would take arrow keys from controls without this mark
+    assert page.locator("select, input").count() == page.locator("[data-lm-suppress-shortcuts]").count()

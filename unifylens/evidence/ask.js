@@ -26,7 +26,8 @@ const NEITHER = "#949494";
 /** erf to double precision's last digits, by a series of positive terms. */
 function erf(x) {
   if (Math.abs(x) > 5) return Math.sign(x);
-  let term = x, sum = x;
+  let term = x,
+    sum = x;
   for (let n = 1; Math.abs(term) > 1e-16 * Math.abs(sum); n++) sum += term *= (2 * x * x) / (2 * n + 1);
   return (2 / Math.sqrt(Math.PI)) * Math.exp(-x * x) * sum;
 }
@@ -59,13 +60,16 @@ function normalised(x, name, { shape, arrays }) {
   const middle = shape.normalization.startsWith("LN") ? mean(x) : 0;
   const centred = x.map((value) => value - middle);
   const scale = Math.sqrt(mean(centred.map((value) => value * value)) + shape.epsilon);
-  const w = arrays[`${name}.w`], b = arrays[`${name}.b`];
+  const w = arrays[`${name}.w`],
+    b = arrays[`${name}.b`];
   return centred.map((value, i) => (value / scale) * (w ? w[i] : 1) + (b ? b[i] : 0));
 }
 
 /** What attention adds at every position; a local block sees the last `window` positions. */
 function attention(xs, name, local, { shape, arrays }) {
-  const [q, k, v] = ["Q", "K", "V"].map((part) => xs.map((x) => linear(x, arrays[`${name}.W_${part}`], arrays[`${name}.b_${part}`])));
+  const [q, k, v] = ["Q", "K", "V"].map((part) =>
+    xs.map((x) => linear(x, arrays[`${name}.W_${part}`], arrays[`${name}.b_${part}`])),
+  );
   const width = q[0].length / shape.n_heads;
   return xs.map((_, to) => {
     const mixed = new Float64Array(q[0].length);
@@ -73,7 +77,8 @@ function attention(xs, name, local, { shape, arrays }) {
     for (let head = 0; head < shape.n_heads; head++) {
       const own = [...Array(width).keys()].map((i) => head * width + i);
       const scores = [];
-      for (let from = first; from <= to; from++) scores.push(own.reduce((sum, i) => sum + q[to][i] * k[from][i], 0) / Math.sqrt(width));
+      for (let from = first; from <= to; from++)
+        scores.push(own.reduce((sum, i) => sum + q[to][i] * k[from][i], 0) / Math.sqrt(width));
       softmax(scores).forEach((share, i) => own.forEach((j) => (mixed[j] += share * v[first + i][j])));
     }
     return linear(mixed, arrays[`${name}.W_O`], arrays[`${name}.b_O`]);
@@ -84,7 +89,12 @@ function mlp(x, name, { shape, arrays }) {
   const activate = ACTIVATIONS[shape.act_fn];
   const matrix = (part) => arrays[`${name}.${part}`];
   const hidden = shape.gated_mlp
-    ? plus(linear(x, matrix("W_gate")).map(activate).map((gate, i, all, into = linear(x, matrix("W_in"))) => gate * into[i]), matrix("b_in"))
+    ? plus(
+        linear(x, matrix("W_gate"))
+          .map(activate)
+          .map((gate, i, all, into = linear(x, matrix("W_in"))) => gate * into[i]),
+        matrix("b_in"),
+      )
     : linear(x, matrix("W_in"), matrix("b_in")).map(activate);
   return linear(hidden, matrix("W_out"), matrix("b_out"));
 }
@@ -110,14 +120,24 @@ export function forward(net, tokens, edits = []) {
     return xs;
   };
   const row = (name, i) => Float64Array.from(arrays[name].subarray(i * width, (i + 1) * width));
-  let xs = edited(tokens.map((token, at) => plus(row("embed.W_E", token), row("pos_embed.W_pos", at))), 0);
+  let xs = edited(
+    tokens.map((token, at) => plus(row("embed.W_E", token), row("pos_embed.W_pos", at))),
+    0,
+  );
   const states = [xs];
   for (let block = 0; block < shape.n_layers; block++) {
     const name = `blocks.${block}`;
-    const read = attention(xs.map((x) => normalised(x, `${name}.ln1`, net)), `${name}.attn`, block < shape.local_blocks, net);
+    const read = attention(
+      xs.map((x) => normalised(x, `${name}.ln1`, net)),
+      `${name}.attn`,
+      block < shape.local_blocks,
+      net,
+    );
     const middle = xs.map((x, at) => plus(x, read[at]));
     const into = shape.parallel_attn_mlp ? xs : middle;
-    const after = shape.attn_only ? middle : middle.map((x, at) => plus(x, mlp(normalised(into[at], `${name}.ln2`, net), `${name}.mlp`, net)));
+    const after = shape.attn_only
+      ? middle
+      : middle.map((x, at) => plus(x, mlp(normalised(into[at], `${name}.ln2`, net), `${name}.mlp`, net)));
     states.push((xs = edited([...after], block + 1)));
   }
   const logits = linear(normalised(xs.at(-1), "ln_final", net), arrays["unembed.W_U"], arrays["unembed.b_U"]);
@@ -128,7 +148,8 @@ export function forward(net, tokens, edits = []) {
 
 /** Rows of the corpus' tables: one a language and fact. */
 function questions(about, arrays) {
-  const relations = about.relations[0].length, facts = arrays.fitted.length;
+  const relations = about.relations[0].length,
+    facts = arrays.fitted.length;
   const length = arrays.prompts.length / arrays.last.length;
   const factOf = (subject, relation) => arrays.fact_of[subject * relations + relation];
   return {
@@ -139,7 +160,9 @@ function questions(about, arrays) {
     shift: (layer, relation, from, to) => {
       const width = arrays["embed.W_E"].length / about.words.length;
       const start = (language) => ((layer * relations + relation) * about.languages.length + language) * width;
-      return arrays.shifts.slice(start(to), start(to) + width).map((value, i) => value - arrays.shifts[start(from) + i]);
+      return arrays.shifts
+        .slice(start(to), start(to) + width)
+        .map((value, i) => value - arrays.shifts[start(from) + i]);
     },
   };
 }
@@ -148,7 +171,11 @@ function questions(about, arrays) {
 function answers(title) {
   const list = element("ol", { class: "answers" });
   const verdict = element("p", { class: "faint" });
-  const whole = element("section", { "aria-live": "polite", "aria-label": title }, [element("h2", {}, title), list, verdict]);
+  const whole = element("section", { "aria-live": "polite", "aria-label": title }, [
+    element("h2", {}, title),
+    list,
+    verdict,
+  ]);
   const draw = (about, arrays, logits, meaning) => {
     const shares = softmax(logits);
     const best = [...shares.keys()].sort((a, b) => shares[b] - shares[a]).slice(0, SHOWN);
@@ -157,7 +184,11 @@ function answers(title) {
         const colour = about.colours[arrays.token_language[token]] ?? NEITHER;
         const bar = element("div", { style: `width:${100 * shares[token]}%;background:${colour}` });
         const number = element("span", { class: "number" }, shares[token].toFixed(3));
-        return element("li", { "data-token": token }, [element("span", {}, about.words[token]), element("div", { class: "share", "aria-hidden": "true" }, bar), number]);
+        return element("li", { "data-token": token }, [
+          element("span", {}, about.words[token]),
+          element("div", { class: "share", "aria-hidden": "true" }, bar),
+          number,
+        ]);
       }),
     );
     verdict.textContent = meaning(best[0]);
@@ -169,7 +200,8 @@ function answers(title) {
 function strengths() {
   const { width, height, left, right, top, bottom } = CHART;
   const svg = drawn("svg", { class: "strengths", viewBox: `0 0 ${width} ${height}`, role: "img" });
-  const x = (strength) => left + ((strength - STRENGTHS.from) / (STRENGTHS.to - STRENGTHS.from)) * (width - left - right);
+  const x = (strength) =>
+    left + ((strength - STRENGTHS.from) / (STRENGTHS.to - STRENGTHS.from)) * (width - left - right);
   const y = (share) => top + (1 - share) * (height - top - bottom);
   const draw = (curves, strength, label) => {
     svg.replaceChildren(
@@ -178,11 +210,20 @@ function strengths() {
         drawn("text", { x: left - 4, y: y(share) + 4, "text-anchor": "end" }, String(share)),
       ]),
       ...[0, 1, 2].map((at) => drawn("text", { x: x(at), y: height - 4, "text-anchor": "middle" }, String(at))),
-      ...curves.map(({ colour, values }) => {
-        const way = values.map((share, i) => `${i ? "L" : "M"}${x(STRENGTHS.from + i * STRENGTHS.by).toFixed(1)} ${y(share).toFixed(1)}`);
-        return drawn("path", { d: way.join(""), stroke: colour });
+      ...curves.map(({ colour, values, dashed }) => {
+        const way = values.map(
+          (share, i) => `${i ? "L" : "M"}${x(STRENGTHS.from + i * STRENGTHS.by).toFixed(1)} ${y(share).toFixed(1)}`,
+        );
+        return drawn("path", { d: way.join(""), stroke: colour, "stroke-dasharray": dashed ? "6 3" : null });
       }),
-      drawn("line", { x1: x(strength), x2: x(strength), y1: top, y2: height - bottom, stroke: "var(--ink)", "stroke-dasharray": "3 2" }),
+      drawn("line", {
+        x1: x(strength),
+        x2: x(strength),
+        y1: top,
+        y2: height - bottom,
+        stroke: "var(--ink)",
+        "stroke-dasharray": "3 2",
+      }),
     );
     svg.setAttribute("aria-label", label);
   };
@@ -201,45 +242,78 @@ export function render({ model, el }) {
   const { factOf, row, prompt, end, shift } = questions(about, arrays);
   const pick = (part) => choose(model, part);
   const numbered = (names) => names.map((name, i) => [i, name]);
-  const layers = Array.from({ length: about.shape.n_layers + 1 }, (_, layer) => [layer, layer ? `after block ${layer}` : "embedding"]);
+  const layers = Array.from({ length: about.shape.n_layers + 1 }, (_, layer) => [
+    layer,
+    layer ? `after block ${layer}` : "embedding",
+  ]);
   const number = (name) => (value) => pick({ [name]: Number(value) });
 
-  const subject = choice("subject", numbered(about.subjects[0]), (value) => pick({ subject: Number(value), donor: Number(value) }));
+  const subject = choice("subject", numbered(about.subjects[0]), (value) =>
+    pick({ subject: Number(value), donor: Number(value) }),
+  );
   const relation = choice("relation", numbered(about.relations[0]), number("relation"));
   const languages = numbered(about.languages);
-  const language = choice("asked in", languages, (value) => pick({ language: Number(value), other: (Number(value) + 1) % languages.length }));
+  const language = choice("asked in", languages, (value) =>
+    pick({ language: Number(value), other: (Number(value) + 1) % languages.length }),
+  );
   const other = choice("other language", languages, number("other"));
-  const patched = choice("state", [["", "none"], ...layers], (value) => pick({ patched: value === "" ? null : Number(value) }));
-  const slot = choice("at the end of", about.slots.map((name) => [name, name]), (value) => pick({ slot: value }));
+  const patched = choice("state", [["", "none"], ...layers], (value) =>
+    pick({ patched: value === "" ? null : Number(value) }),
+  );
+  const slot = choice(
+    "at the end of",
+    about.slots.map((name) => [name, name]),
+    (value) => pick({ slot: value }),
+  );
   const donor = choice("prompt about", numbered(about.subjects[0]), number("donor"));
   const layer = choice("state", layers, number("layer"));
-  const strength = slider("strength", { min: STRENGTHS.from, max: STRENGTHS.to, step: STRENGTHS.by }, (value) => pick({ strength: value }));
+  const strength = slider("strength", { min: STRENGTHS.from, max: STRENGTHS.to, step: STRENGTHS.by }, (value) =>
+    pick({ strength: value }),
+  );
 
   const asked = element("p", { "aria-live": "polite" });
-  const plain = answers("As it is"), changed = answers("Patched and shifted");
-  const patchTitle = element("legend"), shiftTitle = element("legend");
-  const along = strengths(), key = element("p", { class: "faint" });
+  const plain = answers("As it is"),
+    changed = answers("Patched and shifted");
+  const patchTitle = element("legend"),
+    shiftTitle = element("legend");
+  const along = strengths(),
+    key = element("p", { class: "faint" });
+  const results = element("div", {}, [
+    element("div", { class: "halves" }, [plain.whole, changed.whole]),
+    along.whole,
+    key,
+  ]);
 
   const draw = (chosen) => {
     const { donor: from, language: here, other: there } = chosen;
     rename(subject.select, about.subjects[here]);
     rename(relation.select, about.relations[here]);
     rename(donor.select, about.subjects[there]);
-    for (const [control, name] of [[subject, "subject"], [relation, "relation"], [language, "language"], [other, "other"], [slot, "slot"], [donor, "donor"], [layer, "layer"]]) {
+    for (const [control, name] of [
+      [subject, "subject"],
+      [relation, "relation"],
+      [language, "language"],
+      [other, "other"],
+      [slot, "slot"],
+      [donor, "donor"],
+      [layer, "layer"],
+    ]) {
       control.select.value = chosen[name];
     }
     patched.select.value = chosen.patched ?? "";
     strength.input.value = chosen.strength;
     strength.said.textContent = chosen.strength.toFixed(2);
     const fact = factOf(chosen.subject, chosen.relation);
+    results.hidden = fact < 0;
     if (fact < 0) {
       asked.textContent = "The world has no such fact: choose another relation.";
       return;
     }
-    const own = row(chosen.subject, chosen.relation, here), twin = row(chosen.subject, chosen.relation, there);
+    const own = row(chosen.subject, chosen.relation, here),
+      twin = row(chosen.subject, chosen.relation, there);
     const tokens = prompt(own);
     const told = (at, language) => `${arrays.held_out[at] ? "never told" : "told"} in ${about.languages[language]}`;
-      asked.replaceChildren(
+    asked.replaceChildren(
       ...dotted(about.colours[here], `${tokens.map((token) => about.words[token]).join(" ")} → `),
       element("strong", {}, about.words[arrays.answers[own]]),
       ` is right. The fact was ${told(own, here)}, ${told(twin, there)}.`,
@@ -249,36 +323,74 @@ export function render({ model, el }) {
     const source = factOf(from, chosen.relation) < 0 ? null : row(from, chosen.relation, there);
     if (chosen.patched !== null && source !== null) {
       const { states } = forward(net, prompt(source));
-      edits.push({ layer: chosen.patched, position: end(own, chosen.slot), state: states[chosen.patched][end(source, chosen.slot)] });
+      edits.push({
+        layer: chosen.patched,
+        position: end(own, chosen.slot),
+        state: states[chosen.patched][end(source, chosen.slot)],
+      });
     }
     const towards = shift(chosen.layer, chosen.relation, here, there);
     const fits = towards.every(Number.isFinite);
     strength.input.disabled = !fits;
-    const shifted = (by) => [...edits, ...(fits ? [{ layer: chosen.layer, position: tokens.length - 1, added: towards.map((value) => value * by) }] : [])];
+    const shifted = (by) => [
+      ...edits,
+      ...(fits
+        ? [{ layer: chosen.layer, position: tokens.length - 1, added: towards.map((value) => value * by) }]
+        : []),
+    ];
 
-    const due = { [arrays.answers[twin]]: `right object, in ${about.languages[there]}`, [arrays.answers[own]]: `right, in ${about.languages[here]}` };
-    if (source !== null && from !== chosen.subject) {
-      for (const at of [row(from, chosen.relation, here), source]) due[arrays.answers[at]] ??= `the object of ${about.subjects[there][from]}`;
+    // words that mean something here; a later one of the same token is more to the point
+    const due = new Map();
+    if (edits.length && from !== chosen.subject) {
+      const subject = about.subjects[there][from];
+      due.set(arrays.answers[source], {
+        what: `the object of ${subject}, in ${about.languages[there]}`,
+        colour: about.colours[there],
+        dashed: true,
+      });
+      due.set(arrays.answers[row(from, chosen.relation, here)], {
+        what: `the object of ${subject}, in ${about.languages[here]}`,
+        colour: about.colours[here],
+        dashed: true,
+      });
     }
-    const meaning = (token) => `${about.words[token]}: ${due[token] ?? "another word"}.`;
+    due.set(arrays.answers[twin], { what: `right object, in ${about.languages[there]}`, colour: about.colours[there] });
+    due.set(arrays.answers[own], { what: `right, in ${about.languages[here]}`, colour: about.colours[here] });
+    const meaning = (token) => `${about.words[token]}: ${due.get(token)?.what ?? "another word"}.`;
     plain.draw(about, arrays, forward(net, tokens).logits, meaning);
     changed.draw(about, arrays, forward(net, tokens, shifted(chosen.strength)).logits, meaning);
 
     patchTitle.textContent = `Patch from ${about.languages[there]}`;
     shiftTitle.textContent = `Shift from ${about.languages[here]} to ${about.languages[there]}`;
-    const steps = Array.from({ length: Math.round((STRENGTHS.to - STRENGTHS.from) / STRENGTHS.by) + 1 }, (_, i) => STRENGTHS.from + i * STRENGTHS.by);
+    const steps = Array.from(
+      { length: Math.round((STRENGTHS.to - STRENGTHS.from) / STRENGTHS.by) + 1 },
+      (_, i) => STRENGTHS.from + i * STRENGTHS.by,
+    );
     const shares = steps.map((by) => softmax(forward(net, tokens, shifted(by)).logits));
-    const kinds = [
-      { colour: about.colours[here], name: about.words[arrays.answers[own]], values: shares.map((each) => each[arrays.answers[own]]) },
-      { colour: about.colours[there], name: about.words[arrays.answers[twin]], values: shares.map((each) => each[arrays.answers[twin]]) },
-    ];
-    kinds.push({ colour: NEITHER, name: "any other word", values: shares.map((_, i) => 1 - kinds[0].values[i] - kinds[1].values[i]) });
+    const kinds = [...due].map(([token, { colour, dashed }]) => ({
+      colour,
+      dashed,
+      name: about.words[token],
+      values: shares.map((each) => each[token]),
+    }));
+    const rest = shares.map((_, i) => kinds.reduce((left, kind) => left - kind.values[i], 1));
+    kinds.push({ colour: NEITHER, name: "any other word", values: rest });
     const now = Math.round((chosen.strength - STRENGTHS.from) / STRENGTHS.by);
-    along.draw(kinds, chosen.strength, `Probability by strength of the shift, at ${chosen.strength.toFixed(2)}: ${kinds.map((kind) => `${kind.name} ${kind.values[now].toFixed(2)}`).join(", ")}`);
-    const fitted = arrays.fitted[fact] ? "this fact is among those that it is fitted on" : "fitted on other facts of the relation";
+    along.draw(
+      kinds,
+      chosen.strength,
+      `Probability by strength of the shift, at ${chosen.strength.toFixed(2)}: ${kinds.map((kind) => `${kind.name} ${kind.values[now].toFixed(2)}`).join(", ")}`,
+    );
+    const fitted = arrays.fitted[fact]
+      ? "this fact is among those that it is fitted on"
+      : "fitted on other facts of the relation";
     key.replaceChildren(
-      ...kinds.map((kind) => element("span", { class: "key" }, dotted(kind.colour, kind.name))),
-      fits ? `by strength of the shift (1: the whole way; ${fitted}).` : "No shift: the relation has no facts to fit it on.",
+      ...kinds.map((kind) =>
+        element("span", { class: "key" }, dotted(kind.colour, kind.dashed ? `${kind.name} (dashed)` : kind.name)),
+      ),
+      fits
+        ? `by strength of the shift (1: the whole way; ${fitted}).`
+        : "No shift: the relation has no facts to fit it on.",
     );
   };
 
@@ -286,13 +398,22 @@ export function render({ model, el }) {
   el.append(
     element("style", {}, STYLE + OWN_STYLE),
     element("div", { class: "unifylens" }, [
-      element("div", { class: "bar" }, [subject, relation, language, ...(languages.length > 2 ? [other] : [])].map((part) => part.whole)),
+      element(
+        "div",
+        { class: "bar" },
+        [subject, relation, language, ...(languages.length > 2 ? [other] : [])].map((part) => part.whole),
+      ),
       asked,
-      element("div", { class: "halves" }, [group(patchTitle, [patched, slot, donor]), group(shiftTitle, [layer, strength])]),
-      element("div", { class: "halves" }, [plain.whole, changed.whole]),
-      along.whole,
-      key,
-      element("p", { class: "faint" }, `The model of ${about.shape.n_layers} blocks runs on this page, with its weights after step ${about.step}.`),
+      element("div", { class: "halves" }, [
+        group(patchTitle, [patched, slot, donor]),
+        group(shiftTitle, [layer, strength]),
+      ]),
+      results,
+      element(
+        "p",
+        { class: "faint" },
+        `The model of ${about.shape.n_layers} blocks runs on this page, with its weights after step ${about.step}.`,
+      ),
     ]),
   );
   return follow(model, draw);

@@ -71,13 +71,19 @@ function means(frame, languages, facts) {
 
 /** A checkerboard: cosines of all rows, ruled where a language begins; a click chooses the row's fact. */
 function board(about, choose) {
-  const rows = about.prompts.length, facts = about.facts.length;
+  const rows = about.prompts.length,
+    facts = about.facts.length;
   const canvas = element("canvas", { width: rows * CELL, height: rows * CELL, role: "img" });
   canvas.addEventListener("click", (event) => {
     const row = Math.floor((event.offsetY / canvas.clientHeight) * rows);
     choose({ fact: about.facts[Math.min(rows - 1, Math.max(0, row)) % facts] });
   });
-  const names = (up) => element("div", { class: up ? "names up" : "names", "aria-hidden": "true" }, about.languages.map((name) => element("span", {}, name)));
+  const names = (up) =>
+    element(
+      "div",
+      { class: up ? "names up" : "names", "aria-hidden": "true" },
+      about.languages.map((name) => element("span", {}, name)),
+    );
   const table = colours(about.ramp, about.range);
   const small = element("canvas", { width: rows, height: rows });
   const draw = (frame, fact) => {
@@ -107,9 +113,11 @@ function board(about, choose) {
 
 /** Facts in a plane: a dot for each language, hollow where the fact is held out, joined by a line. */
 function plane(about, run, choose) {
-  const facts = about.facts.length, languages = about.languages.length;
+  const facts = about.facts.length,
+    languages = about.languages.length;
   const svg = drawn("svg", { class: "plane", viewBox: `0 0 ${PLANE} ${PLANE}`, role: "img" });
-  const lines = [], dots = [];
+  const lines = [],
+    dots = [];
   for (let fact = 0; fact < facts; fact++) {
     for (let language = 1; language < languages; language++) {
       lines.push({ fact, from: fact + (language - 1) * facts, to: fact + language * facts, mark: drawn("line", {}) });
@@ -124,7 +132,9 @@ function plane(about, run, choose) {
   let frame = null;
   svg.addEventListener("click", (event) => {
     const box = svg.getBoundingClientRect();
-    const at = [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height].map((share) => share * PLANE);
+    const at = [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height].map(
+      (share) => share * PLANE,
+    );
     const far = dots.map((_, row) => Math.hypot(...spot(frame.place(row)).map((value, i) => value - at[i])));
     choose({ fact: about.facts[far.indexOf(Math.min(...far)) % facts] });
   });
@@ -150,22 +160,30 @@ function plane(about, run, choose) {
 function chart(about, title, column) {
   const { width, height, left, bottom, top, right } = CHART;
   const known = about.runs.flatMap((run) => (run.history[column] ?? []).filter((value) => value !== null));
-  const high = Math.max(1, ...known), low = Math.min(0, ...known);
+  const high = Math.max(1, ...known),
+    low = Math.min(0, ...known);
   const last = Math.max(...about.runs.flatMap((run) => run.history.step));
   const first = Math.max(1, Math.min(10, last / 10));
-  const x = (step) => left + (Math.log(Math.max(step, first) / first) / Math.log(last / first)) * (width - left - right);
+  const x = (step) =>
+    left + (Math.log(Math.max(step, first) / first) / Math.log(last / first)) * (width - left - right);
   const y = (value) => top + ((high - value) / (high - low)) * (height - top - bottom);
   const svg = drawn("svg", { viewBox: `0 0 ${width} ${height}`, role: "img" });
   for (const value of [low, high]) {
     svg.append(drawn("line", { x1: left, x2: width - right, y1: y(value), y2: y(value), stroke: "var(--line)" }));
-    svg.append(drawn("text", { x: left - 4, y: y(value) + 4, "text-anchor": "end" }, Number(value.toFixed(1)).toString()));
+    svg.append(
+      drawn("text", { x: left - 4, y: y(value) + 4, "text-anchor": "end" }, Number(value.toFixed(1)).toString()),
+    );
   }
   for (const tick of [10, 100, 1000, 10000, 100000].filter((step) => step >= first && step <= last)) {
     svg.append(drawn("text", { x: x(tick), y: height - 4, "text-anchor": "middle" }, String(tick)));
   }
   for (const run of about.runs) {
-    const points = run.history.step.map((step, i) => [step, run.history[column]?.[i] ?? null]).filter(([, value]) => value !== null);
-    const way = points.map(([step, value], i) => `${i ? "L" : "M"}${x(step).toFixed(1)} ${y(value).toFixed(1)}`).join("");
+    const points = run.history.step
+      .map((step, i) => [step, run.history[column]?.[i] ?? null])
+      .filter(([, value]) => value !== null);
+    const way = points
+      .map(([step, value], i) => `${i ? "L" : "M"}${x(step).toFixed(1)} ${y(value).toFixed(1)}`)
+      .join("");
     svg.append(drawn("path", { d: way, stroke: run.colour }));
   }
   const now = drawn("line", { y1: top, y2: height - bottom, stroke: "var(--ink)", "stroke-dasharray": "3 2" });
@@ -196,24 +214,48 @@ export function render({ model, el }) {
   const facts = about.facts.length;
   const frameOf = frames(about, bytesOf(model));
   const pick = (part) => choose(model, part);
-  const step = slider("training step", { min: 0, max: about.steps.length - 1, step: 1 }, (at) => pick({ step: about.steps[at] }));
-  const layer = choice("state", about.layers.map((each) => [each, each ? `after block ${each}` : "embedding"]), (each) => pick({ layer: Number(each) }));
-  const fact = choice("fact", about.facts.map((number, i) => [number, about.names[i]]), (each) => pick({ fact: Number(each) }));
+  const step = slider("training step", { min: 0, max: about.steps.length - 1, step: 1 }, (at) =>
+    pick({ step: about.steps[at] }),
+  );
+  const layer = choice(
+    "state",
+    about.layers.map((each) => [each, each ? `after block ${each}` : "embedding"]),
+    (each) => pick({ layer: Number(each) }),
+  );
+  const fact = choice(
+    "fact",
+    about.facts.map((number, i) => [number, about.names[i]]),
+    (each) => pick({ fact: Number(each) }),
+  );
 
   const columns = about.runs.map((run, number) => {
-    const cells = board(about, pick), points = plane(about, run, pick);
+    const cells = board(about, pick),
+      points = plane(about, run, pick);
     const heading = element("h2", {}, dotted(run.colour, run.name));
     const summary = element("p", { class: "faint" });
-    const whole = element("section", { "aria-label": run.name }, [heading, element("div", { class: "pictures" }, [cells.whole, points.whole]), summary]);
+    const whole = element("section", { "aria-label": run.name }, [
+      heading,
+      element("div", { class: "pictures" }, [cells.whole, points.whole]),
+      summary,
+    ]);
     const draw = (chosen, row) => {
-      const at = Math.max(0, run.steps.findLastIndex((each) => each <= chosen.step));
+      const at = Math.max(
+        0,
+        run.steps.findLastIndex((each) => each <= chosen.step),
+      );
       const frame = frameOf[number](at, chosen.layer);
       cells.draw(frame, row);
       points.draw(frame, row);
       const { same, other } = means(frame, about.languages.length, facts);
       summary.textContent = `Step ${run.steps[at]}. Mean cosine: same fact in two languages ${same}, different facts in one ${other}.`;
-      cells.canvas.setAttribute("aria-label", `Cosines of ${facts} facts in languages ${about.languages.join(", ")}. ${summary.textContent}`);
-      points.whole.setAttribute("aria-label", `The same facts in a plane, joined where they are one fact. ${summary.textContent}`);
+      cells.canvas.setAttribute(
+        "aria-label",
+        `Cosines of ${facts} facts in languages ${about.languages.join(", ")}. ${summary.textContent}`,
+      );
+      points.whole.setAttribute(
+        "aria-label",
+        `The same facts in a plane, joined where they are one fact. ${summary.textContent}`,
+      );
       return at;
     };
     return { run, whole, draw };
@@ -223,16 +265,36 @@ export function render({ model, el }) {
   const body = element("tbody");
   const title = element("h2", { "aria-live": "polite" });
   const heads = ["asked", "there", "says"];
-  const table = element("table", {}, [element("thead", {}, element("tr", {}, heads.map((head) => element("th", { scope: "col" }, head)))), body]);
+  const table = element("table", {}, [
+    element(
+      "thead",
+      {},
+      element(
+        "tr",
+        {},
+        heads.map((head) => element("th", { scope: "col" }, head)),
+      ),
+    ),
+    body,
+  ]);
 
   const [low, high] = about.range;
   const legend = element("p", { class: "legend faint" }, [
     ...about.languages.map((name, i) => element("span", {}, dotted(about.colours[i], `language ${name}`))),
     element("span", {}, "● told  ○ held out there"),
-    element("span", {}, [`cosine ${low}`, element("span", { class: "ramp", style: `background:linear-gradient(90deg,${about.ramp})`, "aria-hidden": "true" }), String(high)]),
+    element("span", {}, [
+      `cosine ${low}`,
+      element("span", {
+        class: "ramp",
+        style: `background:linear-gradient(90deg,${about.ramp})`,
+        "aria-hidden": "true",
+      }),
+      String(high),
+    ]),
   ]);
 
-  let drawnLayer = null, curves = [];
+  let drawnLayer = null,
+    curves = [];
   const draw = (chosen) => {
     const row = about.facts.indexOf(chosen.fact);
     step.input.value = about.steps.findLastIndex((each) => each <= chosen.step);
@@ -243,7 +305,13 @@ export function render({ model, el }) {
     if (drawnLayer !== chosen.layer) {
       drawnLayer = chosen.layer;
       curves = about.measures.map((name) => chart(about, name, name));
-      curves.push(chart(about, `unification, ${chosen.layer ? `after block ${chosen.layer}` : "embedding"}`, `unification_${chosen.layer}`));
+      curves.push(
+        chart(
+          about,
+          `unification, ${chosen.layer ? `after block ${chosen.layer}` : "embedding"}`,
+          `unification_${chosen.layer}`,
+        ),
+      );
       charts.replaceChildren(...curves.map((each) => each.whole));
     }
     curves.forEach((each) => each.draw(chosen.step));
@@ -253,15 +321,23 @@ export function render({ model, el }) {
         const said = run.said[drawRun(chosen, row)];
         const rows = about.languages.map((name, language) => {
           const at = language * facts + row;
-          const right = said.verdict[at] === 0 ? "right" : `${about.verdicts[said.verdict[at]]}; right is ${about.due[at]}`;
+          const right =
+            said.verdict[at] === 0 ? "right" : `${about.verdicts[said.verdict[at]]}; right is ${about.due[at]}`;
           const cells = [
             [...dotted(about.colours[language], `${name}: `), about.prompts[at]],
             told(run, at, about.kinds),
             [element("strong", {}, run.words[said.word[at]]), ` (${said.probability[at].toFixed(2)}): ${right}`],
           ];
-          return element("tr", {}, cells.map((cell) => element("td", {}, cell)));
+          return element(
+            "tr",
+            {},
+            cells.map((cell) => element("td", {}, cell)),
+          );
         });
-        return [element("tr", {}, element("th", { colspan: heads.length, scope: "rowgroup" }, dotted(run.colour, run.name))), ...rows];
+        return [
+          element("tr", {}, element("th", { colspan: heads.length, scope: "rowgroup" }, dotted(run.colour, run.name))),
+          ...rows,
+        ];
       }),
     );
   };
@@ -271,10 +347,18 @@ export function render({ model, el }) {
     element("div", { class: "unifylens" }, [
       element("div", { class: "bar" }, [step.whole, ...(about.layers.length > 1 ? [layer.whole] : []), fact.whole]),
       legend,
-      element("div", { class: "runs" }, columns.map((column) => column.whole)),
+      element(
+        "div",
+        { class: "runs" },
+        columns.map((column) => column.whole),
+      ),
       charts,
       title,
-      element("p", { class: "faint" }, "Choose a fact in the list, in a checkerboard or in a plane. Brackets: probability of the answer's first token."),
+      element(
+        "p",
+        { class: "faint" },
+        "Choose a fact in the list, in a checkerboard or in a plane. Brackets: probability of the answer's first token.",
+      ),
       element("div", { class: "scroll" }, table),
     ]),
   );

@@ -47,9 +47,12 @@ function element(tag, attributes = {}, children = [], space = "http://www.w3.org
 
 const drawn = (tag, attributes, children) => element(tag, attributes, children, SVG);
 
+/** Of controls: JupyterLab leaves their arrow keys to them. */
+const OWN_KEYS = { "data-lm-suppress-shortcuts": "true" };
+
 /** A select with a label; `options` are [value, text]. */
 function choice(label, options, listen) {
-  const select = element("select", { change: () => listen(select.value) });
+  const select = element("select", { ...OWN_KEYS, change: () => listen(select.value) });
   select.append(...options.map(([value, text]) => element("option", { value }, text)));
   const whole = element("label", {}, [element("span", {}, label), select]);
   return { whole, select };
@@ -58,18 +61,27 @@ function choice(label, options, listen) {
 /** A range input with a label and what it stands at. */
 function slider(label, attributes, listen) {
   const said = element("output");
-  const input = element("input", { type: "range", "aria-label": label, input: () => listen(Number(input.value)), ...attributes });
+  const input = element("input", {
+    ...OWN_KEYS,
+    type: "range",
+    "aria-label": label,
+    input: () => listen(Number(input.value)),
+    ...attributes,
+  });
   const whole = element("label", { class: "wide" }, [element("span", {}, label), input, said]);
   return { whole, input, said };
 }
 
 /** A dot of a colour before a name. */
-const dotted = (colour, name) => [element("span", { class: "dot", style: `background:${colour}`, "aria-hidden": "true" }), name];
+const dotted = (colour, name) => [
+  element("span", { class: "dot", style: `background:${colour}`, "aria-hidden": "true" }),
+  name,
+];
 
 /** The bytes that a model has, wherever they lie. */
 function bytesOf(model) {
-  const view = model.get("data");
-  return new Uint8Array(view.buffer, view.byteOffset, view.byteLength);
+  const data = model.get("data");
+  return new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
 }
 
 /** Arrays by name, as `packed` put them together; copies, as bytes may begin anywhere. */
