@@ -124,7 +124,7 @@ lock: venv
 	@rm -rf build/lock && mkdir -p build
 	@.venv/bin/python -m venv build/lock
 	@build/lock/bin/python -m pip install --disable-pip-version-check --progress-bar off \
-	  ".[notebooks,test,docs,distributed,real,models]" "transformer-lens<4" # 4 has no HookedTransformer; see test-newest
+	  ".[notebooks,test,docs,distributed,real,models,onnx]" "transformer-lens<4" # 4 has no HookedTransformer; see test-newest
 	@{ echo "# The exact version of every package of unifylens with its extras, the same on every platform."; \
 	  echo "# \`make reproduce\`, \`make test\`, \`make lab\` and \`make docs\` install these. Renew with \`make lock\`, then \`make test\`."; \
 	  build/lock/bin/python -m pip --disable-pip-version-check freeze --all --exclude pip --exclude unifylens \

@@ -55,7 +55,10 @@ def test_a_corpus_costs_at_most_a_second_and_a_half():
     assert min(seconds) <= 1.5
 
 
+WIDGET = "from unifylens.evidence.pages import View; View('explore', '', {}, b'', {}).widget()"
 MISSING = [
+    (WIDGET, "anywidget", "notebooks"),
+    ("from unifylens import portable; portable.onnx_model(None)", "onnx", "onnx"),
     ("runpy.run_module('unifylens.reproduce', run_name='__main__')", "nbformat", "notebooks"),
     ("import unifylens.reproduce", "ipykernel_launcher", "notebooks"),
     ("from unifylens import RealConfig; RealConfig()", "anyascii", "real"),

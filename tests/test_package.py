@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 
 def library() -> set[str]:
     """Files of the checkout that belong to the library."""
-    kinds = {".py", ".pyi", ".toml", ".typed"}
+    kinds = {".py", ".pyi", ".toml", ".typed", ".js"}
     return {str(p.relative_to(ROOT)) for p in (ROOT / "unifylens").rglob("*") if p.suffix in kinds}
 
 

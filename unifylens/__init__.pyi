@@ -32,7 +32,7 @@ from .corpus import Corpus, FactSet, Tokenizer, World, cldr, factsets, intervent
 from .corpus.corpus import build_corpus
 from .crosslingual import by_fact, evaluate, interchange, pairs, states, transfer, unification
 from .environment import profile
-from .evidence import claims, plots
+from .evidence import ask, claims, explore, plots, portable
 from .measures import phases
 from .model import build_model, untrained_like
 from .patching import hooks, subspaces
@@ -62,6 +62,7 @@ __all__ = [
     "TrainConfig",
     "World",
     "WorldConfig",
+    "ask",
     "asking",
     "build_corpus",
     "build_model",
@@ -76,6 +77,7 @@ __all__ = [
     "environment",
     "evaluate",
     "evidence",
+    "explore",
     "factsets",
     "hooks",
     "imposed",
@@ -89,6 +91,7 @@ __all__ = [
     "patching",
     "phases",
     "plots",
+    "portable",
     "pretrained",
     "profile",
     "readers",
