@@ -36,6 +36,7 @@ nitpick_ignore_regex = [("py:.*", r"(?!unifylens\.).*"), ("py:class", r"unifylen
 html_theme = "pydata_sphinx_theme"
 html_static_path = ["style"]
 html_css_files = ["site.css"]
+html_extra_path = ["../build/docs-views"]  # what `views.py` writes
 html_copy_source = False
 html_show_sourcelink = False
 html_show_search_summary = False  # it would fetch pages, which a browser refuses for files
@@ -44,7 +45,7 @@ html_sidebars = {"index": [], "start": [], "claims": []}
 html_theme_options = {
     "navbar_end": ["theme-switcher"],
     "navbar_align": "left",
-    "header_links_before_dropdown": 7,
+    "header_links_before_dropdown": 8,
     "secondary_sidebar_items": ["page-toc"],
     "show_prev_next": True,
     "footer_start": ["copyright"],
