@@ -81,7 +81,7 @@ docs: venv
 	@rm -rf build/docs build/docs-views
 	@.venv/bin/python docs/views.py build/docs-views/views
 	@.venv/bin/python docs/sources.py build/docs-source
-	@$(RUN) sphinx -W --keep-going -q -c docs -d build/docs-doctrees build/docs-source build/docs
+	@$(RUN) sphinx -W --keep-going -q -j 2 -c docs -d build/docs-doctrees build/docs-source build/docs
 	@.venv/bin/python docs/check.py build/docs
 
 # Without autosave: running a notebook leaves its file as it is until it is saved by hand.

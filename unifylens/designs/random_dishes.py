@@ -11,10 +11,12 @@ from scipy.stats import qmc
 
 from unifylens.config import Experiment
 from unifylens.corpus.exposure import parallel_window
-from unifylens.designs.common import Design
+from unifylens.designs.common import Design, seeds
 from unifylens.environment import profile
 
 N_DISHES = {"quick": 12, "full": 24}
+DISHES_A_SEED = 3
+"""At most, for each reported seed: `UNIFYLENS_SEEDS=2` asks for a short run, with fewer dishes."""
 N_SEEDS = {"quick": 1, "full": 3}
 """In each condition of a dish. Dishes are what intervals are over; more seeds only make a dish's effects less noisy."""
 
@@ -109,9 +111,9 @@ def across_dishes() -> Design:
 
 
 def dishes() -> list[Experiment]:
-    """The dishes of the profile, with 30 % parallel facts and as many steps as each needs."""
+    """The dishes of the profile (fewer for few `seeds`), with 30 % parallel facts and as many steps as each needs."""
     steps = tomllib.loads(resources.files("unifylens.designs").joinpath("random_dishes.toml").read_text())["steps"]
-    found = drawn()[: N_DISHES[profile()]]
+    found = drawn()[: min(N_DISHES[profile()], DISHES_A_SEED * len(seeds()))]
     if len(steps) < len(found):
         raise ValueError(f"random_dishes.toml has the steps of {len(steps)} dishes; needed: {len(found)}")
     return [with_steps(settings, n) for settings, n in zip(found, steps, strict=False)]
