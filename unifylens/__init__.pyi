@@ -32,7 +32,7 @@ from .corpus import Corpus, FactSet, Tokenizer, World, cldr, factsets, intervent
 from .corpus.corpus import build_corpus
 from .crosslingual import by_fact, evaluate, interchange, pairs, states, transfer, unification
 from .environment import profile
-from .evidence import claims, plots
+from .evidence import claims, exercises, plots, schematics
 from .measures import phases
 from .model import build_model, untrained_like
 from .patching import hooks, subspaces
@@ -76,6 +76,7 @@ __all__ = [
     "environment",
     "evaluate",
     "evidence",
+    "exercises",
     "factsets",
     "hooks",
     "imposed",
@@ -92,6 +93,7 @@ __all__ = [
     "pretrained",
     "profile",
     "readers",
+    "schematics",
     "states",
     "store",
     "subspaces",
