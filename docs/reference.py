@@ -19,7 +19,7 @@ ROOMS = {
     "measures": "tensors in, numbers out",
     "patching": "interventions in any model with TransformerLens hook names",
     "edits": "other answers, written into weights or states",
-    "evidence": "claims, records, figures",
+    "evidence": "claims, records, figures, exercises",
     "designs": "what the notebooks train",
 }
 """In the order of one fact's way, each with what it is for."""

@@ -15,6 +15,8 @@ from pathlib import Path, PurePosixPath
 import nbformat
 import reference
 
+from unifylens import designs
+from unifylens.config import Experiment
 from unifylens.evidence.ledger import CLAIMS
 from unifylens.evidence.records import Record, claims_table, control_interval, shipped_records
 from unifylens.reproduce import SECONDS
@@ -48,6 +50,7 @@ MINUTES = {name: f"{seconds / 60:.1f}" for name, seconds in SECONDS.items()}
 MINUTES |= {"12_real_words": "12.5", "13_real_models": "18"}  # alone on two cores of an Intel Xeon
 
 MADE = re.compile(r"<!-- made: (\w+) -->")
+TERM = re.compile(r"\[([^\]]+)\]\(\.\./docs/glossary\.md#(term-[\w-]+)\)")
 LINK = re.compile(r"(\]\()(?!https?:|#|mailto:)([^)\s#]+)((?:#[^)\s]*)?\))")
 
 
@@ -117,7 +120,45 @@ def rooms_table() -> str:
     return "\n".join(rows)
 
 
+CHANGED = {
+    "00": "two shares of parallel facts; a dial in the smaller dish",
+    "01": "six shares of parallel facts",
+    "02": "when parallel facts come, schedules, weight decay",
+    "03": "as 01; weights kept at 24 steps",
+    "04": "as 01 and 02, and twelve dials of words, data and optimisation; one recipe with many seeds",
+}
+"""What the notebooks change in the dishes that they use."""
+
+
+def dishes_table() -> str:
+    """The default dish and the smaller one, from the settings themselves; and who changes what in them."""
+    kinds = {"default dish": Experiment(), "smaller dish": designs.small()}
+    rows = {
+        "subjects, relations, objects of a relation": lambda e: (
+            f"{e.world.n_subjects}, {e.world.n_relations}, {e.world.n_objects}"
+        ),
+        "languages": lambda e: str(e.language.n_languages),
+        "subjects' words shared": lambda e: f"{e.language.shared_subjects:.0%}",
+        "blocks, heads, width, neurons": lambda e: (
+            f"{e.model.n_layers}, {e.model.n_heads}, {e.model.d_model}, {e.model.d_mlp}"
+        ),
+        "optimiser": lambda e: "AdamW",
+        "learning rate, schedule": lambda e: f"{e.train.lr:g}, {e.train.schedule}",
+        "weight decay": lambda e: f"{e.train.weight_decay:g}",
+        "steps, examples a step": lambda e: f"{e.train.steps}, {e.train.batch_size}",
+    }
+    table = ["| | " + " | ".join(kinds) + " |", "| --- |" + " --- |" * len(kinds)]
+    table += [f"| {what} | {' | '.join(told(dish) for dish in kinds.values())} |" for what, told in rows.items()]
+    table += ["", "| notebook | dishes | what it changes |", "| --- | --- | --- |"]
+    for name in notebooks():
+        if changed := CHANGED.get(name[:2]):
+            used = "default, smaller" if name[:2] in ("00", "02", "04") else "default"
+            table.append(f"| [{name[:2]}](notebooks/{name}.ipynb) | {used} | {changed} |")
+    return "\n".join(table)
+
+
 MAKERS = {
+    "dishes": dishes_table,
     "notebooks": notebooks_table,
     "figures": figures_table,
     "claims": lambda: claims_table(shipped_records()),
@@ -142,7 +183,32 @@ def stage(target: Path) -> None:
     for path in sorted(wanted):
         copy = target / path.relative_to(ROOT)
         copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, copy)
+        if path.suffix == ".ipynb":
+            _write(copy, _with_terms(path.read_text(encoding="utf-8")))
+        else:
+            shutil.copyfile(path, copy)
+
+
+def terms() -> dict[str, str]:
+    """The glossary's terms by their anchors, as Sphinx names them."""
+    lines = (DOCS / "glossary.md").read_text(encoding="utf-8").split("```{glossary}")[1].splitlines()
+    found = [line for line in lines if line and line[0].isalpha()]
+    return {f"term-{re.sub(r'[^a-z0-9]+', '-', term.lower())}": term for term in found}
+
+
+def _with_terms(notebook: str) -> str:
+    """Links of a notebook to terms of the glossary, which a code host shows as links to its page, lead to the terms.
+
+    Raises ValueError for a term that the glossary does not have.
+    """
+    known = terms()
+
+    def role(match: re.Match) -> str:
+        if match[2] not in known:
+            raise ValueError(f"a notebook links to glossary.md#{match[2]}; allowed: {', '.join(known)}")
+        return f"{{term}}`{match[1]} <{known[match[2]]}>`"
+
+    return TERM.sub(role, notebook)
 
 
 def _with_links(text: str, page: Path, wanted: set[Path]) -> str:

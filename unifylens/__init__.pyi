@@ -32,7 +32,7 @@ from .corpus import Corpus, FactSet, Tokenizer, World, cldr, factsets, intervent
 from .corpus.corpus import build_corpus
 from .crosslingual import by_fact, evaluate, interchange, pairs, states, transfer, unification
 from .environment import profile
-from .evidence import ask, claims, explore, plots, portable
+from .evidence import ask, claims, exercises, explore, plots, portable, schematics
 from .measures import phases
 from .model import build_model, untrained_like
 from .patching import hooks, subspaces
@@ -77,6 +77,7 @@ __all__ = [
     "environment",
     "evaluate",
     "evidence",
+    "exercises",
     "explore",
     "factsets",
     "hooks",
@@ -95,6 +96,7 @@ __all__ = [
     "pretrained",
     "profile",
     "readers",
+    "schematics",
     "states",
     "store",
     "subspaces",
