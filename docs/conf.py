@@ -6,6 +6,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+import charts
 import docstrings
 import formulas
 
@@ -45,7 +46,7 @@ html_sidebars = {"index": [], "start": [], "claims": []}
 html_theme_options = {
     "navbar_end": ["theme-switcher"],
     "navbar_align": "left",
-    "header_links_before_dropdown": 8,
+    "header_links_before_dropdown": 5,
     "secondary_sidebar_items": ["page-toc"],
     "show_prev_next": True,
     "footer_start": ["copyright"],
@@ -55,7 +56,8 @@ project_copyright = "The unifylens contributors, Apache-2.0"
 
 
 def setup(app):
-    """Let formulas and docstrings be read as they are written."""
+    """Let formulas and docstrings be read as they are written, and charts be drawn."""
     formulas.setup(app)
     docstrings.setup(app)
+    app.connect("build-finished", charts.write_scripts)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -12,8 +12,11 @@ import sys
 from collections import defaultdict
 from pathlib import Path, PurePosixPath
 
+import charts
 import nbformat
+import predict
 import reference
+import wall
 
 from unifylens import designs
 from unifylens.config import Experiment
@@ -157,6 +160,15 @@ def dishes_table() -> str:
     return "\n".join(table)
 
 
+def _predictions(name: str, table: str) -> dict:
+    """What makes a form, its chart and its table."""
+    return {
+        f"{name}_form": lambda: predict.form(table),
+        f"{name}_chart": lambda: charts.figure(charts.forest(table), table),
+        f"{name}_table": lambda: predict.table(table),
+    }
+
+
 MAKERS = {
     "dishes": dishes_table,
     "notebooks": notebooks_table,
@@ -164,6 +176,14 @@ MAKERS = {
     "claims": lambda: claims_table(shipped_records()),
     "claim_details": claim_details,
     "rooms": rooms_table,
+    "script_of_forms": lambda: charts.scripts("see.js"),
+    "scripts_of_charts": lambda: charts.scripts("vega.js", "see.js"),
+    "phase_diagram": lambda: charts.figure(charts.phase_diagram(), "phase_diagram"),
+    "phase_table": predict.phase_table,
+    "foretold": predict.foretold,
+    **_predictions("interventions", "forest_of_interventions"),
+    **_predictions("methods", "ways_to_align"),
+    "wall": wall.wall,
 }
 
 
