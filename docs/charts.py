@@ -33,7 +33,7 @@ OUTCOMES = ("up", "down", "nothing")
 END = 0.65
 """Of the axis of effects, on both sides, with room for what was foretold."""
 RIGHT, WRONG = "#56b4e9", "#d55e00"
-"""Of the palette for the colour-blind, with no other meaning in the project: as said beforehand, and not."""
+"""Of the palette for the colour-blind: as said beforehand, and not; a tick and a cross say the same."""
 PAPER, INK = "white", "black"
 MAKO = sns.color_palette("mako", 9).as_hex()
 

@@ -18,7 +18,7 @@ from unifylens import environment
 if TYPE_CHECKING:
     from unifylens.evidence.widgets import Widget
 
-LANGUAGE_COLOURS = ("#029e73", "#cc78bc", "#d55e00", "#56b4e9", "#ca9161", "#fbafe4", "#ece133")
+LANGUAGE_COLOURS = ("#56b4e9", "#cc78bc", "#d55e00", "#029e73", "#ca9161", "#fbafe4", "#ece133")
 """One for each language, in turn, from the palette of `plots`; runs have the others."""
 
 # `render` is the module's own; a page's model is what a widget's is, without a kernel behind it.

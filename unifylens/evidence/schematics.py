@@ -15,14 +15,15 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch
 from matplotlib.text import Text
 
+from unifylens.evidence.pages import LANGUAGE_COLOURS
 from unifylens.evidence.plots import PART_COLOURS
 
 __all__ = ["COLOURS", "Arrow", "Box", "draw"]
 
 COLOURS = {
     "plain": "#949494",
-    "language a": "#56b4e9",
-    "language b": "#cc78bc",
+    "language a": LANGUAGE_COLOURS[0],
+    "language b": LANGUAGE_COLOURS[1],
     "model": "black",
     "unified": PART_COLOURS["unified"],
     "between": PART_COLOURS["between"],

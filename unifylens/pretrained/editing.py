@@ -97,7 +97,8 @@ def facts_to_edit(
     names, begins = first.columns.tolist(), first.to_numpy(copy=True)
     if among is not None and (strange := [fact for fact in among if fact not in names]):
         raise ValueError(f"among holds {strange[0]!r}; allowed: facts of {relation!r}, such as {', '.join(names[:3])}.")
-    apart = (begins[:, :, None] != begins[:, None]).all(0) & (begins >= 0).all(0) & (begins >= 0).all(0)[:, None]
+    own = (begins >= 0).all(0)
+    apart = (begins[:, :, None] != begins[:, None]).all(0) & own & own[:, None]
     draw = rng(seed, "edited facts")
     chosen = [i for i in range(len(names)) if apart[i].any() and (among is None or names[i] in set(among))]
     if not chosen:
