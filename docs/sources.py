@@ -50,7 +50,7 @@ MINUTES = {name: f"{seconds / 60:.1f}" for name, seconds in SECONDS.items()}
 MINUTES |= {"12_real_words": "12.5", "13_real_models": "18"}  # alone on two cores of an Intel Xeon
 
 MADE = re.compile(r"<!-- made: (\w+) -->")
-TERM = re.compile(r"\[([^\]]+)\]\(\.\./docs/glossary\.md#(term-[\w-]+)\)")
+TERM = re.compile(r"\[([^\[\]\n]+)\]\(\.\./docs/glossary\.md#(term-[\w-]+)\)")
 LINK = re.compile(r"(\]\()(?!https?:|#|mailto:)([^)\s#]+)((?:#[^)\s]*)?\))")
 
 
