@@ -66,9 +66,7 @@ class Arrow(NamedTuple):
 LINES = {"flow": "-", "measured": ":", "cut": "--"}
 
 
-def draw(
-    boxes: Iterable[tuple[object, ...]], arrows: Iterable[tuple[object, ...]]
-) -> tuple[Figure, dict[str, pd.DataFrame]]:
+def draw(boxes: Iterable[tuple[Any, ...]], arrows: Iterable[tuple[Any, ...]]) -> tuple[Figure, dict[str, pd.DataFrame]]:
     """A drawing, and what it shows as two tables: `boxes` and `arrows`, for `plots.save_figure`.
 
     `boxes` are `Box`es and `arrows` are `Arrow`s, or their fields in order.
@@ -134,7 +132,7 @@ def _arrow(ax: Axes, arrow: Arrow, texts: dict[str, Text]) -> None:
         zorder=4,  # drawn after the boxes, whose edges are known then
     )
     ax.add_patch(way)
-    middle = np.array([0.25, 0.5, 0.25]) @ way.get_path().vertices[:3]  # of the curve between the boxes
+    middle = np.array([0.25, 0.5, 0.25]) @ np.asarray(way.get_path().vertices)[:3]  # of the curve between the boxes
     cut = arrow.kind == "cut"
     if cut:
         ax.plot(*middle, marker="x", markersize=9, markeredgewidth=2.2, color=colour, zorder=5)
@@ -144,4 +142,4 @@ def _arrow(ax: Axes, arrow: Arrow, texts: dict[str, Text]) -> None:
     paper = {"boxstyle": "square,pad=0.05", "facecolor": "white", "edgecolor": "none"}
     if arrow.label:
         look: dict[str, Any] = {"color": colour, "bbox": None if level else paper, "zorder": 5} | place
-        ax.annotate(arrow.label, middle, xytext=gap, textcoords="offset points", **look)
+        ax.annotate(arrow.label, tuple(middle), xytext=gap, textcoords="offset points", **look)
