@@ -4,7 +4,7 @@ A notebook shows one before its first number. One colour means one thing in all 
 """
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -67,9 +67,7 @@ class Arrow(NamedTuple):
 LINES = {"flow": "-", "measured": ":", "cut": "--"}
 
 
-def draw(
-    boxes: Iterable[tuple[object, ...]], arrows: Iterable[tuple[object, ...]]
-) -> tuple[Figure, dict[str, pd.DataFrame]]:
+def draw(boxes: Iterable[tuple[Any, ...]], arrows: Iterable[tuple[Any, ...]]) -> tuple[Figure, dict[str, pd.DataFrame]]:
     """A drawing, and what it shows as two tables: `boxes` and `arrows`, for `plots.save_figure`.
 
     `boxes` are `Box`es and `arrows` are `Arrow`s, or their fields in order.
@@ -111,8 +109,8 @@ def _check(boxes: list[Box], arrows: list[Arrow]) -> None:
 def _box(ax: Axes, box: Box) -> Text:
     colour = to_rgb(COLOURS[box.kind])
     tint = tuple(1 - 0.2 * (1 - part) if box.kind != "model" else 0.93 for part in colour)
-    look = {"boxstyle": "round,pad=0.35", "facecolor": tint, "edgecolor": colour, "linewidth": 1.4}
-    place = {"ha": "center", "va": "center", "fontsize": FONT, "linespacing": 1.1, "zorder": 3}
+    look: dict[str, Any] = {"boxstyle": "round,pad=0.35", "facecolor": tint, "edgecolor": colour, "linewidth": 1.4}
+    place: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": FONT, "linespacing": 1.1, "zorder": 3}
     return ax.text(box.column, box.row, box.name, bbox=look, **place)
 
 
@@ -135,14 +133,14 @@ def _arrow(ax: Axes, arrow: Arrow, texts: dict[str, Text]) -> None:
         zorder=4,  # drawn after the boxes, whose edges are known then
     )
     ax.add_patch(way)
-    middle = np.array([0.25, 0.5, 0.25]) @ way.get_path().vertices[:3]  # of the curve between the boxes
+    middle = np.array([0.25, 0.5, 0.25]) @ np.asarray(way.get_path().vertices)[:3]  # of the curve between the boxes
     cut = arrow.kind == "cut"
     if cut:
         ax.plot(*middle, marker="x", markersize=9, markeredgewidth=2.2, color=colour, zorder=5)
     level = abs(end.get_position()[1] - start.get_position()[1]) < 0.3
     gap = (0, 9 if cut else 7) if level else (8 if cut else 0, 0)
-    place = {"ha": "left" if cut and not level else "center", "va": "center", "fontsize": FONT - 0.3}
+    place: dict[str, Any] = {"ha": "left" if cut and not level else "center", "va": "center", "fontsize": FONT - 0.3}
     paper = {"boxstyle": "square,pad=0.05", "facecolor": "white", "edgecolor": "none"}
     if arrow.label:
-        look = {"color": colour, "bbox": None if level else paper, "zorder": 5} | place
-        ax.annotate(arrow.label, middle, xytext=gap, textcoords="offset points", **look)
+        look: dict[str, Any] = {"color": colour, "bbox": None if level else paper, "zorder": 5} | place
+        ax.annotate(arrow.label, tuple(middle), xytext=gap, textcoords="offset points", **look)
