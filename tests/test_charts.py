@@ -13,8 +13,8 @@ import pytest
 import sources
 import wall
 
+from unifylens.evidence import plots
 from unifylens.evidence.ledger import CLAIMS
-from unifylens.evidence.plots import PART_COLOURS
 from unifylens.evidence.records import shipped_records
 from unifylens.measures import mean_interval
 
@@ -140,7 +140,7 @@ def test_filters_wait_for_their_script():
 
 
 def test_colours_have_one_meaning():
-    assert not {charts.RIGHT, charts.WRONG} & set(PART_COLOURS.values())
+    assert not {charts.RIGHT, charts.WRONG} & set(plots.COLOURS.values())
 
 
 def test_what_draws_charts_is_written_beside_the_site(tmp_path):

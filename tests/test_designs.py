@@ -327,3 +327,14 @@ def test_the_phase_diagram_has_its_corners_and_enough_seeds(profile):
     easy = [e for labels, e in variants if labels["variant"] == "as in the diagram"]
     assert set(easy) <= {e for _, e in design}
     assert len({e for _, e in variants}) == len(variants)
+
+
+def test_a_design_says_what_it_sets():
+    told = ul.designs.described(ul.designs.plasticity()).splitlines()
+    assert told[0].endswith("models of the smaller dish") and "  train.cycles = 1, 2" in told
+    assert "  changes = at step 133, at step 200, none" in told
+    assert (
+        ul.designs.described([({}, ul.designs.small(**ul.designs.common.SMALLEST))]) == "1 model of the smallest dish"
+    )
+    with pytest.raises(ValueError, match="design has no models"):
+        ul.designs.described([])

@@ -23,6 +23,17 @@ def folder(tmp_path, monkeypatch):
     plt.close("all")
 
 
+def test_shares_of_parallel_facts_go_from_separate_to_unified():
+    colours = plots.share_colours([0.0, 0.3, 0.6, 0.9])
+    assert list(colours.values())[:3] == [plots.COLOURS[kind] for kind in ("separate", "between", "unified")]
+    assert colours[0.9] == colours[0.6]
+
+
+def test_chance_is_a_line_with_a_name():
+    ax = plots.chance(plt.gca(), 0.125)
+    assert list(ax.lines[0].get_ydata()) == [0.125, 0.125] and ax.texts[0].get_text() == "chance"
+
+
 def table():
     rng = np.random.default_rng(0)
     rows = [(lang, step, seed) for lang in "ab" for step in (0, 1, 2) for seed in range(4)]

@@ -11,12 +11,20 @@ import matplotlib.pyplot as plt
 import nbformat
 import pytest
 import sources
+from PIL import Image
 from solutions import NOTEBOOKS, exercises, solved
 
 import unifylens as ul
 
+FIGURES = NOTEBOOKS.parent / "figures"
+SAVED = re.compile(r'plots\.save_figure\(\w+, "(\w+)"')
+
 TEACHING = ("00_quickstart", "01_the_dish", "02_phases", "03_unification_score", "04_unification_and_transfer")
 """Notebooks written by the pattern of docs/contributing.md; others follow."""
+
+
+PRINTED = ()
+"""Notebooks whose figures are drawn for the width at which they are read, each with a caption below it."""
 
 
 def read(name):
@@ -35,6 +43,19 @@ def test_a_notebook_has_what_teaches(name):
     assert len(exercises(read(name))) == 3
     assert "**Next.**" in prose[-1]
     assert any("docs/glossary.md#term-" in text for text in prose)
+
+
+@pytest.mark.parametrize("name", PRINTED)
+def test_figures_are_as_wide_as_a_column_and_have_captions(name):
+    cells = read(name).cells
+    saved = [
+        (i, id) for i, cell in enumerate(cells) for id in SAVED.findall(cell.source if "code" in cell.cell_type else "")
+    ]
+    assert saved
+    for i, id in saved:
+        with Image.open(FIGURES / f"{id}.png") as image:
+            assert image.width / 150 <= ul.plots.WIDTH + 0.4, f"{id} is {image.width / 150:.1f} inches wide"
+        assert re.match(r"\*(Figure|Schematic)\.\*", cells[i + 1].source), f"no caption below {id}"
 
 
 @pytest.mark.parametrize("name", TEACHING)

@@ -4,7 +4,7 @@ Members of a design differ only in what their labels say, so those of one seed s
 Reported seeds are 0, 1, 2, ...; everything was tuned on seeds from 1000.
 """
 
-from unifylens.designs.common import SMALL, Design, few_seeds, seeds, small
+from unifylens.designs.common import SMALL, Design, described, few_seeds, seeds, small
 from unifylens.designs.default_dish import (
     BOUNDARIES,
     CRITICAL_PARALLEL,

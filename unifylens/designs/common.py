@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from unifylens.cards import several
 from unifylens.config import Experiment
 from unifylens.environment import profile, seed_count
 
@@ -46,3 +47,44 @@ HARDLY_EVER = 1e-6
 def small(**changes: Any) -> Experiment:
     """The smaller dish with some settings changed."""
     return Experiment().replace(**{**SMALL, **changes})
+
+
+def described(design: Design) -> str:
+    """What a design sets: how many models of which dish, and each setting that is changed in it, a line each.
+
+    Named is the dish (default, smaller, smallest) in which the fewest settings are changed. Raises ValueError for a
+    design without models.
+
+    >>> print(ul.designs.described([({}, ul.Experiment(seed=seed)) for seed in range(3)]))
+    3 models of the default dish
+      seed = 0 to 2
+    """
+    if not design:
+        raise ValueError("design has no models; allowed: pairs of a dict and an experiment, one or more.")
+    settings = [_flat(experiment) for _, experiment in design]
+
+    def changed(dish: Experiment) -> list[str]:
+        return [name for name, value in _flat(dish).items() if any(own[name] != value for own in settings)]
+
+    dishes = {"default": Experiment(), "smaller": small(), "smallest": small(**SMALLEST)}
+    name, dish = min(dishes.items(), key=lambda pair: len(changed(pair[1])))
+    lines = [f"  {setting} = {several(_short(own[setting]) for own in settings)}" for setting in changed(dish)]
+    return "\n".join([f"{len(design)} {'model' if len(design) == 1 else 'models'} of the {name} dish", *lines])
+
+
+def _short(value: Any) -> Any:
+    """A setting as one word or number; of changes in the corpus the steps."""
+    if isinstance(value, float):
+        return float(f"{value:.3g}")
+    if isinstance(value, tuple):
+        return " and ".join(f"at step {one.step}" if hasattr(one, "step") else repr(one) for one in value) or "none"
+    return value
+
+
+def _flat(experiment: Experiment) -> dict[str, Any]:
+    """All settings by the names that `replace` takes."""
+    flat: dict[str, Any] = {}
+    for name in type(experiment).model_fields:
+        value = getattr(experiment, name)
+        flat |= {f"{name}.{own}": setting for own, setting in value} if name in experiment.parts() else {name: value}
+    return flat

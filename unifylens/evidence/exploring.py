@@ -19,7 +19,7 @@ from unifylens.corpus.exposure import KINDS, Copy
 from unifylens.corpus.tokenization import EOS, PAD
 from unifylens.crosslingual.evaluate import Answers, Questions, main_layer
 from unifylens.evidence.pages import LANGUAGE_COLOURS, View
-from unifylens.evidence.plots import PART_COLOURS
+from unifylens.evidence.plots import COLOURS
 from unifylens.patching.prompts import Prompts
 from unifylens.patching.stream import run_prompts
 from unifylens.seeds import rng
@@ -37,7 +37,7 @@ RANGE = (-0.5, 1.0)
 MEASURES = ("loss", "recall", "transfer")
 """Curves beside the unification score of the layer."""
 RUN_COLOURS = ("#0173b2", "#de8f05", "#949494")
-"""One for each run, in turn, unless `plots.PART_COLOURS` has its name."""
+"""One for each run, in turn, unless `plots.COLOURS` has its name."""
 
 
 def explore(
@@ -89,7 +89,7 @@ def view(
         "ramp": [to_hex(colour) for colour in sns.color_palette("mako", 17)],
         "measures": MEASURES,
         "runs": [
-            {"name": name, "colour": PART_COLOURS.get(name) or next(colours), **table}
+            {"name": name, "colour": COLOURS.get(name) or next(colours), **table}
             for name, table in zip(named, tables, strict=True)
         ],
     }

@@ -4,7 +4,7 @@ Nothing here computes a result; the only statistics are the means and bands that
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -16,6 +16,7 @@ import seaborn as sns
 from jaxtyping import Float
 from matplotlib.animation import FuncAnimation, PillowWriter
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap, to_hex
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator, ScalarFormatter
 from numpy import ndarray
@@ -24,6 +25,9 @@ from unifylens import environment
 from unifylens.measures.intervals import ANYWHERE, mean_interval
 
 __all__ = [
+    "COLOURS",
+    "WIDTH",
+    "chance",
     "checkerboard",
     "checkerboard_animation",
     "curve",
@@ -35,23 +39,47 @@ __all__ = [
     "save_figure",
     "scatter",
     "set_theme",
+    "share_colours",
     "shares",
     "step_axis",
 ]
+
+WIDTH = 4.5
+"""Inches of a figure; where a column is 80 mm wide its letters of 9 points are more than 6 points high."""
+
+COLOURS = {
+    "unified": "#0173b2",
+    "between": "#029e73",
+    "separate": "#de8f05",
+    "untrained": "#ca9161",
+    "transfer": "black",
+    "recall": "#949494",
+    "all that is lost": "black",
+    "beyond the output prior": "#0173b2",
+    "in the output prior": "#de8f05",
+    "in other answers": "#949494",
+    "a unified model's states": "#0173b2",
+    "a bias": "#de8f05",
+}
+"""One colour for one thing: kinds of models, what they know, ways to lose transfer and their repairs."""
+
+SHARES = LinearSegmentedColormap.from_list("shares", [COLOURS[kind] for kind in ("separate", "between", "unified")])
 
 # Text stays text, and ids come from a fixed salt: the same figure gives the same bytes.
 _SVG = {"svg.fonttype": "none", "svg.hashsalt": "unifylens"}
 
 
 def set_theme() -> None:
-    """Set the house style of all later figures: colours safe for the colour-blind, sized for a text
-    column."""
+    """Set the house style of all later figures: colours safe for the colour-blind, `WIDTH` inches wide, letters of 9
+    points."""
+    letters = ("font.size", "axes.labelsize", "axes.titlesize", "xtick.labelsize", "ytick.labelsize")
     sns.set_theme(
-        context="notebook",
+        context="paper",
         style="ticks",
         palette="colorblind",
         rc={
-            "figure.figsize": (5.0, 3.4),
+            "figure.figsize": (WIDTH, 3.0),
+            **dict.fromkeys((*letters, "legend.fontsize", "legend.title_fontsize"), 9),
             "figure.constrained_layout.use": True,
             "axes.spines.top": False,
             "axes.spines.right": False,
@@ -59,6 +87,23 @@ def set_theme() -> None:
             **_SVG,
         },
     )
+
+
+def share_colours(shares: Iterable[float]) -> dict[float, str]:
+    """A colour for each share of parallel facts: 0 is that of separate models, 60 % and more that of unified ones.
+
+    >>> ul.plots.share_colours([0.0, 0.6])
+    {0.0: '#de8f05', 0.6: '#0173b2'}
+    """
+    return {share: to_hex(SHARES(share / 0.6)) for share in shares}
+
+
+def chance(ax: Axes, level: float, label: str = "chance") -> Axes:
+    """A dotted line at a level that needs no knowledge, with its name at the right."""
+    ax.axhline(level, color="0.4", linestyle=":", linewidth=1.2)
+    place = {"xy": (1, level), "xycoords": ax.get_yaxis_transform(), "textcoords": "offset points"}
+    ax.annotate(label, xytext=(-2, 2), ha="right", va="bottom", color="0.4", fontsize=8, **place)
+    return ax
 
 
 def save_figure(fig: Figure, id: str, data: pd.DataFrame | Mapping[str, pd.DataFrame]) -> Path:
@@ -91,14 +136,14 @@ def checkerboard(
     boundaries: Sequence[int],
     labels: Sequence[str],
     ax: Axes | None = None,
-    vmin: float | None = None,
-    vmax: float | None = None,
+    vmin: float = -1,
+    vmax: float = 1,
     colorbar: str | None = "cosine",
 ) -> Axes:
     """Heatmap of a similarity matrix, ruled where a new block of rows (a language) begins.
 
     `boundaries` are the first rows of all blocks but the first; `labels` name all blocks, one more than there
-    are boundaries. `colorbar` is the colour bar's label, None for no bar.
+    are boundaries. Colours part at the middle of `vmin` and `vmax`. `colorbar` is the bar's label, None for no bar.
 
     Raises ValueError for a matrix that is not square, boundaries out of order or outside it, or labels that
     do not fit them.
@@ -113,7 +158,7 @@ def checkerboard(
         raise ValueError(f"boundaries is {list(boundaries)}; it must increase, within 1..{rows - 1}")
     ax = plt.gca() if ax is None else ax
     # An image, not seaborn's mesh: a mesh would be one SVG path a cell.
-    image = ax.imshow(matrix, cmap="mako", vmin=vmin, vmax=vmax, interpolation="nearest")
+    image = ax.imshow(matrix, cmap="vlag", vmin=vmin, vmax=vmax, interpolation="nearest")
     for edge in boundaries:
         ax.axhline(edge - 0.5, color="white", linewidth=1)
         ax.axvline(edge - 0.5, color="white", linewidth=1)
@@ -139,7 +184,7 @@ def checkerboard_animation(
     def draw(step: int) -> None:
         for ax, (title, matrix) in zip(axes, frames[step].items(), strict=True):
             ax.clear()
-            checkerboard(matrix, boundaries, labels, ax, vmin=-0.5, vmax=1, colorbar=None)
+            checkerboard(matrix, boundaries, labels, ax, colorbar=None)
             ax.set_title(title, fontsize="medium")
         fig.suptitle(f"step {step}", fontsize="medium")
 
@@ -211,20 +256,6 @@ def forest(data: pd.DataFrame, ax: Axes, hue: str | None = None) -> Axes:
     return ax
 
 
-PART_COLOURS = {
-    "all that is lost": "black",
-    "beyond the output prior": "#0173b2",
-    "in the output prior": "#de8f05",
-    "in other answers": "#949494",
-    "a unified model's states": "#0173b2",
-    "a bias": "#de8f05",
-    "unified": "#0173b2",
-    "between": "#029e73",
-    "separate": "#de8f05",
-}
-"""One colour for one way to lose transfer, and for its repair; and for one kind of models."""
-
-
 def forests(tables: Mapping[str, pd.DataFrame], xlabel: str) -> Figure:
     """Several values a line, one beneath the other: tables as `forest` takes them, of one index, by name.
 
@@ -233,13 +264,13 @@ def forests(tables: Mapping[str, pd.DataFrame], xlabel: str) -> Figure:
     index = next(iter(tables.values())).index
     grouped = index.nlevels > 1
     names = [str(name[-1]) if grouped else str(name) for name in index]
-    fig, ax = plt.subplots(figsize=(4.6, 0.9 + 0.07 * len(index) * (len(tables) + 1)))
+    fig, ax = plt.subplots(figsize=(WIDTH, 0.9 + 0.07 * len(index) * (len(tables) + 1)))
     ax.axvline(0, color="grey", linewidth=1)
     others = iter(sns.color_palette("colorblind")[4:])
     for number, (name, table) in enumerate(tables.items()):
         heights = np.arange(len(table)) + 0.8 * ((number + 0.5) / len(tables) - 0.5)
         bars = [table["value"] - table["low"], table["high"] - table["value"]]
-        colour = PART_COLOURS[name] if name in PART_COLOURS else next(others)
+        colour = COLOURS[name] if name in COLOURS else next(others)
         ax.errorbar(table["value"], heights, xerr=bars, fmt="o", markersize=3, linewidth=1.2, color=colour, label=name)
     ax.set_yticks(range(len(index)), names, fontsize=8)
     ax.set_ylim(len(index) - 0.4, -0.6)

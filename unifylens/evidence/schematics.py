@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch
 from matplotlib.text import Text
 
+from unifylens.evidence import plots
 from unifylens.evidence.pages import LANGUAGE_COLOURS
-from unifylens.evidence.plots import PART_COLOURS
 
 __all__ = ["COLOURS", "Arrow", "Box", "draw"]
 
@@ -25,16 +25,16 @@ COLOURS = {
     "language a": LANGUAGE_COLOURS[0],
     "language b": LANGUAGE_COLOURS[1],
     "model": "black",
-    "unified": PART_COLOURS["unified"],
-    "between": PART_COLOURS["between"],
-    "separate": PART_COLOURS["separate"],
+    "unified": plots.COLOURS["unified"],
+    "between": plots.COLOURS["between"],
+    "separate": plots.COLOURS["separate"],
     "number": "#ca9161",
     "cut": "#d55e00",
 }
 """One colour for one thing: whose words, which model, a number that is measured, a way that is cut."""
 
-WIDTH, ROW = 4.5, 0.66
-"""Inches of a whole drawing and of one row of it; at 80 mm its letters are at least 6 pt high."""
+ROW = 0.66
+"""Inches of one row of a drawing."""
 
 FONT = 9.5
 
@@ -82,7 +82,7 @@ def draw(boxes: Iterable[tuple[Any, ...]], arrows: Iterable[tuple[Any, ...]]) ->
     _check(placed, ways)
     columns, rows = [box.column for box in placed], [box.row for box in placed]
     height = ROW * (max(rows) - min(rows) + 1)
-    fig, ax = plt.subplots(figsize=(WIDTH, height))
+    fig, ax = plt.subplots(figsize=(plots.WIDTH, height))
     ax.set(xlim=(min(columns) - EDGE, max(columns) + EDGE), ylim=(max(rows) + 0.5, min(rows) - 0.5))
     ax.axis("off")
     texts = {box.name: _box(ax, box) for box in placed}
