@@ -27,7 +27,8 @@ patching.Prompts patching.selfcheck crosslingual.prompts crosslingual.transfer_a
 hooks.patch hooks.steer hooks.on_prompt
 edits.logits edits.written edits.cosines edits.keys edits.least_squares edits.closed_form edits.targets edits.gradient
 crosslingual.editing.facts_to_edit crosslingual.editing.made crosslingual.editing.judged crosslingual.editing.angles
-subspaces.span subspaces.language_shifts plots.curve plots.share_colours designs.described explore ask portable.save_onnx
+subspaces.span subspaces.language_shifts plots.curve plots.share_colours designs.described
+explore ask portable.save_onnx
 """.split()
 SETTINGS = [kind for kind in vars(config).values() if isinstance(kind, type) and issubclass(kind, config.Config)][1:]
 

@@ -55,7 +55,8 @@ def described(design: Design) -> str:
     Named is the dish (default, smaller, smallest) in which the fewest settings are changed. Raises ValueError for a
     design without models.
 
-    >>> print(ul.designs.described([({}, ul.Experiment(seed=seed)) for seed in range(3)]))
+    >>> design = [({}, ul.Experiment(seed=seed)) for seed in range(3)]
+    >>> print(ul.designs.described(design))
     3 models of the default dish
       seed = 0 to 2
     """

@@ -92,7 +92,8 @@ def set_theme() -> None:
 def share_colours(shares: Iterable[float]) -> dict[float, str]:
     """A colour for each share of parallel facts: 0 is that of separate models, 60 % and more that of unified ones.
 
-    >>> ul.plots.share_colours([0.0, 0.6])
+    >>> colours = ul.plots.share_colours([0.0, 0.6])
+    >>> colours
     {0.0: '#de8f05', 0.6: '#0173b2'}
     """
     return {share: to_hex(SHARES(share / 0.6)) for share in shares}
