@@ -48,6 +48,7 @@ QUESTIONS = {
     "17_influence": "From which training examples does an answer come that a language never saw?",
     "18_new_languages": "What happens when a third language comes to a finished model?",
     "90_use_unifylens_on_your_model": "How do I do this with a model of my own?",
+    "99_what_decides_it": "What decides it? The answer, put together, and what is open",
 }
 MINUTES = {name: f"{seconds / 60:.1f}" for name, seconds in SECONDS.items()}
 MINUTES |= {"12_real_words": "12.5", "13_real_models": "18"}  # alone on two cores of an Intel Xeon
@@ -129,6 +130,7 @@ CHANGED = {
     "02": "when parallel facts come, schedules, weight decay",
     "03": "as 01; weights kept at 24 steps",
     "04": "as 01 and 02, and twelve dials of words, data and optimisation; one recipe with many seeds",
+    "99": "nothing: models of 07, 08 and 14",
 }
 """What the notebooks change in the dishes that they use."""
 
@@ -155,7 +157,7 @@ def dishes_table() -> str:
     table += ["", "| notebook | dishes | what it changes |", "| --- | --- | --- |"]
     for name in notebooks():
         if changed := CHANGED.get(name[:2]):
-            used = "default, smaller" if name[:2] in ("00", "02", "04") else "default"
+            used = "default, smaller" if name[:2] in ("00", "02", "04", "99") else "default"
             table.append(f"| [{name[:2]}](notebooks/{name}.ipynb) | {used} | {changed} |")
     return "\n".join(table)
 

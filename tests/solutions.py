@@ -50,9 +50,10 @@ def main(numbers: list[str]) -> int:
     """Run notebooks with their solutions as scratch; 0 if every check says "right"."""
     from unifylens.reproduce import execute  # loads much, and tests need only the above
 
-    wrong = 0
+    wrong, inside = 0, NOTEBOOKS.parent / "build"
+    inside.mkdir(exist_ok=True)  # in the checkout, whose records notebooks may read
     for path in sorted(path for number in numbers for path in NOTEBOOKS.glob(f"{number}*.ipynb")):
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory(dir=inside) as folder:
             written, saved = Path(folder, path.name), Path(folder, "saved.ipynb")
             nbformat.write(solved(nbformat.read(path, as_version=4)), written)
             asyncio.run(execute(written, saved, Path(folder), {"UNIFYLENS_REPORTED": "0"}, lambda share: None))

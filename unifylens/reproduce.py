@@ -70,6 +70,7 @@ SECONDS = {
     "17_influence": 240,
     "18_new_languages": 180,
     "90_use_unifylens_on_your_model": 24,
+    "99_what_decides_it": 90,
 }
 """What each notebook takes with one core, in order from an empty store (the minutes of the site's map)."""
 
@@ -79,6 +80,7 @@ TRAINED_BY = {
     "04_unification_and_transfer": "02_phases",
     "06_language_subspace": "04_unification_and_transfer",
     "10_turning_transfer_up_and_down": "08_extractability",
+    "99_what_decides_it": "14_how_far_it_holds",
 }
 """The notebook that trains models which another one reads. Started beside it, the other would wait for them."""
 
