@@ -45,7 +45,7 @@ publish: venv
 	@$(RUN) unifylens.reproduce --publish
 
 # As many notebooks at a time as `make reproduce` runs, then what tells each kernel its cores.
-SIDE_BY_SIDE := from unifylens.reproduce import side_by_side; n, own = side_by_side(18); \
+SIDE_BY_SIDE := from unifylens.reproduce import side_by_side; n, own = side_by_side(19); \
   print(n, *(f"{name}={value}" for name, value in own.items()))
 
 # Notebooks 12 and 13 (_real_) are left to `make reproduce-real`; what they are made of is among the unit tests.

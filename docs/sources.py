@@ -5,11 +5,13 @@ with their stored outputs, other files of the repository that pages link to come
 from the library. So no copy of anything can grow stale in git.
 """
 
+import json
 import os
 import re
 import shutil
 import sys
 from collections import defaultdict
+from itertools import pairwise
 from pathlib import Path, PurePosixPath
 
 import charts
@@ -53,6 +55,7 @@ QUESTIONS = {
 MINUTES = {name: f"{seconds / 60:.1f}" for name, seconds in SECONDS.items()}
 MINUTES |= {"12_real_words": "12.5", "13_real_models": "18"}  # alone on two cores of an Intel Xeon
 
+CAPTION = re.compile(r"\*(?:Figure|Schematic)\.\* (.+)", flags=re.S)
 MADE = re.compile(r"<!-- made: (\w+) -->")
 TERM = re.compile(r"\[([^\[\]\n]+)\]\(\.\./docs/glossary\.md#(term-[\w-]+)\)")
 LINK = re.compile(r"(\]\()(?!https?:|#|mailto:)([^)\s#]+)((?:#[^)\s]*)?\))")
@@ -206,7 +209,7 @@ def stage(target: Path) -> None:
         copy = target / path.relative_to(ROOT)
         copy.parent.mkdir(parents=True, exist_ok=True)
         if path.suffix == ".ipynb":
-            _write(copy, _with_terms(path.read_text(encoding="utf-8")))
+            _write(copy, _with_terms(_with_alt(path.read_text(encoding="utf-8"))))
         else:
             shutil.copyfile(path, copy)
 
@@ -231,6 +234,17 @@ def _with_terms(notebook: str) -> str:
         return f"{{term}}`{match[1]} <{known[match[2]]}>`"
 
     return TERM.sub(role, notebook)
+
+
+def _with_alt(notebook: str) -> str:
+    """Figures of a notebook are described by their captions, the cell below: the site's `alt` texts."""
+    cells = (read := json.loads(notebook))["cells"]
+    for cell, below in pairwise(cells):
+        caption = "".join(below["source"]).split("\n\n")[0] if below["cell_type"] == "markdown" else ""
+        if cell["cell_type"] == "code" and (told := CAPTION.match(caption)):
+            words = re.sub(r"\[([^\]]+)\]\([^)]+\)|[*`$]", r"\1", told[1])
+            cell["metadata"]["mystnb"] = {"image": {"alt": " ".join(words.split())}}
+    return json.dumps(read, ensure_ascii=False, indent=1)
 
 
 def _with_links(text: str, page: Path, wanted: set[Path]) -> str:

@@ -87,6 +87,17 @@ def test_on_the_site_links_lead_to_terms():
         sources._with_terms("[facts](../docs/glossary.md#term-fcat)")
 
 
+def test_on_the_site_captions_describe_figures_to_those_who_do_not_see_them():
+    cells = [
+        nbformat.v4.new_code_cell("plt.show()"),
+        nbformat.v4.new_markdown_cell("*Figure.* Lines *rise* to [the top](a.md),\nall.\n\nMore text."),
+        nbformat.v4.new_code_cell("1"),
+    ]
+    told = nbformat.reads(sources._with_alt(nbformat.writes(nbformat.v4.new_notebook(cells=cells))), as_version=4)
+    assert told.cells[0].metadata == {"mystnb": {"image": {"alt": "Lines rise to the top, all."}}}
+    assert not told.cells[2].metadata
+
+
 def test_an_exercise_without_a_solution_is_found():
     check = nbformat.v4.new_code_cell("answer = ...\nul.exercises.check(answer, bool, 'a hint')")
     empty = nbformat.v4.new_notebook(cells=[check, nbformat.v4.new_markdown_cell("none")])
