@@ -34,7 +34,7 @@ __all__ = [
     "forest",
     "forests",
     "heatmap",
-    "phase_spans",
+    "phase_intervals",
     "points",
     "save_figure",
     "scatter",
@@ -213,13 +213,24 @@ def step_axis(ax: Axes, first: int = 10) -> Axes:
     return ax
 
 
-def phase_spans(summary: pd.DataFrame, ax: Axes) -> Axes:
-    """Vertical line and 95 % band at every boundary of `phases.summarise`."""
-    colours = sns.color_palette("colorblind", 10)[5:]
-    for (boundary, row), colour in zip(summary.iterrows(), colours, strict=False):
-        if row["n"]:
-            ax.axvspan(row["ci_low"], row["ci_high"], color=colour, alpha=0.25, linewidth=0)
-            ax.axvline(row["mean"], color=colour, linestyle="--", label=str(boundary).replace("_", " "))
+def phase_intervals(summary: pd.DataFrame, ax: Axes) -> Axes:
+    """Mean step and 95 % interval of every boundary of `phases.summarise`, one beneath the other, each with its name.
+
+    Give `ax` its scale first: the name stands at the side of the interval where there is more room.
+    """
+    found = summary[summary["n"] > 0]
+    middle = ax.transAxes.inverted()
+    for row, (name, boundary) in enumerate(found.iterrows()):
+        bar = [[boundary["mean"] - boundary["ci_low"]], [boundary["ci_high"] - boundary["mean"]]]
+        ax.errorbar(boundary["mean"], row, xerr=bar, fmt="o", markersize=4, linewidth=1.2, color="black")
+        left, right = (
+            middle.transform(ax.transData.transform((boundary[end], row)))[0] for end in ("ci_low", "ci_high")
+        )
+        side, gap, end = ("right", -5, "ci_low") if left > 1 - right else ("left", 5, "ci_high")
+        place = {"textcoords": "offset points", "ha": side, "va": "center"}
+        ax.annotate(str(name).replace("_", " "), (boundary[end], row), xytext=(gap, 0), **place)
+    ax.set(ylim=(len(found) - 0.5, -0.5), yticks=[])
+    ax.spines["left"].set_visible(False)
     return ax
 
 
