@@ -251,10 +251,11 @@ def points(
     return sns.pointplot(data, x=x, y=y, hue=hue, ax=ax, **_band(options, within))
 
 
-def shares(data: pd.DataFrame, ax: Axes) -> Axes:
-    """Stacked bars of shares that sum to one: a bar a row, a colour a column."""
-    data.plot.bar(stacked=True, ax=ax, color=sns.color_palette("colorblind", data.shape[1]), width=0.8, rot=0)
-    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2, fontsize="small")
+def shares(data: pd.DataFrame, ax: Axes, colours: Sequence[str] | None = None) -> Axes:
+    """Stacked bars of shares that sum to one: a bar a row, a colour a column (None: the palette's), legend below."""
+    colours = sns.color_palette("colorblind", data.shape[1]) if colours is None else colours
+    data.plot.bar(stacked=True, ax=ax, color=colours, width=0.8, rot=0)
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, columnspacing=1)
     return ax
 
 
