@@ -23,7 +23,7 @@ TEACHING = ("00_quickstart", "01_the_dish", "02_phases", "03_unification_score",
 """Notebooks written by the pattern of docs/contributing.md; others follow."""
 
 
-PRINTED = ("01_the_dish", "02_phases", "03_unification_score", "04_unification_and_transfer")
+PRINTED = ("00_quickstart", "01_the_dish", "02_phases", "03_unification_score", "04_unification_and_transfer")
 """Notebooks whose figures are drawn for the width at which they are read, each with a caption below it."""
 
 
