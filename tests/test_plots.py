@@ -34,6 +34,17 @@ def test_chance_is_a_line_with_a_name():
     assert list(ax.lines[0].get_ydata()) == [0.125, 0.125] and ax.texts[0].get_text() == "chance"
 
 
+def test_boundaries_stand_with_their_names_where_there_is_room():
+    found = {"mean": [100, 800], "ci_low": [90, 700], "ci_high": [110, 900], "n": [4, 4]}
+    summary = pd.DataFrame(found, index=["baseline_reached", "recall_complete"])
+    summary.loc["unification_start"] = [np.nan, np.nan, np.nan, 0]  # in no run
+    ax = plt.gca()
+    ax.set_xlim(0, 1000)
+    plots.phase_intervals(summary, ax)
+    named = {text.get_text(): (text.xy[0], text.get_ha()) for text in ax.texts}
+    assert named == {"baseline reached": (110, "left"), "recall complete": (700, "right")}
+
+
 def table():
     rng = np.random.default_rng(0)
     rows = [(lang, step, seed) for lang in "ab" for step in (0, 1, 2) for seed in range(4)]

@@ -30,7 +30,7 @@ TEACHING = (
 """Notebooks written by the pattern of docs/contributing.md; others follow."""
 
 
-PRINTED = ("99_what_decides_it",)
+PRINTED = TEACHING
 """Notebooks whose figures are drawn for the width at which they are read, each with a caption below it."""
 
 

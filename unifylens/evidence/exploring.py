@@ -33,7 +33,7 @@ MOST_ROWS = 120
 RELATIONS = 4
 """Relations that the facts are of where none are named, as in `Corpus.block_facts`."""
 RANGE = (-0.5, 1.0)
-"""Cosines at the two ends of the colours, as in `plots.checkerboard_animation`."""
+"""Cosines at the two ends of the colours."""
 MEASURES = ("loss", "recall", "transfer")
 """Curves beside the unification score of the layer."""
 RUN_COLOURS = ("#0173b2", "#de8f05", "#949494")

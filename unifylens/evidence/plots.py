@@ -34,7 +34,7 @@ __all__ = [
     "forest",
     "forests",
     "heatmap",
-    "phase_spans",
+    "phase_intervals",
     "points",
     "save_figure",
     "scatter",
@@ -54,6 +54,8 @@ COLOURS = {
     "untrained": "#ca9161",
     "transfer": "black",
     "recall": "#949494",
+    "unification score": "#7f3c8d",
+    "fact-only score": "#d55e00",
     "all that is lost": "black",
     "beyond the output prior": "#0173b2",
     "in the output prior": "#de8f05",
@@ -61,7 +63,7 @@ COLOURS = {
     "a unified model's states": "#0173b2",
     "a bias": "#de8f05",
 }
-"""One colour for one thing: kinds of models, what they know, ways to lose transfer and their repairs."""
+"""One colour for one thing: kinds of models, what they know, scores, ways to lose transfer and their repairs."""
 
 SHARES = LinearSegmentedColormap.from_list("shares", [COLOURS[kind] for kind in ("separate", "between", "unified")])
 
@@ -141,7 +143,7 @@ def checkerboard(
     vmax: float = 1,
     colorbar: str | None = "cosine",
 ) -> Axes:
-    """Heatmap of a similarity matrix, ruled where a new block of rows (a language) begins.
+    """Heatmap of a similarity matrix, ruled where a new block of rows (a language, or a fact) begins.
 
     `boundaries` are the first rows of all blocks but the first; `labels` name all blocks, one more than there
     are boundaries. Colours part at the middle of `vmin` and `vmax`. `colorbar` is the bar's label, None for no bar.
@@ -161,8 +163,8 @@ def checkerboard(
     # An image, not seaborn's mesh: a mesh would be one SVG path a cell.
     image = ax.imshow(matrix, cmap="vlag", vmin=vmin, vmax=vmax, interpolation="nearest")
     for edge in boundaries:
-        ax.axhline(edge - 0.5, color="white", linewidth=1)
-        ax.axvline(edge - 0.5, color="white", linewidth=1)
+        ax.axhline(edge - 0.5, color="0.3", linewidth=0.8)
+        ax.axvline(edge - 0.5, color="0.3", linewidth=0.8)
     centres = [(low + high - 1) / 2 for low, high in pairwise(edges)]
     ax.set_xticks(centres, labels)
     ax.set_yticks(centres, labels, rotation=90, va="center")
@@ -177,21 +179,26 @@ def checkerboard_animation(
     frames: Mapping[int, Mapping[str, Float[ndarray, "row row"]]],
     boundaries: Sequence[int],
     labels: Sequence[str],
+    rows: str = "",
 ) -> Path:
-    """Save `<id>.gif`: checkerboards by panel title, a frame for each training step; returns its path."""
+    """Save `<id>.gif`: checkerboards by panel title, a frame for each training step; returns its path.
+
+    `rows` says what rows and columns are. The last frame stays for two seconds.
+    """
     first = next(iter(frames.values()))
-    fig, axes = plt.subplots(1, len(first), figsize=(3.2 * len(first), 3.5))
+    fig, axes = plt.subplots(1, len(first), figsize=(WIDTH, 0.7 + WIDTH / len(first)))
 
     def draw(step: int) -> None:
         for ax, (title, matrix) in zip(axes, frames[step].items(), strict=True):
             ax.clear()
             checkerboard(matrix, boundaries, labels, ax, colorbar=None)
-            ax.set_title(title, fontsize="medium")
-        fig.suptitle(f"step {step}", fontsize="medium")
+            ax.set(title=title, xlabel=rows)
+        fig.suptitle(f"step {step}", fontsize=plt.rcParams["axes.titlesize"])
 
     path = environment.figures_dir() / f"{id}.gif"
     path.parent.mkdir(parents=True, exist_ok=True)
-    FuncAnimation(fig, draw, frames=list(frames)).save(path, writer=PillowWriter(fps=4), dpi=64)
+    steps = [*frames, *[max(frames)] * 7]
+    FuncAnimation(fig, draw, frames=steps).save(path, writer=PillowWriter(fps=4), dpi=100)
     plt.close(fig)
     return path
 
@@ -206,13 +213,24 @@ def step_axis(ax: Axes, first: int = 10) -> Axes:
     return ax
 
 
-def phase_spans(summary: pd.DataFrame, ax: Axes) -> Axes:
-    """Vertical line and 95 % band at every boundary of `phases.summarise`."""
-    colours = sns.color_palette("colorblind", 10)[5:]
-    for (boundary, row), colour in zip(summary.iterrows(), colours, strict=False):
-        if row["n"]:
-            ax.axvspan(row["ci_low"], row["ci_high"], color=colour, alpha=0.25, linewidth=0)
-            ax.axvline(row["mean"], color=colour, linestyle="--", label=str(boundary).replace("_", " "))
+def phase_intervals(summary: pd.DataFrame, ax: Axes) -> Axes:
+    """Mean step and 95 % interval of every boundary of `phases.summarise`, one beneath the other, each with its name.
+
+    Give `ax` its scale first: the name stands at the side of the interval where there is more room.
+    """
+    found = summary[summary["n"] > 0]
+    middle = ax.transAxes.inverted()
+    for row, (name, boundary) in enumerate(found.iterrows()):
+        bar = [[boundary["mean"] - boundary["ci_low"]], [boundary["ci_high"] - boundary["mean"]]]
+        ax.errorbar(boundary["mean"], row, xerr=bar, fmt="o", markersize=4, linewidth=1.2, color="black")
+        left, right = (
+            middle.transform(ax.transData.transform((boundary[end], row)))[0] for end in ("ci_low", "ci_high")
+        )
+        side, gap, end = ("right", -5, "ci_low") if left > 1 - right else ("left", 5, "ci_high")
+        place = {"textcoords": "offset points", "ha": side, "va": "center"}
+        ax.annotate(str(name).replace("_", " "), (boundary[end], row), xytext=(gap, 0), **place)
+    ax.set(ylim=(len(found) - 0.5, -0.5), yticks=[])
+    ax.spines["left"].set_visible(False)
     return ax
 
 
@@ -233,10 +251,11 @@ def points(
     return sns.pointplot(data, x=x, y=y, hue=hue, ax=ax, **_band(options, within))
 
 
-def shares(data: pd.DataFrame, ax: Axes) -> Axes:
-    """Stacked bars of shares that sum to one: a bar a row, a colour a column."""
-    data.plot.bar(stacked=True, ax=ax, color=sns.color_palette("colorblind", data.shape[1]), width=0.8, rot=0)
-    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2, fontsize="small")
+def shares(data: pd.DataFrame, ax: Axes, colours: Sequence[str] | None = None) -> Axes:
+    """Stacked bars of shares that sum to one: a bar a row, a colour a column (None: the palette's), legend below."""
+    colours = sns.color_palette("colorblind", data.shape[1]) if colours is None else colours
+    data.plot.bar(stacked=True, ax=ax, color=colours, width=0.8, rot=0)
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, columnspacing=1)
     return ax
 
 
