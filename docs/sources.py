@@ -130,10 +130,11 @@ CHANGED = {
     "03": "as 01; weights kept at 24 steps",
     "04": "as 01 and 02, and twelve dials of words, data and optimisation; one recipe with many seeds",
     "09": "related words in pieces: 80 subjects and 6 relations, sound changes, tokenizers; a higher learning rate",
+    "10": "interventions on data and words, from a base with room up and down; the dials of 07, 08 and 11",
 }
 """What the notebooks change in the dishes that they use."""
 
-USED = {**dict.fromkeys(("00", "02", "04"), "default, smaller"), "09": "smaller"}
+USED = {**dict.fromkeys(("00", "02", "04"), "default, smaller"), **dict.fromkeys(("09", "10"), "smaller")}
 """The dishes that they use, where it is not the default one alone."""
 
 

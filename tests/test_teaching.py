@@ -26,11 +26,12 @@ TEACHING = (
     "03_unification_score",
     "04_unification_and_transfer",
     "09_tokenization",
+    "10_turning_transfer_up_and_down",
 )
 """Notebooks written by the pattern of docs/contributing.md; others follow."""
 
 
-PRINTED = ("09_tokenization",)
+PRINTED = ("09_tokenization", "10_turning_transfer_up_and_down")
 """Notebooks whose figures are drawn for the width at which they are read, each with a caption below it."""
 
 
