@@ -131,10 +131,15 @@ CHANGED = {
     "04": "as 01 and 02, and twelve dials of words, data and optimisation; one recipe with many seeds",
     "09": "related words in pieces: 80 subjects and 6 relations, sound changes, tokenizers; a higher learning rate",
     "10": "interventions on data and words, from a base with room up and down; the dials of 07, 08 and 11",
+    "11": "tied objects, unshared words, shares of parallel facts; sizes; in the default dish weight decay and rate",
 }
 """What the notebooks change in the dishes that they use."""
 
-USED = {**dict.fromkeys(("00", "02", "04"), "default, smaller"), **dict.fromkeys(("09", "10"), "smaller")}
+USED = {
+    **dict.fromkeys(("00", "02", "04"), "default, smaller"),
+    "11": "default, smaller, smallest",
+    **dict.fromkeys(("09", "10"), "smaller"),
+}
 """The dishes that they use, where it is not the default one alone."""
 
 

@@ -27,11 +27,12 @@ TEACHING = (
     "04_unification_and_transfer",
     "09_tokenization",
     "10_turning_transfer_up_and_down",
+    "11_phase_diagram",
 )
 """Notebooks written by the pattern of docs/contributing.md; others follow."""
 
 
-PRINTED = ("09_tokenization", "10_turning_transfer_up_and_down")
+PRINTED = ("09_tokenization", "10_turning_transfer_up_and_down", "11_phase_diagram")
 """Notebooks whose figures are drawn for the width at which they are read, each with a caption below it."""
 
 
