@@ -132,6 +132,7 @@ CHANGED = {
     "09": "related words in pieces: 80 subjects and 6 relations, sound changes, tokenizers; a higher learning rate",
     "10": "interventions on data and words, from a base with room up and down; the dials of 07, 08 and 11",
     "11": "tied objects, unshared words, shares of parallel facts; sizes; in the default dish weight decay and rate",
+    "90": "a toy outside the library: 40 countries, 4 relations, a GPT-2 and a HookedTransformer",
 }
 """What the notebooks change in the dishes that they use."""
 
@@ -228,6 +229,8 @@ def terms() -> dict[str, str]:
 def _with_terms(notebook: str) -> str:
     """Links of a notebook to terms of the glossary, which a code host shows as links to its page, lead to the terms.
 
+    Links to other pages of docs/ lead to their copies, which stand beside the notebooks' folder.
+
     Raises ValueError for a term that the glossary does not have.
     """
     known = terms()
@@ -237,7 +240,7 @@ def _with_terms(notebook: str) -> str:
             raise ValueError(f"a notebook links to glossary.md#{match[2]}; allowed: {', '.join(known)}")
         return f"{{term}}`{match[1]} <{known[match[2]]}>`"
 
-    return TERM.sub(role, notebook)
+    return TERM.sub(role, notebook).replace("](../docs/", "](../")
 
 
 def _with_links(text: str, page: Path, wanted: set[Path]) -> str:

@@ -28,11 +28,17 @@ TEACHING = (
     "09_tokenization",
     "10_turning_transfer_up_and_down",
     "11_phase_diagram",
+    "90_use_unifylens_on_your_model",
 )
 """Notebooks written by the pattern of docs/contributing.md; others follow."""
 
 
-PRINTED = ("09_tokenization", "10_turning_transfer_up_and_down", "11_phase_diagram")
+PRINTED = (
+    "09_tokenization",
+    "10_turning_transfer_up_and_down",
+    "11_phase_diagram",
+    "90_use_unifylens_on_your_model",
+)
 """Notebooks whose figures are drawn for the width at which they are read, each with a caption below it."""
 
 
@@ -85,6 +91,7 @@ def test_links_to_the_glossary_name_its_terms(name):
 def test_on_the_site_links_lead_to_terms():
     told = sources._with_terms('["a", "*[facts](../docs/glossary.md#term-fact)* and [b](c.md)"]')
     assert told == '["a", "*{term}`facts <fact>`* and [b](c.md)"]'
+    assert sources._with_terms("[yours](../docs/howto/your_model.md)") == "[yours](../howto/your_model.md)"
     with pytest.raises(ValueError, match=r"links to glossary.md#term-fcat; allowed: term-ablation, "):
         sources._with_terms("[facts](../docs/glossary.md#term-fcat)")
 
