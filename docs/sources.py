@@ -133,9 +133,20 @@ CHANGED = {
     "02": "when parallel facts come, schedules, weight decay",
     "03": "as 01; weights kept at 24 steps",
     "04": "as 01 and 02, and twelve dials of words, data and optimisation; one recipe with many seeds",
+    "09": "related words in pieces: 80 subjects and 6 relations, sound changes, tokenizers; a higher learning rate",
+    "10": "interventions on data and words, from a base with room up and down; the dials of 07, 08 and 11",
+    "11": "tied objects, unshared words, shares of parallel facts; sizes; in the default dish weight decay and rate",
+    "90": "a toy outside the library: 40 countries, 4 relations, a GPT-2 and a HookedTransformer",
     "99": "nothing: models of 07, 08 and 14",
 }
 """What the notebooks change in the dishes that they use."""
+
+USED = {
+    **dict.fromkeys(("00", "02", "04"), "default, smaller"),
+    "11": "default, smaller, smallest",
+    **dict.fromkeys(("09", "10", "99"), "smaller"),
+}
+"""The dishes that they use, where it is not the default one alone."""
 
 
 def dishes_table() -> str:
@@ -160,8 +171,7 @@ def dishes_table() -> str:
     table += ["", "| notebook | dishes | what it changes |", "| --- | --- | --- |"]
     for name in notebooks():
         if changed := CHANGED.get(name[:2]):
-            used = "default, smaller" if name[:2] in ("00", "02", "04", "99") else "default"
-            table.append(f"| [{name[:2]}](notebooks/{name}.ipynb) | {used} | {changed} |")
+            table.append(f"| [{name[:2]}](notebooks/{name}.ipynb) | {USED.get(name[:2], 'default')} | {changed} |")
     return "\n".join(table)
 
 
@@ -224,6 +234,8 @@ def terms() -> dict[str, str]:
 def _with_terms(notebook: str) -> str:
     """Links of a notebook to terms of the glossary, which a code host shows as links to its page, lead to the terms.
 
+    Links to other pages of docs/ lead to their copies, which stand beside the notebooks' folder.
+
     Raises ValueError for a term that the glossary does not have.
     """
     known = terms()
@@ -233,7 +245,7 @@ def _with_terms(notebook: str) -> str:
             raise ValueError(f"a notebook links to glossary.md#{match[2]}; allowed: {', '.join(known)}")
         return f"{{term}}`{match[1]} <{known[match[2]]}>`"
 
-    return TERM.sub(role, notebook)
+    return TERM.sub(role, notebook).replace("](../docs/", "](../")
 
 
 def _with_alt(notebook: str) -> str:

@@ -333,6 +333,7 @@ def test_a_design_says_what_it_sets():
     told = ul.designs.described(ul.designs.plasticity()).splitlines()
     assert told[0].endswith("models of the smaller dish") and "  train.cycles = 1, 2" in told
     assert "  changes = at step 133, at step 200, none" in told
+    assert "  interventions = none, add_parallel, " in ul.designs.described(ul.designs.turning())
     assert (
         ul.designs.described([({}, ul.designs.small(**ul.designs.common.SMALLEST))]) == "1 model of the smallest dish"
     )

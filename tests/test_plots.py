@@ -211,6 +211,8 @@ def test_forests_draw_every_table_beneath_the_other_within_its_line():
     ax = plots.forests(tables, "share").axes[0]
     assert [text.get_text() for text in ax.get_yticklabels()] == ["x", "y", "x"]
     assert [text.get_text() for text in ax.texts] == ["notebook 07", "notebook 08"]
+    named = plots.forests({"recall": first.rename_axis(["dish", None])}, "share").axes[0]
+    assert [text.get_text() for text in named.texts] == ["dish 07", "dish 08"]
     heights = []
     for container, table in zip(ax.containers, tables.values(), strict=True):
         x, y = container.lines[0].get_data()

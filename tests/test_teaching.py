@@ -25,6 +25,10 @@ TEACHING = (
     "02_phases",
     "03_unification_score",
     "04_unification_and_transfer",
+    "09_tokenization",
+    "10_turning_transfer_up_and_down",
+    "11_phase_diagram",
+    "90_use_unifylens_on_your_model",
     "99_what_decides_it",
 )
 """Notebooks written by the pattern of docs/contributing.md; others follow."""
@@ -83,6 +87,7 @@ def test_links_to_the_glossary_name_its_terms(name):
 def test_on_the_site_links_lead_to_terms():
     told = sources._with_terms('["a", "*[facts](../docs/glossary.md#term-fact)* and [b](c.md)"]')
     assert told == '["a", "*{term}`facts <fact>`* and [b](c.md)"]'
+    assert sources._with_terms("[yours](../docs/howto/your_model.md)") == "[yours](../howto/your_model.md)"
     with pytest.raises(ValueError, match=r"links to glossary.md#term-fcat; allowed: term-ablation, "):
         sources._with_terms("[facts](../docs/glossary.md#term-fcat)")
 

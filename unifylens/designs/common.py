@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from unifylens.cards import several
-from unifylens.config import Experiment
+from unifylens.config import Experiment, Intervention
 from unifylens.environment import profile, seed_count
 
 Design = list[tuple[dict[str, Any], Experiment]]
@@ -74,12 +74,19 @@ def described(design: Design) -> str:
 
 
 def _short(value: Any) -> Any:
-    """A setting as one word or number; of changes in the corpus the steps."""
+    """A setting as one word or number; of changes in the corpus the steps, of interventions the names."""
     if isinstance(value, float):
         return float(f"{value:.3g}")
     if isinstance(value, tuple):
-        return " and ".join(f"at step {one.step}" if hasattr(one, "step") else repr(one) for one in value) or "none"
+        return " and ".join(_part(one) for one in value) or "none"
     return value
+
+
+def _part(one: Any) -> str:
+    """A part of a setting that has several."""
+    if isinstance(one, Intervention):
+        return one.name
+    return f"at step {one.step}" if hasattr(one, "step") else repr(one)
 
 
 def _flat(experiment: Experiment) -> dict[str, Any]:

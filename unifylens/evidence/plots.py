@@ -279,7 +279,8 @@ def forest(data: pd.DataFrame, ax: Axes, hue: str | None = None) -> Axes:
 def forests(tables: Mapping[str, pd.DataFrame], xlabel: str) -> Figure:
     """Several values a line, one beneath the other: tables as `forest` takes them, of one index, by name.
 
-    An index of two levels is drawn in groups of the first, which are ruled apart and named at the right.
+    An index of two levels is drawn in groups of the first, which are ruled apart and named at the right: by the name
+    of the level (`notebook` where it has none) and the group's.
     """
     index = next(iter(tables.values())).index
     grouped = index.nlevels > 1
@@ -303,7 +304,7 @@ def forests(tables: Mapping[str, pd.DataFrame], xlabel: str) -> Figure:
         for group in dict.fromkeys(index.get_level_values(0)):
             middle = np.flatnonzero(index.get_level_values(0) == group).mean()
             place = {"transform": ax.get_yaxis_transform(), "rotation": 270, "va": "center", "fontsize": 8}
-            ax.text(1.02, middle, f"notebook {group}", **place)
+            ax.text(1.02, middle, f"{index.names[0] or 'notebook'} {group}", **place)
     return fig
 
 
