@@ -129,6 +129,7 @@ CHANGED = {
     "02": "when parallel facts come, schedules, weight decay",
     "03": "as 01; weights kept at 24 steps",
     "04": "as 01 and 02, and twelve dials of words, data and optimisation; one recipe with many seeds",
+    "05": "four languages, three blocks of which the first sees one token back, longer prompts; imposed attention",
 }
 """What the notebooks change in the dishes that they use."""
 

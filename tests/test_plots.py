@@ -34,6 +34,16 @@ def test_chance_is_a_line_with_a_name():
     assert list(ax.lines[0].get_ydata()) == [0.125, 0.125] and ax.texts[0].get_text() == "chance"
 
 
+def test_cells_of_a_mosaic_are_filled_by_shares():
+    data = pd.DataFrame({"x": [0, 0, 1], "y": [0, 0, 0], "part": list("aba"), "share": [0.25, 0.75, 0.5]})
+    ax = plots.mosaic(data, "x", "y", "part", "share", {"a": "red", "b": "blue"}, plt.gca())
+    widths = [bar.get_width() / 0.9 for bar in ax.patches if bar.get_facecolor()[3]]
+    assert np.allclose(widths, [0.25, 0.75, 0.5, 0])
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["0", "1"]
+    with pytest.raises(ValueError, match=r"parts \['b'\]; allowed: those with a colour, 'a'"):
+        plots.mosaic(data, "x", "y", "part", "share", {"a": "red"})
+
+
 def table():
     rng = np.random.default_rng(0)
     rows = [(lang, step, seed) for lang in "ab" for step in (0, 1, 2) for seed in range(4)]
