@@ -133,6 +133,7 @@ CHANGED = {
     "02": "when parallel facts come, schedules, weight decay",
     "03": "as 01; weights kept at 24 steps",
     "04": "as 01 and 02, and twelve dials of words, data and optimisation; one recipe with many seeds",
+    "05": "four languages, three blocks of which the first sees one token back, longer prompts; imposed attention",
     "09": "related words in pieces: 80 subjects and 6 relations, sound changes, tokenizers; a higher learning rate",
     "10": "interventions on data and words, from a base with room up and down; the dials of 07, 08 and 11",
     "11": "tied objects, unshared words, shares of parallel facts; sizes; in the default dish weight decay and rate",

@@ -45,6 +45,16 @@ def test_boundaries_stand_with_their_names_where_there_is_room():
     assert named == {"baseline reached": (110, "left"), "recall complete": (700, "right")}
 
 
+def test_cells_of_a_mosaic_are_filled_by_shares():
+    data = pd.DataFrame({"x": [0, 0, 1], "y": [0, 0, 0], "part": list("aba"), "share": [0.25, 0.75, 0.5]})
+    ax = plots.mosaic(data, "x", "y", "part", "share", {"a": "red", "b": "blue"}, plt.gca())
+    widths = [bar.get_width() / 0.9 for bar in ax.patches if bar.get_facecolor()[3]]
+    assert np.allclose(widths, [0.25, 0.75, 0.5, 0])
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["0", "1"]
+    with pytest.raises(ValueError, match=r"parts \['b'\]; allowed: those with a colour, 'a'"):
+        plots.mosaic(data, "x", "y", "part", "share", {"a": "red"})
+
+
 def table():
     rng = np.random.default_rng(0)
     rows = [(lang, step, seed) for lang in "ab" for step in (0, 1, 2) for seed in range(4)]

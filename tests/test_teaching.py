@@ -25,6 +25,7 @@ TEACHING = (
     "02_phases",
     "03_unification_score",
     "04_unification_and_transfer",
+    "05_activation_patching",
     "09_tokenization",
     "10_turning_transfer_up_and_down",
     "11_phase_diagram",

@@ -34,6 +34,7 @@ __all__ = [
     "forest",
     "forests",
     "heatmap",
+    "mosaic",
     "phase_intervals",
     "points",
     "save_figure",
@@ -315,6 +316,33 @@ def heatmap(
     bar = {"cbar": False} if label is None else {"cbar_kws": {"label": label}}
     look = {"annot": True, "fmt": ".2f", "cmap": "vlag", "vmin": vmin, "vmax": vmax}
     return sns.heatmap(table, ax=ax, **look | bar | options)
+
+
+def mosaic(
+    data: pd.DataFrame, x: str, y: str, part: str, share: str, colours: Mapping[str, str], ax: Axes | None = None
+) -> Axes:
+    """A grid of cells, `x` by `y`, each filled from the left by the shares of its parts, in the order of `colours`.
+
+    `data` has a row a cell and part. What is left of a cell stays white. Values of `x` and `y` are places in the order
+    in which they come first, the first of `y` at the bottom.
+
+    Raises ValueError for a part without a colour.
+    """
+    if unknown := sorted(set(data[part]) - set(colours)):
+        raise ValueError(f"data has parts {unknown}; allowed: those with a colour, {', '.join(map(repr, colours))}")
+    ax = plt.gca() if ax is None else ax
+    columns, rows = list(dict.fromkeys(data[x])), list(dict.fromkeys(data[y]))
+    shares = data.pivot(index=[y, x], columns=part, values=share).reindex(columns=list(colours)).fillna(0)
+    for (row, column), parts in shares.iterrows():
+        left, low = columns.index(column) - 0.45, rows.index(row)
+        ax.barh(low, 0.9 * parts, 0.9, left + 0.9 * (parts.cumsum() - parts), color=list(colours.values()), linewidth=0)
+        ax.barh(low, 0.9, 0.9, left, color="none", edgecolor="0.4", linewidth=0.6)
+    ax.set_xticks(range(len(columns)), [str(name) for name in columns])
+    ax.set_yticks(range(len(rows)), [str(name) for name in rows])
+    ax.set(xlim=(-0.55, len(columns) - 0.45), ylim=(-0.55, len(rows) - 0.45))
+    ax.tick_params(length=0)
+    sns.despine(ax=ax, left=True, bottom=True)
+    return ax
 
 
 def curve(
