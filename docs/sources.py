@@ -129,8 +129,12 @@ CHANGED = {
     "02": "when parallel facts come, schedules, weight decay",
     "03": "as 01; weights kept at 24 steps",
     "04": "as 01 and 02, and twelve dials of words, data and optimisation; one recipe with many seeds",
+    "16": "six shares of parallel facts; shared object words; two templates",
 }
 """What the notebooks change in the dishes that they use."""
+
+USED = {**dict.fromkeys(("00", "02", "04"), "default, smaller"), "16": "smaller"}
+"""The dishes of notebooks that use more, or others, than the default dish."""
 
 
 def dishes_table() -> str:
@@ -155,7 +159,7 @@ def dishes_table() -> str:
     table += ["", "| notebook | dishes | what it changes |", "| --- | --- | --- |"]
     for name in notebooks():
         if changed := CHANGED.get(name[:2]):
-            used = "default, smaller" if name[:2] in ("00", "02", "04") else "default"
+            used = USED.get(name[:2], "default")
             table.append(f"| [{name[:2]}](notebooks/{name}.ipynb) | {used} | {changed} |")
     return "\n".join(table)
 

@@ -19,11 +19,18 @@ import unifylens as ul
 FIGURES = NOTEBOOKS.parent / "figures"
 SAVED = re.compile(r'plots\.save_figure\(\w+, "(\w+)"')
 
-TEACHING = ("00_quickstart", "01_the_dish", "02_phases", "03_unification_score", "04_unification_and_transfer")
+TEACHING = (
+    "00_quickstart",
+    "01_the_dish",
+    "02_phases",
+    "03_unification_score",
+    "04_unification_and_transfer",
+    "16_edits",
+)
 """Notebooks written by the pattern of docs/contributing.md; others follow."""
 
 
-PRINTED = ()
+PRINTED = ("16_edits",)
 """Notebooks whose figures are drawn for the width at which they are read, each with a caption below it."""
 
 
