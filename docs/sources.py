@@ -130,10 +130,11 @@ CHANGED = {
     "03": "as 01; weights kept at 24 steps",
     "04": "as 01 and 02, and twelve dials of words, data and optimisation; one recipe with many seeds",
     "16": "six shares of parallel facts; shared object words; two templates",
+    "17": "three shares of subject words in common; training without some examples",
 }
 """What the notebooks change in the dishes that they use."""
 
-USED = {**dict.fromkeys(("00", "02", "04"), "default, smaller"), "16": "smaller"}
+USED = {**dict.fromkeys(("00", "02", "04"), "default, smaller"), **dict.fromkeys(("16", "17"), "smaller")}
 """The dishes of notebooks that use more, or others, than the default dish."""
 
 

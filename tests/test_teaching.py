@@ -26,11 +26,12 @@ TEACHING = (
     "03_unification_score",
     "04_unification_and_transfer",
     "16_edits",
+    "17_influence",
 )
 """Notebooks written by the pattern of docs/contributing.md; others follow."""
 
 
-PRINTED = ("16_edits",)
+PRINTED = ("16_edits", "17_influence")
 """Notebooks whose figures are drawn for the width at which they are read, each with a caption below it."""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from unifylens.cards import several
-from unifylens.config import Experiment
+from unifylens.config import Experiment, Start
 from unifylens.environment import profile, seed_count
 
 Design = list[tuple[dict[str, Any], Experiment]]
@@ -74,12 +74,20 @@ def described(design: Design) -> str:
 
 
 def _short(value: Any) -> Any:
-    """A setting as one word or number; of changes in the corpus the steps."""
+    """A setting as one word or number."""
     if isinstance(value, float):
         return float(f"{value:.3g}")
     if isinstance(value, tuple):
-        return " and ".join(f"at step {one.step}" if hasattr(one, "step") else repr(one) for one in value) or "none"
-    return value
+        return " and ".join(map(_part, value)) or "none"
+    return "a finished model" if isinstance(value, Start) else value
+
+
+def _part(one: Any) -> str:
+    """One of several things that a setting holds: of a change the step, of an intervention in rows how many."""
+    if hasattr(one, "step"):
+        return f"at step {one.step}"
+    rows = getattr(one, "rows", None)
+    return f"{one.name} ({len(rows)} rows)" if rows else repr(one)
 
 
 def _flat(experiment: Experiment) -> dict[str, Any]:
