@@ -131,10 +131,11 @@ CHANGED = {
     "04": "as 01 and 02, and twelve dials of words, data and optimisation; one recipe with many seeds",
     "16": "six shares of parallel facts; shared object words; two templates",
     "17": "three shares of subject words in common; training without some examples",
+    "18": "two shares of parallel facts; a third language, how its words begin, replay",
 }
 """What the notebooks change in the dishes that they use."""
 
-USED = {**dict.fromkeys(("00", "02", "04"), "default, smaller"), **dict.fromkeys(("16", "17"), "smaller")}
+USED = {**dict.fromkeys(("00", "02", "04"), "default, smaller"), **dict.fromkeys(("16", "17"), "smaller"), "18": "smallest"}
 """The dishes of notebooks that use more, or others, than the default dish."""
 
 

@@ -27,11 +27,12 @@ TEACHING = (
     "04_unification_and_transfer",
     "16_edits",
     "17_influence",
+    "18_new_languages",
 )
 """Notebooks written by the pattern of docs/contributing.md; others follow."""
 
 
-PRINTED = ("16_edits", "17_influence")
+PRINTED = ("16_edits", "17_influence", "18_new_languages")
 """Notebooks whose figures are drawn for the width at which they are read, each with a caption below it."""
 
 
