@@ -137,6 +137,10 @@ CHANGED = {
     "09": "related words in pieces: 80 subjects and 6 relations, sound changes, tokenizers; a higher learning rate",
     "10": "interventions on data and words, from a base with room up and down; the dials of 07, 08 and 11",
     "11": "tied objects, unshared words, shares of parallel facts; sizes; in the default dish weight decay and rate",
+    "14": "all settings at once, by lot; nine conditions of each dish",
+    "16": "six shares of parallel facts; shared object words; two templates",
+    "17": "three shares of subject words in common; training without some examples",
+    "18": "two shares of parallel facts; a third language, how its words begin, replay",
     "90": "a toy outside the library: 40 countries, 4 relations, a GPT-2 and a HookedTransformer",
     "99": "nothing: models of 07, 08 and 14",
 }
@@ -144,10 +148,12 @@ CHANGED = {
 
 USED = {
     **dict.fromkeys(("00", "02", "04"), "default, smaller"),
+    **dict.fromkeys(("09", "10", "16", "17", "99"), "smaller"),
     "11": "default, smaller, smallest",
-    **dict.fromkeys(("09", "10", "99"), "smaller"),
+    "14": "drawn at random",
+    "18": "smallest",
 }
-"""The dishes that they use, where it is not the default one alone."""
+"""The dishes of notebooks that use more, or others, than the default dish."""
 
 
 def dishes_table() -> str:
@@ -172,7 +178,8 @@ def dishes_table() -> str:
     table += ["", "| notebook | dishes | what it changes |", "| --- | --- | --- |"]
     for name in notebooks():
         if changed := CHANGED.get(name[:2]):
-            table.append(f"| [{name[:2]}](notebooks/{name}.ipynb) | {USED.get(name[:2], 'default')} | {changed} |")
+            used = USED.get(name[:2], "default")
+            table.append(f"| [{name[:2]}](notebooks/{name}.ipynb) | {used} | {changed} |")
     return "\n".join(table)
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import unifylens as ul
-from unifylens.designs import FOUR_LAYERS, LANGUAGE_TOKEN, LATE_READING, LATE_READING_POSITIONS
+from unifylens.designs import FOUR_LAYERS, LANGUAGE_TOKEN, LATE_READING, LATE_READING_POSITIONS, growth, tracing
 
 
 @pytest.fixture(params=["quick", "full"])
@@ -334,6 +334,10 @@ def test_a_design_says_what_it_sets():
     assert told[0].endswith("models of the smaller dish") and "  train.cycles = 1, 2" in told
     assert "  changes = at step 133, at step 200, none" in told
     assert "  interventions = none, add_parallel, " in ul.designs.described(ul.designs.turning())
+    left_out = ul.designs.described(tracing.left_out(tracing.traced()[:1])).splitlines()
+    assert "  interventions = leave_out (20 rows)" in left_out
+    grown = ul.designs.described(growth.beginnings(range(2), names=["mean"])).splitlines()
+    assert "  start = a finished model" in grown
     assert (
         ul.designs.described([({}, ul.designs.small(**ul.designs.common.SMALLEST))]) == "1 model of the smallest dish"
     )

@@ -29,6 +29,10 @@ TEACHING = (
     "09_tokenization",
     "10_turning_transfer_up_and_down",
     "11_phase_diagram",
+    "14_how_far_it_holds",
+    "16_edits",
+    "17_influence",
+    "18_new_languages",
     "90_use_unifylens_on_your_model",
     "99_what_decides_it",
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from unifylens.cards import several
-from unifylens.config import Experiment, Intervention
+from unifylens.config import Experiment, Intervention, Start
 from unifylens.environment import profile, seed_count
 
 Design = list[tuple[dict[str, Any], Experiment]]
@@ -74,18 +74,18 @@ def described(design: Design) -> str:
 
 
 def _short(value: Any) -> Any:
-    """A setting as one word or number; of changes in the corpus the steps, of interventions the names."""
+    """A setting as one word or number."""
     if isinstance(value, float):
         return float(f"{value:.3g}")
     if isinstance(value, tuple):
-        return " and ".join(_part(one) for one in value) or "none"
-    return value
+        return " and ".join(map(_part, value)) or "none"
+    return "a finished model" if isinstance(value, Start) else value
 
 
 def _part(one: Any) -> str:
-    """A part of a setting that has several."""
+    """One of several things that a setting holds: of a change the step, of an intervention its name and its rows."""
     if isinstance(one, Intervention):
-        return one.name
+        return f"{one.name} ({len(one.rows)} rows)" if getattr(one, "rows", None) else one.name
     return f"at step {one.step}" if hasattr(one, "step") else repr(one)
 
 
