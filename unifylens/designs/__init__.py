@@ -76,7 +76,14 @@ from unifylens.designs.informativeness import (
 )
 from unifylens.designs.pieces import LEXICAL_DISTANCES, PIECES, TOKENIZERS, lexical_distances, tokenizers
 from unifylens.designs.random_dishes import CONDITIONS, across_dishes, dishes, drawn
-from unifylens.designs.real_models import ASKED_LANGUAGES, ASKED_RELATIONS, per_relation
+from unifylens.designs.real_models import (
+    ASKED_LANGUAGES,
+    ASKED_RELATIONS,
+    EDITED_BLOCKS,
+    EDITED_RELATIONS,
+    n_edited,
+    per_relation,
+)
 from unifylens.designs.real_words import (
     FORCES,
     FORCES_PARALLEL,
