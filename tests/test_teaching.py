@@ -39,10 +39,6 @@ TEACHING = (
 """Notebooks written by the pattern of docs/contributing.md; others follow."""
 
 
-PRINTED = TEACHING
-"""Notebooks whose figures are drawn for the width at which they are read, each with a caption below it."""
-
-
 def read(name):
     return nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
 
@@ -61,7 +57,7 @@ def test_a_notebook_has_what_teaches(name):
     assert any("docs/glossary.md#term-" in text for text in prose)
 
 
-@pytest.mark.parametrize("name", PRINTED)
+@pytest.mark.parametrize("name", TEACHING)
 def test_figures_are_as_wide_as_a_column_and_have_captions(name):
     cells = read(name).cells
     saved = [
