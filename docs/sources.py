@@ -130,6 +130,7 @@ CHANGED = {
     "03": "as 01; weights kept at 24 steps",
     "04": "as 01 and 02, and twelve dials of words, data and optimisation; one recipe with many seeds",
     "14": "all settings at once, by lot; nine conditions of each dish",
+    "15": "two and four languages, subject words unshared or half shared; a method each; methods while answering",
     "16": "six shares of parallel facts; shared object words; two templates",
     "17": "three shares of subject words in common; training without some examples",
     "18": "two shares of parallel facts; a third language, how its words begin, replay",
@@ -140,7 +141,7 @@ USED = {
     **dict.fromkeys(("00", "02", "04"), "default, smaller"),
     **dict.fromkeys(("16", "17"), "smaller"),
     "14": "drawn at random",
-    "18": "smallest",
+    **dict.fromkeys(("15", "18"), "smallest"),
 }
 """The dishes of notebooks that use more, or others, than the default dish."""
 

@@ -26,6 +26,7 @@ TEACHING = (
     "03_unification_score",
     "04_unification_and_transfer",
     "14_how_far_it_holds",
+    "15_ways_to_align",
     "16_edits",
     "17_influence",
     "18_new_languages",
@@ -33,7 +34,7 @@ TEACHING = (
 """Notebooks written by the pattern of docs/contributing.md; others follow."""
 
 
-PRINTED = ("14_how_far_it_holds", "16_edits", "17_influence", "18_new_languages")
+PRINTED = ("14_how_far_it_holds", "15_ways_to_align", "16_edits", "17_influence", "18_new_languages")
 """Notebooks whose figures are drawn for the width at which they are read, each with a caption below it."""
 
 
