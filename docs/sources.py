@@ -139,6 +139,7 @@ CHANGED = {
     "10": "interventions on data and words, from a base with room up and down; the dials of 07, 08 and 11",
     "11": "tied objects, unshared words, shares of parallel facts; sizes; in the default dish weight decay and rate",
     "14": "all settings at once, by lot; nine conditions of each dish",
+    "15": "two and four languages, subject words unshared or half shared; a method each; methods while answering",
     "16": "six shares of parallel facts; shared object words; two templates",
     "17": "three shares of subject words in common; training without some examples",
     "18": "two shares of parallel facts; a third language, how its words begin, replay",
@@ -152,7 +153,7 @@ USED = {
     **dict.fromkeys(("09", "10", "16", "17", "99"), "smaller"),
     "11": "default, smaller, smallest",
     "14": "drawn at random",
-    "18": "smallest",
+    **dict.fromkeys(("15", "18"), "smallest"),
 }
 """The dishes of notebooks that use more, or others, than the default dish."""
 

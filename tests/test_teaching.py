@@ -30,6 +30,7 @@ TEACHING = (
     "10_turning_transfer_up_and_down",
     "11_phase_diagram",
     "14_how_far_it_holds",
+    "15_ways_to_align",
     "16_edits",
     "17_influence",
     "18_new_languages",
