@@ -2,7 +2,7 @@
 # All paths are relative and quoted, and tools are run as `python -m tool`, so that the folder's name may have spaces.
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce reproduce-real publish test test-newest docs lab lock clean venv
+.PHONY: help reproduce reproduce-real publish test test-newest test-browser docs lab lock clean venv
 
 # Python to make .venv with; by default the first of CANDIDATES that runs and is suitable.
 CANDIDATES := python3.11 python3.12 python3.13 python3
@@ -24,6 +24,7 @@ help:
 	@echo "make reproduce-real  the same for notebooks 12 and 13: installs two language models with their weights (330 MB)"
 	@echo "make test       style, unit tests, this site, then notebooks as tests, trained from nothing with two seeds"
 	@echo "make test-newest  the part of it that TransformerLens can break, with its newest version"
+	@echo "make test-browser  what opens in a browser: every page of this site and the views, in Chromium"
 	@echo "make docs       build the site into build/docs: open build/docs/index.html"
 	@echo "make publish    for maintainers: the same as reproduce, but renew figures/, notebooks/ and the README's table"
 	@echo "make lab        open the notebooks in JupyterLab"
@@ -83,6 +84,11 @@ docs: venv
 	@.venv/bin/python docs/sources.py build/docs-source
 	@$(RUN) sphinx -W --keep-going -q -j 2 -c docs -d build/docs-doctrees build/docs-source build/docs
 	@.venv/bin/python docs/check.py build/docs
+
+# Apart from `make test`, as a fresh machine has no Chromium: there its tests skip and say so.
+test-browser: docs
+	@.venv/bin/python docs/browse.py build/docs
+	@$(RUN) pytest -p no:nbmake -q tests/test_explore.py
 
 # Without autosave: running a notebook leaves its file as it is until it is saved by hand.
 lab: venv

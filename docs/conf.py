@@ -35,6 +35,7 @@ nitpicky = True
 nitpick_ignore_regex = [("py:.*", r"(?!unifylens\.).*"), ("py:class", r"unifylens\..*")]
 
 html_theme = "pydata_sphinx_theme"
+html_context = {"default_mode": "auto"}  # light or dark, as the system is
 html_static_path = ["style"]
 html_css_files = ["site.css"]
 html_extra_path = ["../build/docs-views"]  # what `views.py` writes

@@ -426,6 +426,27 @@ def test_patches_and_shifts_on_the_page_are_torchs(runs, opened):
     assert_likeliest(likeliest(page, "Patched and shifted"), moved)
 
 
+@pytest.mark.parametrize("kind", ["explore", "ask"])
+def test_the_keyboard_reaches_every_control(runs, view, opened, kind):
+    page = opened(view if kind == "explore" else answering.question(runs["unified"]))
+    n = page.locator("select, input, button").count()
+    reached = set()
+    for _ in range(2 * n):
+        page.keyboard.press("Tab")
+        reached.add(
+            page.evaluate("[...document.querySelectorAll('select, input, button')].indexOf(document.activeElement)")
+        )
+    assert set(range(n)) <= reached
+
+
+def test_a_fact_is_chosen_without_a_mouse(view, opened):
+    page = opened(view)
+    page.focus("select >> nth=1")
+    before = page.inner_text("tbody")
+    page.keyboard.press("ArrowDown")
+    assert page.inner_text("tbody") != before
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("kind", ["explore", "ask"])
 def test_pages_fit_a_phone_and_follow_its_colours(runs, view, opened, kind, scheme):
