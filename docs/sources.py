@@ -130,6 +130,7 @@ CHANGED = {
     "03": "as 01; weights kept at 24 steps",
     "04": "as 01 and 02, and twelve dials of words, data and optimisation; one recipe with many seeds",
     "05": "four languages, three blocks of which the first sees one token back, longer prompts; imposed attention",
+    "06": "as 01 with two shares of parallel facts; four layers; a token that tells the language; the models of 04",
 }
 """What the notebooks change in the dishes that they use."""
 

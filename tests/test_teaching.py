@@ -26,11 +26,12 @@ TEACHING = (
     "03_unification_score",
     "04_unification_and_transfer",
     "05_activation_patching",
+    "06_language_subspace",
 )
 """Notebooks written by the pattern of docs/contributing.md; others follow."""
 
 
-PRINTED = ("05_activation_patching",)
+PRINTED = ("05_activation_patching", "06_language_subspace")
 """Notebooks whose figures are drawn for the width at which they are read, each with a caption below it."""
 
 
