@@ -131,8 +131,12 @@ CHANGED = {
     "04": "as 01 and 02, and twelve dials of words, data and optimisation; one recipe with many seeds",
     "05": "four languages, three blocks of which the first sees one token back, longer prompts; imposed attention",
     "06": "as 01 with two shares of parallel facts; four layers; a token that tells the language; the models of 04",
+    "07": "how often copies are read, objects or subjects or relations tied to a language, parallel share, steps",
 }
 """What the notebooks change in the dishes that they use."""
+
+USED = {**dict.fromkeys(("00", "02", "04"), "default, smaller"), "07": "smaller"}
+"""The dishes that they use, where it is not the default one alone."""
 
 
 def dishes_table() -> str:
@@ -157,8 +161,7 @@ def dishes_table() -> str:
     table += ["", "| notebook | dishes | what it changes |", "| --- | --- | --- |"]
     for name in notebooks():
         if changed := CHANGED.get(name[:2]):
-            used = "default, smaller" if name[:2] in ("00", "02", "04") else "default"
-            table.append(f"| [{name[:2]}](notebooks/{name}.ipynb) | {used} | {changed} |")
+            table.append(f"| [{name[:2]}](notebooks/{name}.ipynb) | {USED.get(name[:2], 'default')} | {changed} |")
     return "\n".join(table)
 
 

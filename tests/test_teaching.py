@@ -27,11 +27,12 @@ TEACHING = (
     "04_unification_and_transfer",
     "05_activation_patching",
     "06_language_subspace",
+    "07_informativeness",
 )
 """Notebooks written by the pattern of docs/contributing.md; others follow."""
 
 
-PRINTED = ("05_activation_patching", "06_language_subspace")
+PRINTED = ("05_activation_patching", "06_language_subspace", "07_informativeness")
 """Notebooks whose figures are drawn for the width at which they are read, each with a caption below it."""
 
 
