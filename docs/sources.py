@@ -135,6 +135,8 @@ CHANGED = {
     "03": "as 01; weights kept at 24 steps",
     "04": "as 01 and 02, and twelve dials of words, data and optimisation; one recipe with many seeds",
     "05": "four languages, three blocks of which the first sees one token back, longer prompts; imposed attention",
+    "06": "as 01 with two shares of parallel facts; four layers; a token that tells the language; the models of 04",
+    "07": "how often copies are read, objects or subjects or relations tied to a language, parallel share, steps",
     "09": "related words in pieces: 80 subjects and 6 relations, sound changes, tokenizers; a higher learning rate",
     "10": "interventions on data and words, from a base with room up and down; the dials of 07, 08 and 11",
     "11": "tied objects, unshared words, shares of parallel facts; sizes; in the default dish weight decay and rate",
@@ -150,7 +152,7 @@ CHANGED = {
 
 USED = {
     **dict.fromkeys(("00", "02", "04"), "default, smaller"),
-    **dict.fromkeys(("09", "10", "16", "17", "99"), "smaller"),
+    **dict.fromkeys(("07", "09", "10", "16", "17", "99"), "smaller"),
     "11": "default, smaller, smallest",
     "14": "drawn at random",
     **dict.fromkeys(("15", "18"), "smallest"),

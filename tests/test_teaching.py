@@ -26,6 +26,8 @@ TEACHING = (
     "03_unification_score",
     "04_unification_and_transfer",
     "05_activation_patching",
+    "06_language_subspace",
+    "07_informativeness",
     "09_tokenization",
     "10_turning_transfer_up_and_down",
     "11_phase_diagram",
