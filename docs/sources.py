@@ -132,10 +132,11 @@ CHANGED = {
     "05": "four languages, three blocks of which the first sees one token back, longer prompts; imposed attention",
     "06": "as 01 with two shares of parallel facts; four layers; a token that tells the language; the models of 04",
     "07": "how often copies are read, objects or subjects or relations tied to a language, parallel share, steps",
+    "08": "which words are shared, a token or symbols that tell the language, function words; fewer parallel facts",
 }
 """What the notebooks change in the dishes that they use."""
 
-USED = {**dict.fromkeys(("00", "02", "04"), "default, smaller"), "07": "smaller"}
+USED = {**dict.fromkeys(("00", "02", "04"), "default, smaller"), **dict.fromkeys(("07", "08"), "smaller")}
 """The dishes that they use, where it is not the default one alone."""
 
 

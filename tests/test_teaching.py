@@ -28,11 +28,12 @@ TEACHING = (
     "05_activation_patching",
     "06_language_subspace",
     "07_informativeness",
+    "08_extractability",
 )
 """Notebooks written by the pattern of docs/contributing.md; others follow."""
 
 
-PRINTED = ("05_activation_patching", "06_language_subspace", "07_informativeness")
+PRINTED = ("05_activation_patching", "06_language_subspace", "07_informativeness", "08_extractability")
 """Notebooks whose figures are drawn for the width at which they are read, each with a caption below it."""
 
 
