@@ -137,6 +137,7 @@ CHANGED = {
     "05": "four languages, three blocks of which the first sees one token back, longer prompts; imposed attention",
     "06": "as 01 with two shares of parallel facts; four layers; a token that tells the language; the models of 04",
     "07": "how often copies are read, objects or subjects or relations tied to a language, parallel share, steps",
+    "08": "which words are shared, a token or symbols that tell the language, function words; fewer parallel facts",
     "09": "related words in pieces: 80 subjects and 6 relations, sound changes, tokenizers; a higher learning rate",
     "10": "interventions on data and words, from a base with room up and down; the dials of 07, 08 and 11",
     "11": "tied objects, unshared words, shares of parallel facts; sizes; in the default dish weight decay and rate",

@@ -28,6 +28,7 @@ TEACHING = (
     "05_activation_patching",
     "06_language_subspace",
     "07_informativeness",
+    "08_extractability",
     "09_tokenization",
     "10_turning_transfer_up_and_down",
     "11_phase_diagram",
