@@ -153,7 +153,7 @@ CHANGED = {
 
 USED = {
     **dict.fromkeys(("00", "02", "04"), "default, smaller"),
-    **dict.fromkeys(("07", "09", "10", "16", "17", "99"), "smaller"),
+    **dict.fromkeys(("07", "08", "09", "10", "16", "17", "99"), "smaller"),
     "11": "default, smaller, smallest",
     "14": "drawn at random",
     **dict.fromkeys(("15", "18"), "smallest"),
