@@ -15,6 +15,7 @@ from itertools import pairwise
 from pathlib import Path, PurePosixPath
 
 import charts
+import matplotlib.pyplot as plt
 import nbformat
 import predict
 import reference
@@ -22,6 +23,7 @@ import wall
 
 from unifylens import designs
 from unifylens.config import Experiment
+from unifylens.evidence import plots, schematics
 from unifylens.evidence.ledger import CLAIMS
 from unifylens.evidence.records import Record, claims_table, control_interval, shipped_records
 from unifylens.reproduce import SECONDS
@@ -197,6 +199,32 @@ def _predictions(name: str, table: str) -> dict:
     }
 
 
+PATH = (
+    ("00, 01\nthe dish", "03, 04\nscore and\ntransfer", "05, 06\npatches,\nswaps"),
+    ("02\nphases", "07, 08, 09\ndata and\nwords", "10, 11\nup and\ndown"),
+    ("12, 13\nreal words,\nreal models", "14\nhow far", "15\nmethods"),
+    ("16, 17, 18\nwhat else\ncrosses", "99\nwhat\ndecides", "90\nyour model"),
+)
+"""The notebooks as they follow from each other, row by row."""
+READ_FIRST = ("00, 01\nthe dish", "03, 04\nscore and\ntransfer")
+
+
+def notebooks_path(target: Path) -> None:
+    """Draw `PATH` into a file of the site."""
+    plots.set_theme()
+    kinds = {**dict.fromkeys(READ_FIRST, "number"), "99\nwhat\ndecides": "unified", "90\nyour model": "unified"}
+    boxes = [
+        (name, column, 1.5 * row, kinds.get(name, "plain"))
+        for row, names in enumerate(PATH)
+        for column, name in enumerate(names)
+    ]
+    follow = [(a, b) for names in PATH for a, b in pairwise(names)]
+    follow += [(above[0], below[0]) for above, below in pairwise(PATH)]
+    fig, _ = schematics.draw(boxes, follow)
+    fig.savefig(target, bbox_inches="tight", metadata={"Date": None, "Creator": None})
+    plt.close(fig)
+
+
 MAKERS = {
     "dishes": dishes_table,
     "notebooks": notebooks_table,
@@ -228,6 +256,7 @@ def stage(target: Path) -> None:
     _write(target / "changelog.md", _with_links(changes.read_text(encoding="utf-8"), changes, wanted))
     for name, text in reference.pages().items():
         _write(target / "api" / name, text)
+    notebooks_path(target / "path.svg")
     for path in sorted(wanted):
         copy = target / path.relative_to(ROOT)
         copy.parent.mkdir(parents=True, exist_ok=True)
