@@ -338,6 +338,9 @@ def test_a_design_says_what_it_sets():
     assert "  interventions = leave_out (20 rows)" in left_out
     grown = ul.designs.described(growth.beginnings(range(2), names=["mean"])).splitlines()
     assert "  start = a finished model" in grown
+    real = ul.designs.described(ul.designs.real_forces()).splitlines()
+    assert any(line.startswith("  real = min_countries=6 and max_letters=16, min_countries=6 and ") for line in real)
+    assert not any(line.startswith("  world.") for line in real)
     assert (
         ul.designs.described([({}, ul.designs.small(**ul.designs.common.SMALLEST))]) == "1 model of the smallest dish"
     )

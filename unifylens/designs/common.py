@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from unifylens.cards import several
-from unifylens.config import Experiment, Intervention, Start
+from unifylens.config import Experiment, Intervention, RealConfig, Start
 from unifylens.environment import profile, seed_count
 
 Design = list[tuple[dict[str, Any], Experiment]]
@@ -64,8 +64,11 @@ def described(design: Design) -> str:
         raise ValueError("design has no models; allowed: pairs of a dict and an experiment, one or more.")
     settings = [_flat(experiment) for _, experiment in design]
 
+    real = all(experiment.real is not None for _, experiment in design)  # no facts are invented then
+
     def changed(dish: Experiment) -> list[str]:
-        return [name for name, value in _flat(dish).items() if any(own[name] != value for own in settings)]
+        names = [name for name in _flat(dish) if not (real and name.startswith("world."))]
+        return [name for name in names if any(own[name] != _flat(dish)[name] for own in settings)]
 
     dishes = {"default": Experiment(), "smaller": small(), "smallest": small(**SMALLEST)}
     name, dish = min(dishes.items(), key=lambda pair: len(changed(pair[1])))
@@ -79,6 +82,9 @@ def _short(value: Any) -> Any:
         return float(f"{value:.3g}")
     if isinstance(value, tuple):
         return " and ".join(map(_part, value)) or "none"
+    if isinstance(value, RealConfig):  # its sources are versions of packages, which no design sets
+        own = {name: setting for name, setting in RealConfig() if name != "sources"}
+        return " and ".join(f"{name}={_short(got)}" for name, got in value if own.get(name, got) != got) or "countries"
     return "a finished model" if isinstance(value, Start) else value
 
 
