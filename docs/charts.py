@@ -32,7 +32,7 @@ SHOWN = {
 OUTCOMES = ("up", "down", "nothing")
 END = 0.65
 """Of the axis of effects, on both sides, with room for what was foretold."""
-RIGHT, WRONG = "#56b4e9", "#d55e00"
+RIGHT, WRONG = "#56b4e9", "#a50026"
 """Of the palette for the colour-blind: as said beforehand, and not; a tick and a cross say the same."""
 PAPER, INK = "white", "black"
 MAKO = sns.color_palette("mako", 9).as_hex()
