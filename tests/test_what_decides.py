@@ -73,6 +73,14 @@ def test_the_control_keeps_only_what_differs_between_dishes():
     assert np.mean([what_decides.foretold(level, ["signal"], shuffled=seed).mean() for seed in range(5)]) > 0.75
 
 
+def test_the_control_of_one_predictor_has_its_area_or_the_reverse():
+    facts = made_up(n_dishes=5)
+    area = what_decides.foretold(facts, ["signal"])
+    for seed in range(4):
+        shuffled = what_decides.foretold(facts, ["signal"], shuffled=seed)
+        assert np.allclose(np.abs(shuffled - 0.5), np.abs(area - 0.5))
+
+
 def test_every_dish_weighs_the_same():
     facts = made_up()
     more = pd.concat([facts, *[facts[facts["dish"] == 0]] * 5], ignore_index=True)

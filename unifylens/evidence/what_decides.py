@@ -106,7 +106,8 @@ def foretold(facts: pd.DataFrame, predictors: Sequence[str], shuffled: int | Non
 
     That is the chance that a fact which crosses is given a higher chance of it than one of the same dish which does
     not: 0.5 is nothing. `shuffled`, a seed, deals outcomes out anew among the facts of each dish that is fitted on,
-    which must leave nothing. Raises ValueError for fewer than two dishes.
+    which leaves what differences between dishes tell. It is no control of one predictor: its area is that of the
+    predictor or of its reverse, whatever was dealt. Raises ValueError for fewer than two dishes.
     """
     dishes = facts["dish"].unique()
     if len(dishes) < 2:
