@@ -1,13 +1,14 @@
 """Open every page of the built site in Chromium: `python docs/browse.py FOLDER`.
 
-A page may say nothing in the console, ask no other host for anything, and be no wider than a phone; every picture has a
-text for those who do not see it.
+A page may report no error in the console, ask no other host for anything, and be no wider than a phone; every picture
+has a text for those who do not see it.
 """
 
 import shutil
 import sys
 from pathlib import Path
 
+import check
 from playwright.sync_api import Page, sync_playwright
 from tqdm.auto import tqdm
 
@@ -41,8 +42,7 @@ def main(folder: Path) -> int:
     if CHROMIUM is None:
         print("no Chromium here to open pages in; Debian has it: apt-get install chromium", file=sys.stderr)
         return 2
-    paths = sorted(set(folder.rglob("*.html")) - set(folder.rglob("_static/*.html")))  # there lies a theme's template
-    wrong = 0
+    paths, wrong = check.pages(folder), 0
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
         for path in tqdm(paths, unit="page"):

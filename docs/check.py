@@ -42,10 +42,15 @@ def page(path: Path) -> Page:
     return Page(path.read_text(encoding="utf-8"))
 
 
+def pages(site: Path) -> list[Path]:
+    """The pages of a built site."""
+    return sorted(set(site.rglob("*.html")) - set(site.rglob("_static/*.html")))  # there lies a theme's template
+
+
 def complaints(site: Path) -> list[str]:
     """All that is wrong with a built site, each in a sentence."""
     found = []
-    for path in sorted(set(site.rglob("*.html")) - set(site.rglob("_static/*.html"))):  # there lies a theme's template
+    for path in pages(site):
         for tag, name, link in page(path).links:
             there, anchor = urldefrag(link)
             if there.startswith(("http:", "https:", "//")):
@@ -77,6 +82,6 @@ if __name__ == "__main__":
     wrong = complaints(folder)
     for sentence in wrong:
         print(sentence)
-    pages = len(list(folder.rglob("*.html")))
-    print(f"unifylens: {pages} pages, {'all links lead somewhere' if not wrong else f'{len(wrong)} complaints'}")
+    verdict = f"{len(wrong)} complaints" if wrong else "all links lead somewhere"
+    print(f"unifylens: {len(pages(folder))} pages, {verdict}")
     sys.exit(bool(wrong))

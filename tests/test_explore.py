@@ -3,12 +3,13 @@
 import base64
 import json
 import re
-import shutil
 import warnings
 
+import browse
 import numpy as np
 import pytest
 import torch
+from browse import CHROMIUM, QUIET
 from conftest import quietly, tiny
 
 import unifylens as ul
@@ -17,8 +18,6 @@ from unifylens.crosslingual import interchange
 from unifylens.evidence import answering, exploring, portable
 from unifylens.evidence.pages import View, module
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-QUIET = ["--disable-gpu", "--disable-quic", "--no-sandbox", "--no-first-run", "--disable-background-networking"]
 LIMIT = 1 / 127.5  # of a cosine in a byte, and a little
 
 
@@ -465,3 +464,21 @@ def test_everything_has_a_name(runs, view, opened, kind):
     assert page.eval_on_selector_all("select, input, [role=img]", unnamed) == []
     # JupyterLab would take arrow keys from controls without this mark
     assert page.locator("select, input").count() == page.locator("[data-lm-suppress-shortcuts]").count()
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("<script>console.error('no')</script>", "says no"),
+        ("<script>undefined.x</script>", "fails: "),
+        ("<img src='https://example.org/x.png' alt='x'>", "asks https://example.org/x.png"),
+        ("<img src='data:image/gif;base64,R0lGODlhAQABAAAAACw='>", "has a picture without a text: "),
+        ("<div style='width: 600px'>wide</div>", "pixels wide on a phone of 390"),
+        ("<p>sound</p>", None),
+    ],
+)
+def test_what_is_wrong_with_a_page_of_the_site_is_found(browser, tmp_path, body, said):
+    path = tmp_path / "page.html"
+    path.write_text(f"<!doctype html><title>x</title>{body}")
+    found = browse.complaints(browser.new_page(viewport=browse.PHONE), path)
+    assert any(said in sentence for sentence in found) if said else not found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import Any
 
 from unifylens.cards import several
@@ -63,16 +64,16 @@ def described(design: Design) -> str:
     if not design:
         raise ValueError("design has no models; allowed: pairs of a dict and an experiment, one or more.")
     settings = [_flat(experiment) for _, experiment in design]
-
     real = all(experiment.real is not None for _, experiment in design)  # no facts are invented then
 
     def changed(dish: Experiment) -> list[str]:
-        names = [name for name in _flat(dish) if not (real and name.startswith("world."))]
-        return [name for name in names if any(own[name] != _flat(dish)[name] for own in settings)]
+        plain = {name: value for name, value in _flat(dish).items() if not (real and name.startswith("world."))}
+        return [name for name, value in plain.items() if any(own[name] != value for own in settings)]
 
     dishes = {"default": Experiment(), "smaller": small(), "smallest": small(**SMALLEST)}
-    name, dish = min(dishes.items(), key=lambda pair: len(changed(pair[1])))
-    lines = [f"  {setting} = {several(_short(own[setting]) for own in settings)}" for setting in changed(dish)]
+    changes = {name: changed(dish) for name, dish in dishes.items()}
+    name = min(changes, key=lambda name: len(changes[name]))
+    lines = [f"  {setting} = {several(_short(own[setting]) for own in settings)}" for setting in changes[name]]
     return "\n".join([f"{len(design)} {'model' if len(design) == 1 else 'models'} of the {name} dish", *lines])
 
 
@@ -97,8 +98,5 @@ def _part(one: Any) -> str:
 
 def _flat(experiment: Experiment) -> dict[str, Any]:
     """All settings by the names that `replace` takes."""
-    flat: dict[str, Any] = {}
-    for name in type(experiment).model_fields:
-        value = getattr(experiment, name)
-        flat |= {f"{name}.{own}": setting for own, setting in value} if name in experiment.parts() else {name: value}
-    return flat
+    names = [name for name in Experiment.field_names() if name not in Experiment.parts()]
+    return {name: attrgetter(name)(experiment) for name in names}
