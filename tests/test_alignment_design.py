@@ -52,6 +52,14 @@ def test_the_strength_of_most_transfer_that_keeps_recall_is_taken():
     assert alignment.best_strengths(final)["x"].to_dict() == {"a": 2.0, "b": 2.0}
 
 
+def test_a_short_run_has_a_base_of_every_kind(monkeypatch, strengths):
+    assert alignment.bases() == list(alignment.BASES)
+    monkeypatch.setenv("UNIFYLENS_SEEDS", "2")
+    assert alignment.bases() == list(alignment.FEWER)
+    assert [alignment.bases(shared_subjects=share) for share in (0.5, 0.0)] == [[name] for name in alignment.FEWER]
+    assert {labels["base"] for labels, _ in alignment.contest(strengths, seeds=[0])} == set(alignment.FEWER)
+
+
 @pytest.fixture
 def strengths():
     middle = {name: method.strengths[len(method.strengths) // 2] for name, method in alignment.METHODS.items()}

@@ -15,6 +15,7 @@ import pandas as pd
 
 from unifylens.config import CorpusChange, Experiment, Intervention, Sparse, Start, StateLoss
 from unifylens.designs.common import HARDLY_EVER, SMALLEST, Design, small
+from unifylens.designs.common import seeds as reported_seeds
 from unifylens.training.cost import Member
 
 Kind = Literal["states", "data", "tokens", "shape", "weights"]
@@ -30,13 +31,20 @@ BASES: dict[str, dict[str, Any]] = {
 """Where transfer is wanting: at chance (1/8) where no subject word is shared, also with 65 % of the facts parallel, and
 about 0.2 where half of them are (tuning seeds)."""
 
-UNSHARED = [name for name, changes in BASES.items() if not changes["language.shared_subjects"]]
-HALF_SHARED = [name for name in BASES if name not in UNSHARED]
+FEWER = ("2 languages, half of subject words shared", "4 languages, words unshared")
+"""Those of `bases` for two seeds: `UNIFYLENS_SEEDS=2` asks for a short run."""
 
 RECALL_KEPT = 0.98
 """Least mean recall at which a strength is taken, where one of the three has it."""
 
 TUNING_SEEDS = (1000, 1001)
+
+
+def bases(shared_subjects: float | None = None) -> list[str]:
+    """Names of the bases, all or those with that share of subject words in common; for two `seeds` of `FEWER`."""
+    names = [name for name in BASES if len(reported_seeds()) > 2 or name in FEWER]
+    shares = {name: BASES[name]["language.shared_subjects"] for name in names}
+    return [name for name in names if shared_subjects in (None, shares[name])]
 
 
 def base(name: str, seed: int = 0) -> Experiment:
@@ -209,14 +217,14 @@ def shuffled(experiment: Experiment) -> Experiment:
 
 
 def contest(strengths: pd.DataFrame, seeds: Sequence[int], methods: Mapping[str, Method] | None = None) -> Design:
-    """Every method at its own strength on every base, and the bases; labels base, method, kind, against, seed.
+    """Every method at its own strength on each of `bases`, and the bases; labels base, method, kind, against, seed.
 
     `strengths` is `[method, base]`, as `chosen_strengths()` is; `methods` are `METHODS` where None are given. The
     method is `none` of bases and `more steps` of those that train as long as the longest method; `against` says which
     of the two a method is compared with. Raises KeyError for a method without strengths.
     """
     methods, design = METHODS if methods is None else methods, []
-    for name in BASES:
+    for name in bases():
         for seed in seeds:
             begin = base(name, seed)
             labels = {"base": name, "method": "none", "kind": "base", "against": "", "seed": seed}
@@ -238,7 +246,7 @@ def controls(strengths: pd.DataFrame, seeds: Sequence[int]) -> Design:
 def yardstick(seeds: Sequence[int]) -> Design:
     """Bases to which parallel facts are added, at every strength; labels base, seed, and facts, the number added."""
     added, design = METHODS["parallel facts added"], []
-    for name in BASES:
+    for name in bases():
         for seed in seeds:
             begin = base(name, seed)
             alone = (1 - begin.corpus.parallel) * begin.world.n_subjects * begin.world.n_relations
@@ -256,7 +264,7 @@ def finished_models(seeds: Sequence[int]) -> Design:
 
     There all subject words are shared, and every object is tied to a language. Labels base, seed.
     """
-    design: Design = [({"base": name, "seed": seed}, base(name, seed)) for name in BASES for seed in seeds]
+    design: Design = [({"base": name, "seed": seed}, base(name, seed)) for name in bases() for seed in seeds]
     tied = {"language.shared_subjects": 1.0, "corpus.object_skew": 1.0}
     return design + [({"base": TIED, "seed": seed}, small(**ALIGNED, **tied, seed=seed)) for seed in seeds]
 
@@ -268,7 +276,7 @@ TOGETHER = (("contrast, answer", "code-switching"), ("contrast, answer", "parall
 def together(strengths: pd.DataFrame, seeds: Sequence[int]) -> Design:
     """Both methods of each pair at once, each at its own strength; labels base, first, second, seed."""
     design: Design = []
-    for name in BASES:
+    for name in bases():
         for seed in seeds:
             for pair in TOGETHER:
                 both = base(name, seed)
@@ -309,7 +317,7 @@ def early_and_late(strengths: pd.DataFrame, seeds: Sequence[int]) -> Design:
     """
     halves = {"throughout": (0.0, 1.0), "first half": (0.0, 0.5), "second half": (0.5, 1.0)}
     design: Design = []
-    for name in HALF_SHARED:
+    for name in bases(shared_subjects=0.5):
         for label, method in METHODS.items():
             if method.kind != "states" or label == "contrast first, words":
                 continue

@@ -100,7 +100,7 @@ def dial_ends() -> dict[str, tuple[str, Experiment, Experiment]]:
         "11": {
             "objects tied": (easy, tied),
             "30 % of subject words unshared": (easy, unshared),
-            "both of these": (easy, both),
+            "objects tied, words unshared": (easy, both),
         },
     }
     return {force: (notebook, *pair) for notebook, forces in ends.items() for force, pair in forces.items()}
