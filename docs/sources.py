@@ -138,7 +138,7 @@ CHANGED = {
     "04": "as 01 and 02, and twelve dials of words, data and optimisation; one recipe with many seeds",
     "05": "four languages, three blocks of which the first sees one token back, longer prompts; imposed attention",
     "06": "as 01 with two shares of parallel facts; four layers; a token that tells the language; the models of 04",
-    "07": "how often copies are read, objects or subjects or relations tied to a language, parallel share, steps",
+    "07": "how often copies are read; objects, subjects or relations tied; share of parallel facts; steps",
     "08": "which words are shared, a token or symbols that tell the language, function words; fewer parallel facts",
     "09": "related words in pieces: 80 subjects and 6 relations, sound changes, tokenizers; a higher learning rate",
     "10": "interventions on data and words, from a base with room up and down; the dials of 07, 08 and 11",

@@ -100,7 +100,7 @@ def test_a_token_of_its_own_alone_tells_the_language():
 def test_many_models_are_those_of_the_other_designs(profile):
     families = ul.designs.many_models()
     assert families == {
-        "parallel share": ul.designs.parallel_levels(),
+        "share of parallel facts": ul.designs.parallel_levels(),
         "critical period": ul.designs.critical_period(),
         "mixed dials": ul.designs.mixed_dials(),
     }
@@ -184,10 +184,10 @@ def test_families_of_informativeness_share_their_dish_and_move_one_dial(profile)
             assert {e.train.steps for _, e in design} == {ul.designs.LONGER * balanced.train.steps}
             rest["train.steps"] = balanced.train.steps
         assert {e.replace(**rest) for _, e in design} == {balanced.replace(**rest)}
-    for family in set(families) - {"same exposure", "same information", "exposure imbalance, longer"}:
+    for family in set(families) - {"same exposure", "same information", "uneven exposure, longer"}:
         assert balanced in [e for _, e in families[family]], "every family is measured against balanced copies"
-    levels = {labels["level"] for labels, _ in families["exposure imbalance"]}
-    assert len(levels) >= 5 and levels >= {labels["level"] for labels, _ in families["exposure imbalance, longer"]}
+    levels = {labels["level"] for labels, _ in families["uneven exposure"]}
+    assert len(levels) >= 5 and levels >= {labels["level"] for labels, _ in families["uneven exposure, longer"]}
     parallel = {e: int(told(e)["parallel facts"]) for f, d in families.items() for _, e in d if e.seed == 0}
     assert {n for e, n in parallel.items() if e.corpus.parallel == 0.2} == {320}
 
@@ -196,7 +196,7 @@ def test_matched_conditions_have_what_they_are_named_after(profile):
     families = ul.designs.informativeness()
     by_level = {
         family: {labels["level"]: e for labels, e in families[family] if labels["seed"] == 0}
-        for family in ("exposure imbalance", "same exposure", "same information")
+        for family in ("uneven exposure", "same exposure", "same information")
     }
     for level in by_level["same exposure"]:
         imbalanced, rare, even = (by_level[family][level] for family in by_level)

@@ -30,9 +30,9 @@ def test_every_question_counts_alike():
     (row,) = growth.summary(answers(seed=0), ["seed"]).to_dict("records")
     expected = {"recall": 34 / 40, "transfer": 20 / 40, "forward": 12 / 40, "learnt": 0.4}
     expected |= {"forward from a": 0.9, "forward from b": 0.1}
-    expected |= {"forward, parallel": 0.15, "forward, one home": 9 / 20}
-    expected |= {"forward from a, parallel": np.nan, "forward from a, one home": 0.9}
-    expected |= {"forward from b, parallel": 0.15, "forward from b, one home": 0.0}
+    expected |= {"forward, parallel": 0.15, "forward, monolingual": 9 / 20}
+    expected |= {"forward from a, parallel": np.nan, "forward from a, monolingual": 0.9}
+    expected |= {"forward from b, parallel": 0.15, "forward from b, monolingual": 0.0}
     assert row == pytest.approx(expected, nan_ok=True)
     old = answers(seed=0).query("asked != 'c'")
     assert growth.summary(old, ["seed"], new=None).loc[0].to_dict() == pytest.approx({"recall": 0.85, "transfer": 0.5})
@@ -44,7 +44,7 @@ def test_models_without_parallel_facts_have_nan_for_them_beside_others_that_have
     separate = answers(model="separate").query("asked != 'c' or copies == 1")
     alone = growth.summary(separate, ["model"])
     assert np.isnan(alone.loc["separate", "forward, parallel"])
-    assert alone.loc["separate", "forward"] == alone.loc["separate", "forward, one home"] == pytest.approx(0.45)
+    assert alone.loc["separate", "forward"] == alone.loc["separate", "forward, monolingual"] == pytest.approx(0.45)
     both = growth.summary(pd.concat([separate, answers(model="an other")]), ["model"])
     assert list(both["forward, parallel"].isna().items()) == [("separate", True), ("an other", False)], "in their order"
 

@@ -46,7 +46,7 @@ def test_predictors_are_those_of_the_models_own_dishes(trained):
     told = what_decides.with_predictors(both, {(0,): first, (1,): second}, ["dish"])
     shares = told.groupby("dish")["share of parallel facts"].unique()
     assert [float(share[0]) for share in shares] == [first.corpus.parallel, 0.9]
-    usual = told["how usual the answer is"]
+    usual = told["frequency of the answer"]
     n = first.world.n_objects
     assert np.allclose(usual, np.log2(both["frequency_asked"].fillna(0).clip(lower=1e-4) * n))
     columns = [column for columns in what_decides.PREDICTORS.values() for column in columns]

@@ -178,7 +178,7 @@ def one_recipe() -> Design:
 def many_models() -> dict[str, Design]:
     """The models of notebook 04, by family: they differ in data, its order, words and optimisation."""
     return {
-        "parallel share": parallel_levels(),
+        "share of parallel facts": parallel_levels(),
         "critical period": critical_period(),
         "mixed dials": mixed_dials(),
     }

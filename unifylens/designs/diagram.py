@@ -1,4 +1,4 @@
-"""The boundary of transfer: informativeness by extractability by parallel share; weight decay by rate (notebook 11)."""
+"""The boundary of transfer over informativeness, extractability and parallel facts; decay and rate (notebook 11)."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ DECAY_AND_RATE: dict[str, Any] = {"corpus.parallel": 0.3, "train.n_evaluations":
 
 
 def phase_diagram() -> Design:
-    """Object skew by shared subject words by parallel share; labels skew, shared, parallel, seed."""
+    """Object skew by shared subject words by share of parallel facts; labels skew, shared, parallel, seed."""
     return [
         (
             {"skew": skew, "shared": shared, "parallel": parallel, "seed": seed},
@@ -75,7 +75,8 @@ def phase_diagram() -> Design:
 
 
 def diagram_variants() -> Design:
-    """The easy corner varied in one thing at a time, at every parallel share; labels variant, parallel, seed."""
+    """The easy corner varied in one thing at a time, at every share of parallel facts; labels variant, parallel,
+    seed."""
     skew, shared = DIAGRAM_CORNERS["easy"]
     return [
         (

@@ -18,8 +18,8 @@ UNIFIED_OR_SEPARATE: dict[str, dict[str, Any]] = {
 """They differ in how many facts both languages are told, and in nothing else."""
 
 WORDS: dict[str, dict[str, Any]] = {
-    "subjects shared": {},
-    "half of subjects shared": {"language.shared_subjects": 0.5},
+    "subject words shared": {},
+    "half of subject words shared": {"language.shared_subjects": 0.5},
     "related words": {"language.lexical_distance": 0.5, "language.language_token": True},
 }
 """Words of all three languages. Related ones are spelled alike; where they are equal, a token tells languages apart."""
@@ -56,7 +56,7 @@ JUDGED_BEGINNINGS = ("mean", "translations")
 TUNING_SEEDS = (1000, 1001, 1002, 1003)
 
 
-def finished(kind: str, words: str = "subjects shared", seed: int = 0) -> Experiment:
+def finished(kind: str, words: str = "subject words shared", seed: int = 0) -> Experiment:
     """A model of two languages. Raises KeyError for another kind or other words."""
     return small(**SMALLEST, **UNIFIED_OR_SEPARATE[kind], **WORDS[words], seed=seed)
 
@@ -105,7 +105,7 @@ def two_languages(seeds: Sequence[int], words: Iterable[str] = WORDS) -> Design:
 
 
 def beginnings(
-    seeds: Sequence[int], words: str = "subjects shared", names: Iterable[str] = tuple(BEGINNINGS)
+    seeds: Sequence[int], words: str = "subject words shared", names: Iterable[str] = tuple(BEGINNINGS)
 ) -> Design:
     """Beginnings of the new words in both kinds of models; labels words, model, beginning, seed."""
     return [
@@ -118,7 +118,7 @@ def beginnings(
 def _over(seeds: Sequence[int], name: str, values: Iterable[Any]) -> Design:
     return [
         (labels | {name: value}, grown(model, **{name: value}))
-        for labels, model in two_languages(seeds, ["subjects shared"])
+        for labels, model in two_languages(seeds, ["subject words shared"])
         for value in values
     ]
 

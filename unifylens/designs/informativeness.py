@@ -27,10 +27,10 @@ MATCHED_BALANCES = {"quick": (0.4,), "full": (0.6, 0.4, 0.3, 0.2)}
 """Those at which exposure and information are taken apart."""
 
 INFORMATION_DIALS = {
-    "object skew": ("corpus.object_skew", {"quick": (0.0, 0.5, 1.0), "full": (0.0, 0.25, 0.5, 0.75, 1.0)}),
+    "tied objects": ("corpus.object_skew", {"quick": (0.0, 0.5, 1.0), "full": (0.0, 0.25, 0.5, 0.75, 1.0)}),
     "home by subject": ("corpus.home_bias", {"quick": (0.0, 1.0), "full": (0.0, 0.25, 0.5, 0.75, 1.0)}),
     "home by relation": ("corpus.relation_bias", {"quick": (0.0, 1.0), "full": (0.0, 0.25, 0.5, 0.75, 1.0)}),
-    "parallel share": ("corpus.parallel", {"quick": (0.1, 0.2), "full": (0.05, 0.1, 0.2, 0.3, 0.4)}),
+    "share of parallel facts": ("corpus.parallel", {"quick": (0.1, 0.2), "full": (0.05, 0.1, 0.2, 0.3, 0.4)}),
 }
 """Other dials that make data tell its language; exposure stays balanced."""
 
@@ -38,16 +38,16 @@ INFORMATION_DIALS = {
 def informativeness() -> dict[str, Design]:
     """One dial of the data's information about its language at a time, by family; labels family, level, seed.
 
-    All families share the dish with balanced copies. In `exposure imbalance` the level is the exposure of a parallel
-    fact's copies away from home, in units of a balanced copy's; `exposure imbalance, longer` has `LONGER` times the
+    All families share the dish with balanced copies. In `uneven exposure` the level is the exposure of a parallel
+    fact's copies away from home, in units of a balanced copy's; `uneven exposure, longer` has `LONGER` times the
     steps. `same exposure` has, for some of these levels, both
     copies at that exposure; `same information` both at the exposure that gives the same I(fact; language).
     """
     base = small(**{"corpus.parallel": INFORMATION_PARALLEL})
     matched = MATCHED_BALANCES[profile()]
     families = {
-        "exposure imbalance": {b: base.replace(**{"corpus.exposure_balance": b}) for b in EXPOSURE_BALANCES[profile()]},
-        "exposure imbalance, longer": {
+        "uneven exposure": {b: base.replace(**{"corpus.exposure_balance": b}) for b in EXPOSURE_BALANCES[profile()]},
+        "uneven exposure, longer": {
             b: base.replace(**{"corpus.exposure_balance": b, "train.steps": LONGER * base.train.steps})
             for b in LONGER_BALANCES[profile()]
         },

@@ -27,9 +27,9 @@ def summary(answers: pd.DataFrame, labels: Sequence[str], new: str | None = "c")
 
     `forward`: transfer into the new language, of all facts that it was not told, and by their home (`forward from a`);
     each also of parallel facts alone (`forward, parallel`: both old languages were told them) and of those told in one
-    (`forward, one home`), with nan where there are none. `learnt`: recall of what it was told. `recall`, `transfer`: of
-    and between the old languages. With `new=None`, of models to which none has come, these two alone. Raises ValueError
-    where the new language is not asked.
+    (`forward, monolingual`), with nan where there are none. `learnt`: recall of what it was told. `recall`,
+    `transfer`: of and between the old languages. With `new=None`, of models to which none has come, these two alone.
+    Raises ValueError where the new language is not asked.
     """
     if new is not None and new not in set(answers["asked"]):
         raise ValueError(f"new={new!r} is not asked in answers; allowed: {', '.join(sorted(set(answers['asked'])))}")
@@ -41,7 +41,7 @@ def summary(answers: pd.DataFrame, labels: Sequence[str], new: str | None = "c")
         parts |= {"forward": untold, "learnt": there & ~held_out}
         parts |= {name: untold & home for name, home in homes.items()}
         for name in ("forward", *homes):
-            parts |= {f"{name}, parallel": parts[name] & parallel, f"{name}, one home": parts[name] & ~parallel}
+            parts |= {f"{name}, parallel": parts[name] & parallel, f"{name}, monolingual": parts[name] & ~parallel}
     weighed = answers.assign(right=answers["n"] * answers["right"])
     sums = {name: weighed[rows].groupby([*labels], sort=False)[["n", "right"]].sum() for name, rows in parts.items()}
     runs = weighed.groupby([*labels], sort=False).size().index  # in their order, also those that a part has not

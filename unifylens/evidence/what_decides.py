@@ -29,7 +29,7 @@ WAYS = {
 PREDICTORS = {
     "parallel facts": ("share of parallel facts",),
     "words": ("share of shared words", "own word shared"),
-    "answers": ("how usual the answer is",),
+    "answers": ("frequency of the answer",),
     "exposure": ("own exposure",),
     "states": ("model's score", "own score"),
 }
@@ -55,7 +55,7 @@ def with_predictors(facts: pd.DataFrame, experiments: Mapping[Any, Experiment], 
     """`facts` with the columns of `PREDICTORS`, of models named by the columns `model`.
 
     - shares are the dish's settings, between 0 and 1; `own word shared` is 0 or 1;
-    - `how usual the answer is`: log2 of its share of the training examples of its relation in the language asked, times
+    - `frequency of the answer`: log2 of its share of the training examples of its relation in the language asked, times
       the number of objects (0 is as usual as any; answers never told there count as one in 10,000);
     - `own exposure`: log2 of `exposure` (0 is average);
     - `own score` is `fact_only`, and the model's mean where a fact has none.
@@ -81,7 +81,7 @@ def with_predictors(facts: pd.DataFrame, experiments: Mapping[Any, Experiment], 
         **{name: settings[name].loc[names].to_numpy() for name in settings if name != "objects"},
         **{
             "own word shared": facts["shared_subject"].astype(float),
-            "how usual the answer is": np.log2(facts["frequency_asked"].fillna(0).clip(lower=1e-4) * objects),
+            "frequency of the answer": np.log2(facts["frequency_asked"].fillna(0).clip(lower=1e-4) * objects),
             "own exposure": np.log2(facts["exposure"].clip(lower=1e-4)),
             "model's score": score,
             "own score": facts["fact_only"].fillna(score),

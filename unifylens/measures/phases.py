@@ -172,7 +172,7 @@ def half_transfer(
 
 
 def sharpness(parallel: Float[ndarray, " n"], transfer: Float[ndarray, " n"], chance: float) -> float:
-    """Width of a boundary: doublings of the parallel share from a quarter to three quarters of the way up.
+    """Width of a boundary: doublings of the share of parallel facts from a quarter to three quarters of the way up.
 
     From the logistic curve in log2 of the share, between `chance` and 1, that fits best (least squares); small is
     sharp. All points may come from several seeds. Raises ValueError for shares that are not positive.
