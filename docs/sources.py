@@ -144,6 +144,7 @@ CHANGED = {
     "10": "interventions on data and words, from a base with room up and down; the dials of 07, 08 and 11",
     "11": "tied objects, unshared words, shares of parallel facts; sizes; in the default dish weight decay and rate",
     "12": "real countries, twelve languages, BPE; names romanised, vocabularies split, objects tied; more steps",
+    "13": "nothing: models of 12, beside two that others trained",
     "14": "all settings at once, by lot; nine conditions of each dish",
     "15": "two and four languages, subject words unshared or half shared; a method each; methods while answering",
     "16": "six shares of parallel facts; shared object words; two templates",
@@ -159,7 +160,7 @@ USED = {
     **dict.fromkeys(("07", "08", "09", "10", "16", "17", "99"), "smaller"),
     "11": "default, smaller, smallest",
     "14": "drawn at random",
-    **dict.fromkeys(("12", "15", "18"), "smallest"),
+    **dict.fromkeys(("12", "13", "15", "18"), "smallest"),
 }
 """The dishes of notebooks that use more, or others, than the default dish."""
 

@@ -33,6 +33,7 @@ TEACHING = (
     "10_turning_transfer_up_and_down",
     "11_phase_diagram",
     "12_real_words",
+    "13_real_models",
     "14_how_far_it_holds",
     "15_ways_to_align",
     "16_edits",
