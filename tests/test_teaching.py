@@ -19,30 +19,8 @@ import unifylens as ul
 FIGURES = NOTEBOOKS.parent / "figures"
 SAVED = re.compile(r'plots\.save_figure\(\w+, "(\w+)"')
 
-TEACHING = (
-    "00_quickstart",
-    "01_the_dish",
-    "02_phases",
-    "03_unification_score",
-    "04_unification_and_transfer",
-    "05_activation_patching",
-    "06_language_subspace",
-    "07_informativeness",
-    "08_extractability",
-    "09_tokenization",
-    "10_turning_transfer_up_and_down",
-    "11_phase_diagram",
-    "12_real_words",
-    "13_real_models",
-    "14_how_far_it_holds",
-    "15_ways_to_align",
-    "16_edits",
-    "17_influence",
-    "18_new_languages",
-    "90_use_unifylens_on_your_model",
-    "99_what_decides_it",
-)
-"""Notebooks written by the pattern of docs/contributing.md; others follow."""
+TEACHING = sorted(path.stem for path in NOTEBOOKS.glob("[0-9]*.ipynb"))
+"""Every notebook is written by the pattern of docs/contributing.md."""
 
 
 def read(name):
