@@ -69,8 +69,8 @@ test: venv
 
 # The newest TransformerLens that pyproject.toml allows beside the locked one, and first on the path.
 NEWEST := build/transformer-lens-4
-NEWEST_TESTS := $(addprefix tests/test_,$(addsuffix .py,transformer_lens patching hooks subspaces measures evaluate \
-  interchange pretrained families loading checkpoints lengths pairs edits docstrings docs))
+NEWEST_TESTS := $(addprefix tests/test_,$(addsuffix .py,transformer_lens patching hooks subspaces evaluate \
+  interchange pretrained families loading checkpoints lengths edits docstrings docs))
 test-newest: venv
 	@rm -rf $(NEWEST)
 	@.venv/bin/python -m pip install --disable-pip-version-check --quiet --no-deps --target $(NEWEST) "transformer-lens>=4,<5"
