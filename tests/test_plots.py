@@ -8,6 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.colors import to_hex
 from PIL import Image
 
 from unifylens.evidence import plots
@@ -221,6 +222,9 @@ def test_forests_draw_every_table_beneath_the_other_within_its_line():
     ax = plots.forests(tables, "share").axes[0]
     assert [text.get_text() for text in ax.get_yticklabels()] == ["x", "y", "x"]
     assert [text.get_text() for text in ax.texts] == ["notebook 07", "notebook 08"]
+    given = plt.figure().subplots()
+    assert plots.forests({"recall": first}, "share", given, {"recall": "#123456"}) is given.figure
+    assert {to_hex(bar.get_color()[0]) for bar in given.collections} == {"#123456"}
     named = plots.forests({"recall": first.rename_axis(["dish", None])}, "share").axes[0]
     assert [text.get_text() for text in named.texts] == ["dish 07", "dish 08"]
     heights = []

@@ -277,8 +277,15 @@ def forest(data: pd.DataFrame, ax: Axes, hue: str | None = None) -> Axes:
     return ax
 
 
-def forests(tables: Mapping[str, pd.DataFrame], xlabel: str) -> Figure:
+def forests(
+    tables: Mapping[str, pd.DataFrame],
+    xlabel: str,
+    ax: Axes | None = None,
+    colours: Mapping[str, str] = COLOURS,
+) -> Figure:
     """Several values a line, one beneath the other: tables as `forest` takes them, of one index, by name.
+
+    They stand in a figure of their own where no `ax` is given. A name without a colour gets one that no other has.
 
     An index of two levels is drawn in groups of the first, which are ruled apart and named at the right: by the name
     of the level (`notebook` where it has none) and the group's.
@@ -286,13 +293,14 @@ def forests(tables: Mapping[str, pd.DataFrame], xlabel: str) -> Figure:
     index = next(iter(tables.values())).index
     grouped = index.nlevels > 1
     names = [str(name[-1]) if grouped else str(name) for name in index]
-    fig, ax = plt.subplots(figsize=(WIDTH, 0.9 + 0.07 * len(index) * (len(tables) + 1)))
+    if ax is None:
+        _, ax = plt.subplots(figsize=(WIDTH, 0.9 + 0.07 * len(index) * (len(tables) + 1)))
     ax.axvline(0, color="grey", linewidth=1)
     others = iter(sns.color_palette("colorblind")[4:])
     for number, (name, table) in enumerate(tables.items()):
         heights = np.arange(len(table)) + 0.8 * ((number + 0.5) / len(tables) - 0.5)
         bars = [table["value"] - table["low"], table["high"] - table["value"]]
-        colour = COLOURS[name] if name in COLOURS else next(others)
+        colour = colours[name] if name in colours else next(others)
         ax.errorbar(table["value"], heights, xerr=bars, fmt="o", markersize=3, linewidth=1.2, color=colour, label=name)
     ax.set_yticks(range(len(index)), names, fontsize=8)
     ax.set_ylim(len(index) - 0.4, -0.6)
@@ -306,7 +314,7 @@ def forests(tables: Mapping[str, pd.DataFrame], xlabel: str) -> Figure:
             middle = np.flatnonzero(index.get_level_values(0) == group).mean()
             place = {"transform": ax.get_yaxis_transform(), "rotation": 270, "va": "center", "fontsize": 8}
             ax.text(1.02, middle, f"{index.names[0] or 'notebook'} {group}", **place)
-    return fig
+    return ax.figure
 
 
 def heatmap(
